@@ -1,0 +1,27 @@
+"""Caches the sentence vector of every instruction and every emoji name: data/text.json and data/text.safetensors."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from safetensors.torch import save_file
+
+from lorweb_mini.images import data_dir, load_emoji
+from lorweb_mini.instructions import embed
+from lorweb_mini.relations import relations
+
+
+def main() -> None:
+    """Embeds all texts in a fixed order; half precision."""
+    torch.manual_seed(0)
+    texts = {t for r in relations().values() for t in r.instructions} | {e.name for e in load_emoji().emojis}
+    ordered = sorted(texts)
+    vectors = embed(ordered).half()
+    (data_dir() / "text.json").write_text(json.dumps(ordered, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    save_file({"vectors": vectors}, data_dir() / "text.safetensors")
+    print(f"{len(ordered)} texts, {vectors.shape[1]} wide")
+
+
+if __name__ == "__main__":
+    main()

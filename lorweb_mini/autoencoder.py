@@ -1,0 +1,126 @@
+"""The autoencoder: pictures to latents and back, with Flux's own geometry (f = 8, 16 channels).
+
+A 64×64 picture becomes a 16×8×8 latent; Flux packs 2×2 latent pixels into one token, so a picture is 16 tokens.
+Convolutions at full resolution cost most of the time on a CPU, so the first two halvings are a pixel-unshuffle by 4,
+which is exact and free, and the learned layers work at 16×16 and 8×8 only.
+
+The class follows the interface of diffusers' ``AutoencoderKL`` (``encode(x).latent_dist``, ``decode(z).sample``,
+``config.scaling_factor``, ``config.shift_factor``), so that diffusers' pipelines take it as their ``vae``.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from .weights import load_pretrained, save_pretrained
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions around the identity; starts as the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(8, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_in = x
+        x = self.conv1(F.silu(self.norm1(x)))
+        return x_in + self.conv2(F.silu(self.norm2(x)))
+
+
+class MiniAutoencoder(ModelMixin, ConfigMixin):
+    """Pixel-unshuffle autoencoder.
+
+    Args:
+        block_out_channels: channels at resolutions 64, 32, 16 and 8. The first two are given by the pixel-unshuffle
+            (3 and 12); they are listed because diffusers reads the downsampling factor off this tuple's length.
+        latent_channels: channels of a latent, 16 as in Flux.
+        layers_per_block: residual blocks at each learned resolution, in the encoder; the decoder has one more.
+        latent_noise: standard deviation of the posterior in units of the raw latent. It is fixed, not learned: its
+            only task is to make the latent space smooth.
+        scaling_factor, shift_factor: ``(z - shift_factor) * scaling_factor`` has mean 0 and deviation 1 on the
+            training pictures.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        block_out_channels: tuple[int, ...] = (3, 12, 64, 128),
+        latent_channels: int = 16,
+        layers_per_block: int = 1,
+        latent_noise: float = 0.05,
+        scaling_factor: float = 1.0,
+        shift_factor: float = 0.0,
+    ) -> None:
+        super().__init__()
+        middle, deep = block_out_channels[2:]
+        blocks = layers_per_block
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(48, middle, 3, padding=1),
+            *[ResidualBlock(middle) for _ in range(blocks)],
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(4 * middle, deep, 1),
+            *[ResidualBlock(deep) for _ in range(blocks)],
+            nn.GroupNorm(8, deep),
+            nn.SiLU(),
+            nn.Conv2d(deep, latent_channels, 1),
+        )
+        self.decoder = nn.Sequential(
+            nn.Conv2d(latent_channels, deep, 3, padding=1),
+            *[ResidualBlock(deep) for _ in range(blocks + 1)],
+            nn.Conv2d(deep, 4 * middle, 1),
+            nn.PixelShuffle(2),
+            *[ResidualBlock(middle) for _ in range(blocks + 1)],
+            nn.GroupNorm(8, middle),
+            nn.SiLU(),
+            nn.Conv2d(middle, 48, 3, padding=1),
+            nn.PixelShuffle(4),
+        )
+
+    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
+        """Pictures [B, 3, H, W] in [-1, 1], H and W multiples of 8, to a posterior over latents [B, 16, H/8, W/8]."""
+        mean = self.encoder(x)
+        log_variance = torch.full_like(mean, 2 * math.log(self.config["latent_noise"]))
+        posterior = DiagonalGaussianDistribution(torch.cat([mean, log_variance], dim=1))
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    def decode(self, z: Tensor, return_dict: bool = True, generator=None) -> DecoderOutput | tuple[Tensor]:
+        """Raw latents [B, 16, h, w] to pictures [B, 3, 8h, 8w], nominally in [-1, 1] (not clamped)."""
+        x = self.decoder(z)
+        return DecoderOutput(sample=x) if return_dict else (x,)
+
+    def to_latent(self, x: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] to normalised latents [B, 16, H/8, W/8]: posterior mean, shifted and scaled."""
+        return (self.encoder(x) - self.config["shift_factor"]) * self.config["scaling_factor"]
+
+    def to_picture(self, z: Tensor) -> Tensor:
+        """Normalised latents [B, 16, h, w] to pictures [B, 3, 8h, 8w], clamped to [-1, 1]."""
+        return self.decoder(z / self.config["scaling_factor"] + self.config["shift_factor"]).clamp(-1, 1)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes diffusers' format in half precision."""
+        save_pretrained(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> MiniAutoencoder:
+        """Reads what :meth:`save` wrote, in single precision, for inference."""
+        return load_pretrained(cls, folder)
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of pictures [B, 3, H, W] in [-1, 1], one value a picture [B]."""
+    return -10 * torch.log10((x - y).pow(2).mean((1, 2, 3)) / 4)

@@ -1,0 +1,81 @@
+"""Tiny CLIP: the frozen picture encoder that the router looks through.
+
+A CLIP vision tower (transformers) that reads the autoencoder's latents instead of pixels, since every picture of the
+course is encoded to a latent anyway: 16 patches, four blocks. It is trained on pictures against Unicode names, against
+the same emoji drawn by another set of artists, and on naming the style and the procedural edit that were applied; see
+``EncoderRecipe``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from .images import InputError
+from .weights import load_state, load_weights, save_weights
+
+EMBEDDING_NORM = 10.0  # about the norm of CLIP ViT-L/14's image embeddings, which the paper's router reads
+
+
+class TinyCLIP(nn.Module):
+    """Latents to embeddings.
+
+    Attributes:
+        vision: the tower that the router uses.
+        identity, text: projections into the space shared by styles, and into the one shared with sentence vectors;
+            retrieval uses them, the router does not.
+    """
+
+    def __init__(self, width: int = 192, layers: int = 4, embedding_dim: int = 256) -> None:
+        super().__init__()
+        self.config = {"width": width, "layers": layers, "embedding_dim": embedding_dim}
+        self.vision = CLIPVisionModelWithProjection(
+            CLIPVisionConfig(
+                hidden_size=width,
+                intermediate_size=4 * width,
+                num_hidden_layers=layers,
+                num_attention_heads=width // 48,
+                num_channels=16,
+                image_size=8,
+                patch_size=2,
+                projection_dim=embedding_dim,
+            )
+        )
+        self.identity = nn.Linear(embedding_dim, embedding_dim, bias=False)
+        self.text = nn.Linear(384, embedding_dim, bias=False)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of an embedding."""
+        return self.config["embedding_dim"]
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Normalised latents [B, 16, 8, 8] to embeddings [B, embedding_dim] of norm 10."""
+        return EMBEDDING_NORM * F.normalize(self.vision(latent).image_embeds, dim=-1)
+
+    def identity_embedding(self, latent: Tensor) -> Tensor:
+        """Unit vectors [B, embedding_dim] in which the drawings of one emoji by several artists lie together."""
+        return F.normalize(self.identity(self(latent)), dim=-1)
+
+    def text_embedding(self, sentence: Tensor) -> Tensor:
+        """Sentence vectors [B, 384] to unit vectors in the space of :meth:`identity_embedding`."""
+        return F.normalize(self.text(sentence), dim=-1)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes config.json and model.safetensors (half precision)."""
+        save_weights(folder, self.config, self.state_dict())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TinyCLIP:
+        """Reads what :meth:`save` wrote, for inference."""
+        config, state = load_weights(folder)
+        if config.keys() != {"width", "layers", "embedding_dim"} or not all(
+            isinstance(v, int) and v > 0 for v in config.values()
+        ):
+            raise InputError(f"expected a configuration with width, layers and embedding_dim in {folder}, got {config}")
+        encoder = cls(**config)
+        load_state(encoder, state, folder)
+        return encoder.eval().requires_grad_(False)

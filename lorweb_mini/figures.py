@@ -1,0 +1,390 @@
+"""Static figures. Every function returns a matplotlib ``Figure`` and shows nothing; :func:`save` writes a small PNG.
+
+``python -m lorweb_mini.figures`` draws the README's picture again from the shipped weights.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
+from torch import Tensor
+
+from .evaluation import MEASURES, Evaluation, methods_of
+from .images import InputError, to_pil
+from .relations import Analogy, analogies
+from .space import Map
+from .training import read_log
+
+# After Okabe and Ito, without its green: no pair of these is confused by the colour-blind.
+COLOURS = ("#0072B2", "#E69F00", "#56B4E9", "#CC79A7", "#D55E00", "#5B4B9A", "#8C8C8C", "#C9B400")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+INK, PALE, LINE = "#222222", "#767676", "#DDDDDD"
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#EFEFEF",
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": PALE,
+    "ytick.color": PALE,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+}
+MAX_BYTES = 400_000
+MEASURE_LABELS = dict(
+    zip(
+        MEASURES,
+        (
+            "normalised error (copying b = 1)",
+            "normalised error against true pixels",
+            "normalised error on the edited pixels",
+            "error on the preserved pixels (grey levels of 255)",
+            "relation retrieval (share right)",
+        ),
+        strict=True,
+    )
+)
+
+
+def figure_of(width: float, height: float, **grid: Any) -> tuple[Figure, Any]:
+    """A figure of this size in inches with its axes, in the course's style, outside pyplot's global state."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((width, height), facecolor="white")
+        FigureCanvasAgg(figure)
+        figure.set_layout_engine("constrained")
+        return figure, figure.subplots(**grid)
+
+
+def save(figure: Figure, path: str | Path, dpi: int = 160) -> Path:
+    """Writes a PNG below 400 kB (256 colours, then fewer pixels, where it would be larger); whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(STYLE):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=dpi)
+    content = buffer.getvalue()
+    picture = Image.open(io.BytesIO(content)).convert("RGB")
+    while len(content) > MAX_BYTES:
+        buffer = io.BytesIO()
+        palette = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        palette.save(buffer, format="png", optimize=True)
+        content = buffer.getvalue()
+        picture = picture.resize((picture.width * 4 // 5, picture.height * 4 // 5), Image.Resampling.LANCZOS)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    os.replace(part, path)
+    return path
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def relation_label(name: str) -> str:
+    """A relation's name for a reader: ``tone/yellow>dark`` becomes ``tone: yellow → dark``."""
+    if name.startswith("compose/"):
+        return name.removeprefix("compose/").replace(">", "→").replace("_", " ")
+    family, _, rest = name.partition("/")
+    return f"{family}: {rest}".replace(">", " → ").replace("=", " ").replace("_", " ")
+
+
+def _show(figure: Figure, picture: Tensor, box: tuple[float, float, float, float], frame: str | None) -> None:
+    """One picture at a box (left, bottom, width, height, in inches), enlarged smoothly."""
+    width, height = figure.get_size_inches()
+    left, bottom, w, h = box
+    axes = figure.add_axes((left / width, bottom / height, w / width, h / height))
+    enlarged = to_pil(picture).resize((256, 256), Image.Resampling.LANCZOS)
+    axes.imshow(np.asarray(enlarged), interpolation="antialiased", aspect="auto")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=frame or LINE, linewidth=2.2 if frame else 0.7)
+
+
+def triplets(
+    items: Sequence[Analogy],
+    results: Tensor | Mapping[str, Tensor],
+    columns: int = 2,
+    title: str = "",
+    errors: Sequence[float] | None = None,
+    labels: Sequence[str] | None = None,
+    size: float = 0.72,
+) -> Figure:
+    """Analogies as a : a' :: b : result, with the true b' beside it.
+
+    Args:
+        items: k analogies, drawn row by row in so many ``columns``.
+        results: pictures [k, 3, 64, 64], or several sets of them by method name.
+        errors: normalised error of each (of the last method), written below its name.
+        labels: what to write over each analogy; by default its relation.
+        size: side of a picture, in inches.
+
+    Raises:
+        InputError: no analogies, or another number of results.
+    """
+    sets = {"result": results} if isinstance(results, Tensor) else dict(results)
+    if not items or any(len(r) != len(items) for r in sets.values()):
+        raise InputError(f"expected results for {len(items)} analogies, got {[len(r) for r in sets.values()]}")
+    columns = min(columns, len(items))
+    rows = -(-len(items) // columns)
+    near, far, between = 0.07 * size, 0.34 * size, 0.9 * size
+    offsets, x = [], 0.0
+    for i in range(4 + len(sets)):
+        offsets.append(x)
+        # The colons of a : a' :: b : b' stand in the wider gaps.
+        x += size + (far if i in (0, 1, 2) or i == 2 + len(sets) else near)
+    block = offsets[-1] + size
+    head = 0.5 if title else 0.0
+    names = 0.3
+    line = size + 0.42
+    margin = 0.3
+    width = 2 * margin + columns * block + (columns - 1) * between
+    height = 2 * margin + head + names + rows * line - 0.12
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((width, height), facecolor="white")
+        FigureCanvasAgg(figure)
+
+        def write(x: float, y: float, text: str, **style: Any) -> None:
+            figure.text(x / width, y / height, text, **style)
+
+        if title:
+            write(margin, height - margin, title, size=12, weight="bold", va="top")
+        headers = ["a", "a′", "b", *sets, "true b′"]
+        for column in range(columns):
+            left = margin + column * (block + between)
+            for offset, header in zip(offsets, headers, strict=True):
+                y = height - margin - head
+                bold = header == list(sets)[-1]
+                write(
+                    left + offset + size / 2,
+                    y,
+                    header,
+                    size=8.5,
+                    ha="center",
+                    va="top",
+                    color=COLOURS[0] if bold else PALE,
+                    weight="bold" if bold else "normal",
+                )
+        for i, item in enumerate(items):
+            row, column = divmod(i, columns)
+            left = margin + column * (block + between)
+            bottom = height - margin - head - names - (row + 1) * line + 0.12
+            label = labels[i] if labels is not None else relation_label(item.relation)
+            write(left, bottom + size + 0.07, label, size=8, va="bottom")
+            if errors is not None:
+                write(
+                    left + block,
+                    bottom + size + 0.07,
+                    f"error {errors[i]:.2f}",
+                    size=7.5,
+                    ha="right",
+                    va="bottom",
+                    color=PALE,
+                )
+            pictures = [item.a, item.a_prime, item.b, *(r[i] for r in sets.values()), item.b_prime]
+            for j, (offset, picture) in enumerate(zip(offsets, pictures, strict=True)):
+                last = j == len(pictures) - 2
+                _show(figure, picture, (left + offset, bottom, size, size), COLOURS[0] if last else None)
+            for j, sign in ((1, ":"), (2, "::"), (3, ":")):
+                x = left + offsets[j] - far / 2
+                write(x, bottom + size / 2, sign, size=11, ha="center", va="center", color=PALE)
+    return figure
+
+
+def readme_picture(items: Sequence[Analogy], results: Tensor, labels: Sequence[str] | None = None) -> Figure:
+    """The picture at the top of the README: a, a', b, the edit and what the artist drew, in two columns."""
+    return triplets(items, results, columns=2, labels=labels, size=0.86)
+
+
+# --- points and curves ----------------------------------------------------------------------------
+
+
+def appearance(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker for each different name, in order; no two share both up to 64 names."""
+    found: dict[str, tuple[str, str]] = {}
+    for name in names:
+        if name not in found:
+            i = len(found)
+            shift = i // len(COLOURS)
+            found[name] = (COLOURS[i % len(COLOURS)], MARKERS[(i + shift) % len(MARKERS)])
+    return found
+
+
+def pca_map(
+    found: Map,
+    labels: Sequence[str],
+    hollow: Sequence[str] = (),
+    title: str = "The LoRA space: each point is the routing of one analogy",
+) -> Figure:
+    """The first two components of routing vectors, one colour and marker a relation.
+
+    Args:
+        found: what :func:`~lorweb_mini.space.pca` returned, with at least two components.
+        labels: relation of each point.
+        hollow: relations that the basis never saw, drawn as outlines.
+    """
+    if found.points.shape[1] < 2 or len(labels) != len(found.points):
+        raise InputError(
+            f"expected two components and a label a point, got {list(found.points.shape)} and {len(labels)}"
+        )
+    looks, names = appearance(labels), np.asarray(labels)
+    figure, axes = figure_of(9.2, max(5.2, 0.5 + 0.185 * len(looks)))
+    handles = []
+    for name, (colour, marker) in looks.items():
+        chosen = found.points[names == name]
+        outline = name in hollow
+        style = {"facecolors": "none" if outline else colour, "edgecolors": colour}
+        axes.scatter(
+            chosen[:, 0], chosen[:, 1], s=22, marker=marker, alpha=0.8, linewidths=1.1 if outline else 0, **style
+        )
+        label = relation_label(name) + (" (unseen)" if outline else "")
+        face = "none" if outline else colour
+        handles.append(Line2D([], [], ls="", marker=marker, color=colour, markerfacecolor=face, ms=5.5, label=label))
+    axes.set(
+        xlabel=f"first component ({found.explained[0]:.0%} of the variance)",
+        ylabel=f"second component ({found.explained[1]:.0%})",
+    )
+    axes.set_title(title)
+    figure.legend(handles=handles, loc="outside right upper", fontsize=7.5, labelspacing=0.55, handletextpad=0.3)
+    return figure
+
+
+def _curves(axes: Axes, log: Sequence[Mapping[str, float]], columns: Mapping[str, str]) -> None:
+    minutes = [row["seconds"] / 60 for row in log]
+    for (key, label), colour, dash in zip(columns.items(), COLOURS, ("-", "--", ":"), strict=False):
+        axes.plot(minutes, [row[key] for row in log], color=colour, ls=dash, label=label)
+    axes.set_xlabel("minutes of training")
+
+
+def loss_curve(log: str | Path | Sequence[Mapping[str, float]], axes: Axes | None = None) -> Figure:
+    """Loss over time from a ``log.csv`` (or its rows): the mean over the last hundred steps."""
+    rows = _rows(log)
+    if axes is None:
+        _, axes = figure_of(5.2, 3.2)
+    _curves(axes, rows, {"loss": "flow-matching loss"})
+    axes.set_ylabel("flow-matching loss (mean of 100 steps)")
+    axes.set_title(f"Training: {int(rows[-1]['step']):,} steps, {int(rows[-1]['samples']):,} samples")
+    return axes.figure  # type: ignore[return-value]
+
+
+def routing_curves(log: str | Path | Sequence[Mapping[str, float]], n_loras: int, axes: Axes | None = None) -> Figure:
+    """Health of the router over time: entropy of a routing, entropy of the mean routing, variation by input."""
+    rows = _rows(log)
+    if "entropy" not in rows[0]:
+        raise InputError("expected the log of a routed basis, found no column entropy in it")
+    if axes is None:
+        _, axes = figure_of(5.2, 3.2)
+    columns = {
+        "usage": "usage: entropy of the mean (nats)",
+        "entropy": "entropy of one routing (nats)",
+        "variation": "variation with the input (L1)",
+    }
+    axes.axhline(np.log(n_loras), color=PALE, lw=0.9)
+    axes.annotate(
+        f"ln {n_loras}: uniform",
+        (1, np.log(n_loras)),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        size=8,
+        color=PALE,
+    )
+    _curves(axes, rows, columns)
+    axes.set_ylim(0, 1.15 * np.log(n_loras))
+    axes.set_ylabel("nats, or L1 distance")
+    axes.legend(loc="best", fontsize=8)
+    axes.set_title("The router must neither stay uniform nor collapse")
+    return axes.figure  # type: ignore[return-value]
+
+
+def training_curves(log: str | Path | Sequence[Mapping[str, float]], n_loras: int) -> Figure:
+    """Loss and routing side by side."""
+    rows = _rows(log)
+    figure, (left, right) = figure_of(10.4, 3.7, ncols=2)
+    loss_curve(rows, left)
+    return routing_curves(rows, n_loras, right) if "entropy" in rows[0] else figure
+
+
+def _rows(log: str | Path | Sequence[Mapping[str, float]]) -> Sequence[Mapping[str, float]]:
+    rows = read_log(log) if isinstance(log, str | Path) else log
+    if not rows:
+        raise InputError(f"expected a training log with at least one row, got none in {log}")
+    return rows
+
+
+def error_bars(evaluation: Evaluation, measure: str = "error") -> Figure:
+    """One measure of every method, a panel a group of relations, with 95 % bootstrap intervals; dots are relations."""
+    if measure not in MEASURES:
+        raise InputError(f"expected a measure out of {MEASURES}, got {measure!r}")
+    groups, methods = list(evaluation.groups), list(evaluation.seconds)
+    figure, grid = figure_of(
+        1.9 + 2.15 * len(groups), 1.15 + 0.34 * len(methods), ncols=len(groups), sharey=True, squeeze=False
+    )
+    looks = {m: COLOURS[0] if m == "LoRWeB" else PALE for m in methods}
+    places = {m: len(methods) - 1 - i for i, m in enumerate(methods)}
+    values = [getattr(s, measure) for g in groups for s in evaluation.groups[g].values()]
+    highest = np.nanmax([v.high for v in values] + [1.0])
+    for axes, group in zip(grid[0], groups, strict=True):
+        for method in methods:
+            estimate, y = getattr(evaluation.groups[group][method], measure), places[method]
+            if np.isnan(estimate.value):
+                axes.text(0, y, " missing", va="center", size=8, color=PALE)
+                continue
+            single = [evaluation.relations[r][method][measure] for r in evaluation.members[group]]
+            axes.scatter(single, np.full(len(single), y), s=9, color=looks[method], alpha=0.25, linewidths=0)
+            axes.plot([estimate.low, estimate.high], [y, y], color=looks[method], lw=2.4, solid_capstyle="round")
+            axes.plot(estimate.value, y, "o", color=looks[method], ms=6.5, markeredgecolor="white", mew=1)
+        if measure == "retrieval":
+            axes.axvline(evaluation.chance[group], color=COLOURS[4], lw=1, ls="--", zorder=0)
+        elif measure != "preserved_error":
+            axes.axvline(1, color=COLOURS[4], lw=1, ls="--", zorder=0)
+        axes.set_title(f"{group} ({len(evaluation.members[group])})", fontsize=8.5)
+        axes.set_xlim(0, 1.06 * min(highest, 2.5) if measure != "preserved_error" else None)
+        axes.set_ylim(-0.6, len(methods) - 0.4)
+        axes.grid(axis="y", visible=False)
+    grid[0][0].set_yticks(list(places.values()), list(places))
+    for label in grid[0][0].get_yticklabels():
+        label.set(color=COLOURS[0] if label.get_text() == "LoRWeB" else INK)
+    figure.supxlabel(f"{MEASURE_LABELS[measure]}; median and 95 % interval", size=9)
+    return figure
+
+
+def main() -> None:
+    """Draws ``figures/readme.png`` from the shipped starter basis on unseen emoji."""
+    from .editor import load
+    from .evaluation import draw
+    from .relations import splits
+
+    editor = load("starter")
+    items = [x for name in splits()["starter"]["seen"] for x in analogies("test", name, seed=5, n=1)][:10]
+    results = draw(methods_of(editor)["LoRWeB"], items)
+    print("wrote", save(readme_picture(items, results), Path("figures") / "readme.png"))
+
+
+if __name__ == "__main__":
+    main()

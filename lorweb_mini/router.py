@@ -1,0 +1,63 @@
+"""The router: from the triplet (a, a', b) to mixing coefficients, one row of N for each adapted layer.
+
+With q the concatenated embeddings of a, a' and b, P_l the query projection of layer l and k_{l,n} its keys,
+
+    c_{l,n} = softmax_n( (P_l q) · k_{l,n} / sqrt(d) ),
+
+the ``cat-aa'b`` query of the paper (arXiv 2602.15727). The coefficients depend on neither token nor time step, so they
+are computed once an analogy.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class Router(nn.Module):
+    """Keys and query projections of all layers, held as two stacked tensors.
+
+    Args:
+        layers: number L of adapted layers.
+        n_loras: size N of the basis.
+        embedding_dim: width of one picture's embedding; a query is three of them.
+        keys_dim: d.
+    """
+
+    def __init__(self, layers: int, n_loras: int, embedding_dim: int, keys_dim: int = 128) -> None:
+        super().__init__()
+        self.keys = nn.Parameter(torch.randn(layers, n_loras, keys_dim))
+        self.query_projection = nn.Parameter(torch.empty(layers, keys_dim, 3 * embedding_dim))
+        bound = 1 / math.sqrt(3 * embedding_dim)
+        nn.init.uniform_(self.query_projection, -bound, bound)
+
+    def query(self, a: Tensor, a_prime: Tensor, b: Tensor) -> Tensor:
+        """Concatenated embeddings [B, 3 · embedding_dim]; b' has no way in."""
+        return torch.cat([a, a_prime, b], dim=-1)
+
+    def logits(self, query: Tensor) -> Tensor:
+        """Scaled similarities of the projected query to the keys, [B, layers, N]."""
+        projected = torch.einsum("lkq,bq->blk", self.query_projection, query)
+        return torch.einsum("blk,lnk->bln", projected, self.keys) / math.sqrt(self.keys.shape[-1])
+
+    def forward(self, a: Tensor, a_prime: Tensor, b: Tensor) -> Tensor:
+        """Embeddings [B, embedding_dim] of the three pictures to coefficients [B, layers, N]; rows sum to 1."""
+        return self.logits(self.query(a, a_prime, b)).softmax(dim=-1)
+
+
+def routing_statistics(coefficients: Tensor) -> dict[str, float]:
+    """Health of a routing, from coefficients [B, layers, N].
+
+    entropy: mean over rows, in nats, ln N where uniform and 0 where one LoRA takes all; usage: entropy of the batch
+    mean, low where some LoRAs are never used; variation: mean L1 distance of a row to the batch mean, 0 where the
+    router ignores its input.
+    """
+    mean = coefficients.mean(0)
+
+    def entropy(c: Tensor) -> float:
+        return float(torch.special.entr(c).sum(-1).mean())
+
+    variation = (coefficients - mean).abs().sum(-1).mean()
+    return {"entropy": entropy(coefficients), "usage": entropy(mean), "variation": float(variation)}

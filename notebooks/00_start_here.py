@@ -1,0 +1,346 @@
+# %% [markdown]
+# # Start here: edit a picture by example
+#
+# *a* is to *a′* as *b* is to … what? Show a model **one edit**, and it makes the same edit on another picture. Nobody
+# names the edit. It has to be read off the pair.
+#
+# Run the next cell (Shift + Enter). It loads a trained model from this disk and lets it answer a page of such
+# questions, all about emoji that it never saw in training. This is what you will build in this course.
+
+# %%
+# %matplotlib inline
+import os
+import time
+
+START = time.perf_counter()
+os.environ["HF_HUB_OFFLINE"] = "1"  # everything is on this disk
+
+import torch
+from IPython.display import Markdown, display
+
+import lorweb_mini as lw
+from lorweb_mini.evaluation import reconstruct, squared
+from lorweb_mini.figures import COLOURS, figure_of, relation_label, triplets
+from lorweb_mini.relations import as_batch, splits
+
+SMOKE = os.environ.get("LORWEB_PROFILE") == "smoke"
+STEPS = 2 if SMOKE else 8
+
+editor = lw.load("starter")
+names = splits()["starter"]["seen"]
+questions = [x for name in names for x in lw.analogies("test", name, seed=5, n=1)][:10]
+answers = editor.edit(*[list(pictures) for pictures in as_batch(questions)[:3]], steps=STEPS)
+FIRST_ANSWER = time.perf_counter() - START
+triplets(questions, answers.pictures, title="a is to a′ as b is to …")
+
+# %%
+emoji = lw.load_emoji()
+loras, rank, layers = editor.config.n_loras, editor.config.rank, len(editor.basis.layers)
+display(
+    Markdown(
+        f"**{len(questions)} questions, answered {FIRST_ANSWER:.0f} seconds after you pressed the key**, imports "
+        f"included. In blue: what the model drew. To its right: the true b′, drawn by the artist of that emoji or made "
+        f"by an exact edit. The pictures are {int(emoji.present.sum()):,} drawings of {len(emoji.emojis):,} emoji by "
+        f"{emoji.present.shape[1]} sets of artists, which is rare luck: visual analogies **with a true answer**."
+    )
+)
+
+# %% [markdown]
+# ## What this notebook is for
+#
+# **When you leave it, you can**
+#
+# 1. ask the model a visual analogy of your own, and measure how well it did;
+# 2. say what a *basis of LoRAs* is and what the *router* decides;
+# 3. turn the mixture by hand and see which LoRA does what.
+#
+# **You need** some Python and a rough idea of what a neural network layer is. No GPU, no network, no account.
+# **It takes** 20 to 30 minutes of yours; the computer's share is measured in the last cell.
+#
+# The method is LoRWeB, by Manor, Gal, Maron, Michaeli and Chechik
+# ([arXiv 2602.15727](https://arxiv.org/abs/2602.15727)). Here it is in miniature, written afresh, small enough to
+# train on a laptop and real enough to surprise you.
+#
+# ## Preflight
+#
+# Is everything here?
+
+# %%
+from lorweb_mini.preflight import preflight
+
+preflight()
+
+# %% [markdown]
+# ## One analogy, slowly
+#
+# Let us take one question out of the page. Below are *a*, *a′* and *b*. The last two are still covered.
+#
+# > **Predict before you run.** Look at the pair. What is the edit? Now imagine it on *b*: which pixels change, and
+# > which must stay exactly as they are?
+
+# %%
+from dataclasses import replace
+
+RELATION = "tone/yellow>dark"
+question = lw.analogies("test", RELATION, seed=5, n=1)[0]
+covered = torch.full((3, 64, 64), 0.8)
+triplets([replace(question, b_prime=covered)], covered[None], labels=["what was done here?"], size=1.1)
+
+# %%
+result = editor.edit(question.a, question.a_prime, question.b, steps=STEPS, seed=0)
+triplets([question], result.pictures, size=1.1)
+
+# %% [markdown]
+# `edit` takes PIL pictures, arrays, tensors or file names, one or a list of them. `result.image` is a PIL picture.
+#
+# **How good is it?** We need one number that is fair. The model works in the latent space of an autoencoder, so it is
+# compared with what that autoencoder can draw at all. And an edit is easy where little has to change, so the error is
+# divided by the size of the edit:
+#
+# $$\text{error} = \frac{\lVert \text{result} - b' \rVert^2}{\lVert b - b' \rVert^2}$$
+#
+# Zero is the true answer. One is what you get by handing *b* back unchanged.
+
+
+# %%
+def error(drawn: torch.Tensor, b: torch.Tensor, b_prime: torch.Tensor) -> list[float]:
+    """Normalised error of each of k drawings, all [k, 3, 64, 64]."""
+    b, b_prime = reconstruct(editor.autoencoder, b), reconstruct(editor.autoencoder, b_prime)
+    return (squared(drawn, b_prime) / squared(b, b_prime)).tolist()
+
+
+_, _, all_b, all_b_prime = as_batch(questions)
+errors = error(answers.pictures, all_b, all_b_prime)
+(mine,) = error(result.pictures, question.b[None], question.b_prime[None])
+lines = [f"| {relation_label(x.relation)} | {e:.2f} |" for x, e in zip(questions, errors, strict=True)]
+display(
+    Markdown(
+        f"This answer: **{mine:.2f}**. The page at the top, question by question "
+        f"(median {torch.tensor(errors).median():.2f}):\n\n| relation | error |\n|:--|--:|\n" + "\n".join(lines)
+    )
+)
+
+# %% [markdown]
+# One question a relation is an anecdote, not a measurement. `make run` repeats this with many questions, intervals and
+# baselines.
+#
+# ## What the router decided
+#
+# Nothing in the model was told the name of the edit. How, then, does it know?
+#
+# There is a **frozen** image editor, a small sibling of FLUX.1-Kontext. Left alone and without instruction it hands
+# the picture back. Each of its layers *W* carries a **basis**: *N* small corrections, the LoRAs $B_n A_n$, each of low
+# rank. How much of each goes into the layer is decided by a **router** that looks at *a*, *a′* and *b* once:
+#
+# $$y = W x + \sum_{n=1}^{N} c_n\, B_n A_n x, \qquad
+# c = \operatorname{softmax}\!\left(\frac{P q \cdot k_n}{\sqrt d}\right), \qquad q = [\,e(a),\ e(a'),\ e(b)\,]$$
+#
+# *e* is an image encoder, *P* a projection and $k_n$ a key for each LoRA; every layer has its own *P* and keys. So an
+# edit is a table of numbers: one row a layer, one column a LoRA, and every row sums to 1.
+
+# %%
+coefficients = result.coefficients[0]  # [layers, N]
+figure, axes = figure_of(9, 3.4)
+shown = axes.imshow(coefficients.T, aspect="auto", cmap="cividis", vmin=0)
+axes.grid(False)
+axes.set(xlabel="layer, from the first block to the last", ylabel="LoRA")
+axes.set_title(f"The router's answer to this question: {layers} layers × {loras} LoRAs")
+figure.colorbar(shown, label="coefficient", pad=0.01)
+figure
+
+# %%
+from lorweb_mini.widgets import shares, strongest
+
+leaders = strongest(coefficients, 3)
+taken = shares(coefficients)[list(leaders)]
+perplexity = torch.special.entr(coefficients).sum(-1).mean().exp()
+trained = sum(p.numel() for p in [*editor.basis.parameters(), *editor.router.parameters()])
+frozen = sum(p.numel() for p in editor.base.parameters()) - sum(p.numel() for p in editor.basis.parameters())
+display(
+    Markdown(
+        f"- Every row sums to 1 (the furthest is off by {(coefficients.sum(-1) - 1).abs().max():.0e}).\n"
+        f"- Most used here: LoRAs {', '.join(map(str, leaders))}, with {', '.join(f'{s:.0%}' for s in taken)} of the "
+        f"mixture on average. A layer uses about {perplexity:.1f} of its {loras} LoRAs.\n"
+        f"- The basis and its router have {trained / 1e6:.1f} million parameters (N = {loras}, rank {rank}); the "
+        f"frozen editor has {frozen / 1e6:.1f} million, and they stayed as they were."
+    )
+)
+
+# %% [markdown]
+# ## Same *b*, another pair
+#
+# If the edit really is read off the pair, then another pair must give another edit, though *b* stays the same.
+#
+# > **Predict before you run.** We keep *b* and show the router pairs from three other relations. What will the three
+# > results be? And in the bar chart: will the three mixtures share LoRAs with the first one?
+
+# %%
+OTHERS = ["edit/hue=120", "edit/invert", "edit/background=220"]
+swapped = []
+for name in OTHERS:
+    pair = lw.analogies("test", name, seed=3, n=1)[0]
+    truth = lw.relations()[name].apply_edits(question.b[None])[0]
+    swapped.append(replace(pair, b=question.b, b_prime=truth))
+a, a_prime, b, _ = as_batch(swapped)
+others = editor.edit(list(a), list(a_prime), list(b), steps=STEPS)
+triplets(swapped, others.pictures, columns=1, size=0.95)
+
+# %%
+figure, axes = figure_of(9, 2.6)
+mixtures = torch.cat([result.coefficients, others.coefficients])
+for i, (name, mixture) in enumerate(zip([RELATION, *OTHERS], mixtures, strict=True)):
+    axes.bar(torch.arange(loras) + 0.2 * (i - 1.5), shares(mixture), 0.18, color=COLOURS[i], label=relation_label(name))
+axes.set(xlabel="LoRA", ylabel="share of the mixture", xticks=range(loras))
+axes.grid(axis="x", visible=False)
+axes.set_title("Four pairs, four mixtures")
+axes.legend(ncols=4, loc="upper right", fontsize=8)
+axes.set_ylim(0, 1.25 * float(mixtures.mean(1).max()))
+figure
+
+# %% [markdown]
+# ## Turn the mixture by hand
+#
+# `editor.generate(b, c)` draws **any** table of coefficients, not only those that the router would choose. Below are
+# sliders for the four LoRAs that matter most for this question. Each turns one LoRA up or down in all layers at once,
+# $c'_{l,n} \propto g_n\, c_{l,n}$, and the rows are scaled back to sum 1. At 1 everything is as the router decided.
+#
+# > **Predict before you run.** If you take the strongest LoRA out altogether (gain 0), do you get *b* back, a weaker
+# > edit, or another edit?
+#
+# Click a slider and use the arrow keys, or drag. The picture follows your hand: whatever arrives while a picture is
+# being drawn is dropped, and the last value always wins. On a page without a running kernel you see a strip of
+# pictures instead.
+
+# %%
+from lorweb_mini.widgets import Mixer
+
+mixer = Mixer(editor, question.b, coefficients, context=(question.a, question.a_prime), steps=2 if SMOKE else 4)
+mixer
+
+# %% [markdown]
+# ## Exercise 1: the mixture that does nothing
+#
+# *Difficulty ●○○ · about 3 minutes*
+#
+# Find a table of coefficients with which the editor hands *b* back, whatever the pair showed. Put it into `nothing`
+# and run the cell and the check below it.
+
+
+# %%
+def check_nothing(mixture: torch.Tensor | None) -> str:
+    """Whether a mixture [layers, N] gives b back: error against b, in units of this question's edit."""
+    if mixture is None:
+        return "Not yet: `nothing` is still None."
+    drawn = editor.generate(question.b, mixture, context=(question.a, question.a_prime), steps=STEPS).pictures
+    b, b_prime = (reconstruct(editor.autoencoder, x[None]) for x in (question.b, question.b_prime))
+    left = float(squared(drawn, b)[0] / squared(b, b_prime)[0])
+    return f"{'✓ Right' if left < 0.25 else 'Not yet'}: {left:.2f} of the edit is left (below 0.25 counts as nothing)."
+
+
+# %% tags=["exercise"]
+nothing = None  # your mixture: a tensor of the same shape as `coefficients`
+
+# %%
+print(check_nothing(nothing))
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Coefficients need not come from a softmax, and their rows need not sum to 1. What is left of
+# $y = W x + \sum_n c_n B_n A_n x$ if you want the frozen editor alone?
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# nothing = torch.zeros_like(coefficients)
+# ```
+#
+# Without its LoRAs the model is the frozen editor, which was trained to hand the picture back when it has no
+# instruction. So the LoRAs only have to *add* the edit, and keeping the rest of the picture costs them nothing.
+#
+# </details>
+
+# %% [markdown]
+# ## Exercise 2: half way between two edits
+#
+# *Difficulty ●●○ · about 5 minutes*
+#
+# `result.coefficients[0]` makes one edit of *b*, `others.coefficients[0]` another. Make the mixture that lies exactly
+# half way between them. Then look: is the picture both edits, half of each, or neither?
+
+
+# %%
+def check_half(mixture: torch.Tensor | None) -> str:
+    """Whether a mixture [layers, N] is the midpoint; shows the two edits with the mixture's picture between them."""
+    if mixture is None:
+        return "Not yet: `half` is still None."
+    ends = torch.stack([result.coefficients[0], others.coefficients[0]])
+    if not torch.allclose(mixture, ends.mean(0), atol=1e-5):
+        return f"Not yet: the rows sum to {mixture.sum(-1).mean():.2f}; as far from one end as from the other?"
+    path = torch.stack([ends[0], mixture, ends[1]])
+    drawn = editor.generate(question.b, path, context=(question.a, question.a_prime), steps=STEPS)
+    figure, axes = figure_of(5, 1.9, ncols=3)
+    for axis, picture, title in zip(axes, drawn.images, ("one edit", "half way", "the other"), strict=True):
+        axis.imshow(picture.resize((256, 256)))
+        axis.set_title(title)
+        axis.axis("off")
+    display(figure)
+    return "✓ Right: and its rows still sum to 1, as those of any average of two mixtures do."
+
+
+# %% tags=["exercise"]
+half = None  # your mixture
+
+# %%
+print(check_half(half))
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Tensors can be added and divided like numbers.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# half = (result.coefficients[0] + others.coefficients[0]) / 2
+# ```
+#
+# The space of mixtures is flat, so the midpoint is easy. The map from mixture to picture is not: whether the middle is
+# a little of both edits is a question for measurement, and notebook 06 measures it.
+#
+# </details>
+
+# %% [markdown]
+# ## What you have seen
+#
+# - An analogy goes in as three pictures; the edit is never named.
+# - The router turns them into one table of coefficients; the table mixes a basis of LoRAs into a frozen editor.
+# - Another pair gives another table, and every table is a picture: there is a **space of edits** to walk in.
+#
+# ## What the rest of the course holds
+#
+# | notebook | question |
+# |:--|:--|
+# | 01 Visual analogies in real pictures | What can be asked of emoji, and how far does plain arithmetic get? |
+# | 02 Flow matching and the editor | How does the frozen editor draw? |
+# | 03 One LoRA | What does a single LoRA learn, and where does it give way? |
+# | 04 A basis and a router | Train what you have just used, in about ten minutes |
+# | 05 The learned space | Which LoRA does what, and do similar edits lie together? |
+# | 06 Walking | Between edits, beyond them, and against the true answer |
+# | 09 To the real FLUX | The same code at full scale |
+#
+# A notebook that is not in this folder yet is still being written.
+#
+# ## Where the paper says it
+#
+# [arXiv 2602.15727](https://arxiv.org/abs/2602.15727), *Spanning the Visual Analogy Space with a Weight Basis of
+# LoRAs*: its method section has the basis, the router's query and the softmax over keys of the formula above. In this
+# repository they are `lorweb_mini/basis.py` and `lorweb_mini/router.py`, a page each.
+
+# %%
+seconds = time.perf_counter() - START
+display(Markdown(f"**This notebook took {seconds:.0f} seconds of computing** here, reading time included if you read."))
