@@ -1,15 +1,15 @@
-"""A bank of latents: every picture that training needs, encoded once.
+"""A bank of latents: every picture that training needs, encoded once and kept on disk.
 
-Encoding costs more than a training step's share of it, so each recipe draws from here: rows of latents, and for each
-relation the rows of its true pairs.
+Encoding a picture costs about as much as a training step on it, so the recipes draw from here: rows of latents, and
+for each relation the rows of its true pairs.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Sequence
-from itertools import pairwise
+import re
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,90 +20,56 @@ from tqdm.auto import tqdm
 
 from .autoencoder import MiniAutoencoder
 from .images import InputError, load_emoji
-from .relations import Relation
+from .relations import Relation, training_pictures
 from .weights import fingerprint, weights_dir
 
 SAME_LATENT = 0.03  # mean distance of normalised latents below which two pictures look the same
 
 
 def cache_dir() -> Path:
-    """Where encoded banks are kept: ``LORWEB_CACHE``, or the user's cache folder."""
+    """Where encoded pictures are kept: ``LORWEB_CACHE``, or a folder of the user's cache."""
     return Path(os.environ.get("LORWEB_CACHE", Path.home() / ".cache" / "lorweb_mini"))
 
 
 class LatentBank:
-    """Latents of true pairs.
+    """Latents of the true pairs of train concepts.
+
+    Args:
+        edited_pairs: how many pictures a relation with procedural edits is shown on; drawn once, at random.
 
     Attributes:
-        latents: normalised latents in half precision [rows, 16, 8, 8].
+        latents: normalised latents in half precision [rows, 16, 8, 8]; first every drawing as it is, then the edited
+            ones, relation by relation.
         emoji, style: what each row shows, int [rows]; ``edited_by``: index of the relation whose edits were applied,
             -1 for a drawing as it is.
-        pairs: for each relation an int array [P, 2] of rows.
+        pairs: for each relation an int array [P, 2] of rows; pairs that look the same are left out.
     """
 
-    def __init__(
-        self,
-        autoencoder: MiniAutoencoder,
-        relations: Sequence[Relation],
-        split: str = "train",
-        edited_pairs: int = 2000,
-        seed: int = 0,
-        cache: bool = True,
-    ) -> None:
+    def __init__(self, autoencoder: MiniAutoencoder, relations: Sequence[Relation], edited_pairs: int = 1200) -> None:
         self.relations = list(relations)
-        rng = np.random.default_rng([seed, 1])
-        chosen = []
-        for relation in self.relations:
-            pairs = relation.pairs(split)
-            if relation.edits and len(pairs) > edited_pairs:
-                pairs = pairs[rng.choice(len(pairs), edited_pairs, replace=False)]
-            chosen.append(pairs)
-        plain = [p[:, :2] for p in chosen]
-        plain += [p[:, 2:] for p, r in zip(chosen, self.relations, strict=True) if not r.edits]
-        originals, inverse = np.unique(np.concatenate(plain), axis=0, return_inverse=True)
-        inverse = inverse.reshape(-1)
-        spans = np.cumsum([0, *map(len, plain)])
-        rows = [inverse[spans[i] : spans[i + 1]] for i in range(len(plain))]
-        firsts, seconds = rows[: len(chosen)], iter(rows[len(chosen) :])
-        emoji, style, edited = [originals[:, 0]], [originals[:, 1]], [np.full(len(originals), -1)]
-        self.pairs: list[np.ndarray] = []
-        count = len(originals)
-        for index, (relation, pairs, first) in enumerate(zip(self.relations, chosen, firsts, strict=True)):
-            if relation.edits:
-                second = np.arange(count, count + len(pairs))
-                count += len(pairs)
-                emoji.append(pairs[:, 2])
-                style.append(pairs[:, 3])
-                edited.append(np.full(len(pairs), index))
-            else:
-                second = next(seconds)
-            self.pairs.append(np.stack([first, second], 1))
-        self.emoji, self.style, self.edited_by = map(np.concatenate, (emoji, style, edited))
-        self.latents = self._encode(autoencoder, split, edited_pairs, seed, cache)
-        self.pairs = [p[self._differ(p)] for p in self.pairs]
-
-    def _encode(self, autoencoder: MiniAutoencoder, split: str, edited_pairs: int, seed: int, cache: bool) -> Tensor:
-        names = [r.name for r in self.relations]
-        key = repr((fingerprint(weights_dir() / "autoencoder"), names, split, edited_pairs, seed, len(self.emoji)))
-        path = cache_dir() / f"bank-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
-        if cache and path.is_file():
-            return load_file(path)["latents"]
-        latents = torch.empty(len(self.emoji), 16, 8, 8, dtype=torch.half)
-        pictures, edited = load_emoji(), self.edited_by
-        bounds = [0, *(np.flatnonzero(np.diff(edited)) + 1), len(edited)]
-        chunks = [(j, min(j + 128, hi)) for lo, hi in pairwise(bounds) for j in range(lo, hi, 128)]
-        for lo, hi in tqdm(chunks, desc="encoding pictures", mininterval=1):
-            x = pictures.tensor(self.emoji[lo:hi], self.style[lo:hi])
-            if edited[lo] >= 0:
-                x = self.relations[edited[lo]].apply_edits(x)
-            with torch.no_grad():
-                latents[lo:hi] = autoencoder.to_latent(x).half()
-        if cache:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(path.name + f".{os.getpid()}.part")
-            save_file({"latents": latents}, part)
-            os.replace(part, path)
-        return latents
+        drawings = training_pictures()
+        row_of = np.full(load_emoji().present.shape, -1)
+        row_of[drawings[:, 0], drawings[:, 1]] = np.arange(len(drawings))
+        blocks = [_encoded(autoencoder, "drawings", drawings, lambda x: x)]
+        shown, edited_by = [drawings], [np.full(len(drawings), -1)]
+        rows: list[np.ndarray] = []
+        count = len(drawings)
+        for index, relation in enumerate(self.relations):
+            pairs = relation.pairs("train")
+            if not relation.edits:
+                rows.append(np.stack([row_of[pairs[:, 0], pairs[:, 1]], row_of[pairs[:, 2], pairs[:, 3]]], 1))
+                continue
+            rng = np.random.default_rng(zlib.crc32(relation.name.encode()))
+            pairs = pairs[rng.permutation(len(pairs))[:edited_pairs]]
+            blocks.append(_encoded(autoencoder, relation.name, pairs[:, 2:], relation.apply_edits))
+            shown.append(pairs[:, 2:])
+            edited_by.append(np.full(len(pairs), index))
+            rows.append(np.stack([row_of[pairs[:, 0], pairs[:, 1]], np.arange(count, count + len(pairs))], 1))
+            count += len(pairs)
+        self.latents = torch.cat(blocks)
+        self.emoji, self.style = np.concatenate(shown).T
+        self.edited_by = np.concatenate(edited_by)
+        self.pairs = [p[self._differ(p)] for p in rows]
 
     def _differ(self, pairs: np.ndarray) -> np.ndarray:
         keep = [
@@ -119,12 +85,8 @@ class LatentBank:
 
     def draw_analogies(self, rng: np.random.Generator, relation: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Two different random pairs of each given relation: latents of a, a', b, b'."""
-        rows = []
-        for r in relation:
-            i, j = rng.choice(len(self.pairs[r]), 2, replace=False)
-            rows.append(np.concatenate([self.pairs[r][i], self.pairs[r][j]]))
-        picked = np.stack(rows)
-        a, a_prime, b, b_prime = (self.latents[picked[:, k]].float() for k in range(4))
+        chosen = [self.pairs[r][rng.choice(len(self.pairs[r]), 2, replace=False)].ravel() for r in relation]
+        a, a_prime, b, b_prime = (self.latents[rows].float() for rows in np.stack(chosen, 1))
         return a, a_prime, b, b_prime
 
     def sampling_weights(self, cap: int = 400, least: int = 2) -> np.ndarray:
@@ -137,3 +99,23 @@ class LatentBank:
         if weight.sum() == 0:
             raise InputError(f"expected a relation with at least {least} pairs, got none")
         return weight / weight.sum()
+
+
+def _encoded(autoencoder: MiniAutoencoder, name: str, shown: np.ndarray, edit: Callable[[Tensor], Tensor]) -> Tensor:
+    """Latents of pictures [P, 2] (emoji, style) after an edit, from the cache where they are there."""
+    content = zlib.crc32(np.ascontiguousarray(shown).tobytes())
+    mark = f"{fingerprint(weights_dir() / 'autoencoder')}-{re.sub(r'[^a-z0-9]+', '_', name)}-{content:08x}"
+    path = cache_dir() / f"{mark}.safetensors"
+    if path.is_file():
+        return load_file(path)["latents"]
+    parts = []
+    for start in tqdm(range(0, len(shown), 128), desc=f"encoding {name}", leave=False):
+        part = shown[start : start + 128]
+        with torch.no_grad():
+            parts.append(autoencoder.to_latent(edit(load_emoji().tensor(part[:, 0], part[:, 1]))).half())
+    latents = torch.cat(parts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    save_file({"latents": latents}, unfinished)
+    os.replace(unfinished, path)
+    return latents

@@ -1,15 +1,16 @@
 """Tiny CLIP: the frozen picture encoder that the router looks through.
 
 A CLIP vision tower (transformers) that reads the autoencoder's latents instead of pixels, since every picture of the
-course is encoded to a latent anyway: 16 patches, four blocks. It is trained on pictures against Unicode names, against
-the same emoji drawn by another set of artists, and on naming the style and the procedural edit that were applied; see
-``EncoderRecipe``.
+course is encoded to a latent anyway: 16 patches, four blocks. It is trained on three contrasts: one emoji as drawn by
+two artists, a picture and its Unicode name, and a *pair* of pictures and the instruction that leads from one to the
+other. The first two make it know what is shown, the third how it is shown; see ``EncoderRecipe``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -25,11 +26,12 @@ class TinyCLIP(nn.Module):
 
     Attributes:
         vision: the tower that the router uses.
-        identity, text: projections into the space shared by styles, and into the one shared with sentence vectors;
-            retrieval uses them, the router does not.
+        identity, name: projections of a picture and of a name's sentence vector into one space.
+        pair, request: projections of two pictures and of an instruction's sentence vector into another.
+            Retrieval uses these four, the router does not.
     """
 
-    def __init__(self, width: int = 192, layers: int = 4, embedding_dim: int = 256) -> None:
+    def __init__(self, width: int = 128, layers: int = 4, embedding_dim: int = 192) -> None:
         super().__init__()
         self.config = {"width": width, "layers": layers, "embedding_dim": embedding_dim}
         self.vision = CLIPVisionModelWithProjection(
@@ -37,7 +39,7 @@ class TinyCLIP(nn.Module):
                 hidden_size=width,
                 intermediate_size=4 * width,
                 num_hidden_layers=layers,
-                num_attention_heads=width // 48,
+                num_attention_heads=width // 32,
                 num_channels=16,
                 image_size=8,
                 patch_size=2,
@@ -45,7 +47,9 @@ class TinyCLIP(nn.Module):
             )
         )
         self.identity = nn.Linear(embedding_dim, embedding_dim, bias=False)
-        self.text = nn.Linear(384, embedding_dim, bias=False)
+        self.name = nn.Linear(384, embedding_dim, bias=False)
+        self.pair = nn.Linear(2 * embedding_dim, embedding_dim, bias=False)
+        self.request = nn.Linear(384, embedding_dim, bias=False)
 
     @property
     def embedding_dim(self) -> int:
@@ -60,9 +64,17 @@ class TinyCLIP(nn.Module):
         """Unit vectors [B, embedding_dim] in which the drawings of one emoji by several artists lie together."""
         return F.normalize(self.identity(self(latent)), dim=-1)
 
-    def text_embedding(self, sentence: Tensor) -> Tensor:
-        """Sentence vectors [B, 384] to unit vectors in the space of :meth:`identity_embedding`."""
-        return F.normalize(self.text(sentence), dim=-1)
+    def name_embedding(self, sentence: Tensor) -> Tensor:
+        """Sentence vectors [B, 384] of names to unit vectors in the space of :meth:`identity_embedding`."""
+        return F.normalize(self.name(sentence), dim=-1)
+
+    def pair_embedding(self, first: Tensor, second: Tensor) -> Tensor:
+        """Two normalised latents [B, 16, 8, 8] to unit vectors [B, embedding_dim] that say what changed."""
+        return F.normalize(self.pair(torch.cat([self(first), self(second)], -1)), dim=-1)
+
+    def request_embedding(self, sentence: Tensor) -> Tensor:
+        """Sentence vectors [B, 384] of instructions to unit vectors in the space of :meth:`pair_embedding`."""
+        return F.normalize(self.request(sentence), dim=-1)
 
     def save(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors (half precision)."""

@@ -18,9 +18,9 @@ from .base import Base, pack, position_ids
 from .editor import BasisConfig, Editor, load, new_editor
 from .edits import apply_edit, parse_relation
 from .encoder import TinyCLIP
-from .images import STYLES, InputError, load_emoji
+from .images import InputError, load_emoji
 from .instructions import vectors_of
-from .relations import SPLITS, Relation, concept_sides, relations, select
+from .relations import Relation, relations, select, training_pictures
 from .router import routing_statistics
 from .training import Recipe
 from .weights import weights_dir
@@ -34,10 +34,9 @@ def torch_generator(rng: np.random.Generator) -> torch.Generator:
     return torch.Generator().manual_seed(int(rng.integers(2**62)))
 
 
-def training_pictures() -> np.ndarray:
-    """Emoji and style of every drawing of a train concept, int [P, 2]."""
-    present = load_emoji().present & (concept_sides() == SPLITS.index("train"))[:, None]
-    return np.argwhere(present)
+def known_relations() -> list[Relation]:
+    """Every relation that the frozen parts may know and that has a train pair."""
+    return [r for r in relations().values() if r.known_to_base and len(r.pairs("train"))]
 
 
 def flow_sample(rng: np.random.Generator, clean: Tensor) -> dict[str, Tensor]:
@@ -103,62 +102,62 @@ class AutoencoderRecipe(Recipe):
 
 
 class EncoderRecipe(Recipe):
-    """Tiny CLIP: one emoji's drawings by two artists, its Unicode name, and the style and edit that are in view.
+    """Tiny CLIP's three contrasts: drawing and drawing, drawing and name, pair and instruction.
 
-    The first two make the embedding know what is shown, the last two keep it from forgetting how.
+    Of every batch a half are emojis, each drawn by two artists, and a half are true pairs, told from all other
+    relations that the frozen parts may know.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, edited_pairs: int = 1200) -> None:
         super().__init__()
         self.encoder = TinyCLIP()
-        known = [r for r in relations().values() if r.known_to_base and r.name.startswith(("edit/", "style/"))]
-        edits = [r for r in known if r.edits]
-        styles = [r for r in known if not r.edits]
-        self.bank = LatentBank(MiniAutoencoder.load(weights_dir() / "autoencoder"), edits + styles)
-        width = self.encoder.embedding_dim
-        self.style_head = nn.Linear(width, len(STYLES))
-        self.edit_head = nn.Linear(width, len(edits) + 1)
-        self.temperature = nn.Parameter(torch.tensor(3.0))
-        order = np.argsort(self.bank.emoji, kind="stable")
-        self.emojis, first = np.unique(self.bank.emoji[order], return_index=True)
-        self.rows = np.split(order, first[1:])
-        self.plain_rows = [r[self.bank.edited_by[r] < 0] for r in self.rows]
+        known = known_relations()
+        self.bank = LatentBank(MiniAutoencoder.load(weights_dir() / "autoencoder"), known, edited_pairs)
+        self.weights = self.bank.sampling_weights(least=1)
+        self.instructions = vectors_of([r.instructions[0] for r in known])
+        self.temperature = nn.Parameter(torch.tensor([3.0, 3.0, 3.0]))
+        drawn = np.flatnonzero(self.bank.edited_by < 0)
+        drawn = drawn[np.argsort(self.bank.emoji[drawn], kind="stable")]
+        self.emojis, first = np.unique(self.bank.emoji[drawn], return_index=True)
+        self.rows = np.split(drawn, first[1:])
         self.names = vectors_of([load_emoji().emojis[i].name for i in self.emojis])
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
-        chosen = rng.choice(len(self.emojis), size, replace=False)
-        plain = np.array([rng.choice(self.plain_rows[i]) for i in chosen])
-        # Every second first view is unedited, so that "no edit" stays a common case among the many edits.
-        view = [rng.choice(self.plain_rows[i] if j % 2 else self.rows[i]) for j, i in enumerate(chosen)]
-        first = np.array(view)
+        half = size // 2
+        chosen = rng.choice(len(self.emojis), half, replace=False)
+        rows = np.array([rng.choice(self.rows[i], 2, replace=False) for i in chosen])
+        relation = rng.choice(len(self.weights), half, p=self.weights)
+        before, after = self.bank.draw_pairs(rng, relation)
         return {
-            "first": self.bank.latents[first].float(),
-            "second": self.bank.latents[plain].float(),
+            "first": self.bank.latents[rows[:, 0]].float(),
+            "second": self.bank.latents[rows[:, 1]].float(),
             "name": self.names[chosen],
-            "style": torch.from_numpy(self.bank.style[first]),
-            "edit": torch.from_numpy(self.bank.edited_by[first] + 1),
+            "before": before,
+            "after": after,
+            "relation": torch.from_numpy(relation),
         }
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        first = self.encoder(batch["first"])
-        shown = F.normalize(self.encoder.identity(first), dim=-1)
-        other = self.encoder.identity_embedding(batch["second"])
-        name = self.encoder.text_embedding(batch["name"])
-        across = self._contrast(shown, other)
-        text = self._contrast(other, name)
-        style = F.cross_entropy(self.style_head(first), batch["style"])
-        edit_logits = self.edit_head(first)
-        edit = F.cross_entropy(edit_logits, batch["edit"])
-        named = (edit_logits.argmax(-1) == batch["edit"]).float().mean()
+        first = self.encoder.identity_embedding(batch["first"])
+        second = self.encoder.identity_embedding(batch["second"])
+        name = self.encoder.name_embedding(batch["name"])
+        scale = self.temperature.exp().clamp(max=100)
+        drawing = self._contrast(scale[0] * first @ second.T)
+        named = self._contrast(scale[1] * first @ name.T)
+        pair = self.encoder.pair_embedding(batch["before"], batch["after"])
+        logits = scale[2] * pair @ self.encoder.request_embedding(self.instructions).T
+        request = F.cross_entropy(logits, batch["relation"])
+        right = (logits.argmax(-1) == batch["relation"]).float().mean()
         return {
-            "loss": across + 0.5 * text + 0.3 * style + edit,
-            "across": across.detach(),
-            "edit_named": named,
+            "loss": drawing + 0.5 * named + request,
+            "drawing": drawing.detach(),
+            "named": named.detach(),
+            "request": request.detach(),
+            "request_top1": right,
         }
 
-    def _contrast(self, x: Tensor, y: Tensor) -> Tensor:
-        logits = self.temperature.exp().clamp(max=100) * x @ y.T
-        target = torch.arange(len(x), device=x.device)
+    def _contrast(self, logits: Tensor) -> Tensor:
+        target = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
     def save(self, folder: Path) -> None:
@@ -173,12 +172,12 @@ class BaseRecipe(Recipe):
 
     NO_INSTRUCTION = 0.1
 
-    def __init__(self, base: Base | None = None, edited_pairs: int = 2000) -> None:
+    def __init__(self, base: Base | None = None, edited_pairs: int = 1200) -> None:
         super().__init__()
         self.base = base if base is not None else Base()
         self.base.transformer.requires_grad_(True)
-        known = [r for r in relations().values() if r.known_to_base and len(r.pairs("train"))]
-        self.bank = LatentBank(MiniAutoencoder.load(weights_dir() / "autoencoder"), known, edited_pairs=edited_pairs)
+        known = known_relations()
+        self.bank = LatentBank(MiniAutoencoder.load(weights_dir() / "autoencoder"), known, edited_pairs)
         self.weights = self.bank.sampling_weights(least=1)
         self.instructions = [vectors_of(list(r.instructions)) for r in known]
         self.ids = torch.cat([position_ids(4, 4, 0), position_ids(4, 4, 1)])
@@ -210,7 +209,7 @@ class BasisRecipe(Recipe):
         self,
         config: BasisConfig,
         chosen: Sequence[Relation],
-        edited_pairs: int = 2000,
+        edited_pairs: int = 1200,
         seed: int = 0,
         editor: Editor | None = None,
         notes: dict[str, Any] | None = None,
@@ -220,7 +219,7 @@ class BasisRecipe(Recipe):
         self.transformer = self.editor.base.transformer
         self.router = self.editor.router
         self.notes = {"relations": [r.name for r in chosen], **(notes or {})}
-        self.bank = LatentBank(self.editor.autoencoder, chosen, edited_pairs=edited_pairs)
+        self.bank = LatentBank(self.editor.autoencoder, chosen, edited_pairs)
         self.weights = self.bank.sampling_weights()
         self.ids = self.editor.layout.ids()
 

@@ -127,6 +127,11 @@ def concept_sides() -> np.ndarray:
     return np.array([side[e.concept] for e in load_emoji().emojis])
 
 
+def training_pictures() -> np.ndarray:
+    """Emoji and style of every drawing of a train concept, int [P, 2]."""
+    return np.argwhere(load_emoji().present & (concept_sides() == SPLITS.index("train"))[:, None])
+
+
 @lru_cache(maxsize=1)
 def relations() -> dict[str, Relation]:
     """All relations by name, semantic, style, edit and composed."""

@@ -5,7 +5,9 @@ With q the concatenated embeddings of a, a' and b, P_l the query projection of l
     c_{l,n} = softmax_n( (P_l q) · k_{l,n} / sqrt(d) ),
 
 the ``cat-aa'b`` query of the paper (arXiv 2602.15727). The coefficients depend on neither token nor time step, so they
-are computed once an analogy.
+are computed once an analogy. One departure: ``hidden`` > 0 puts one hidden layer, shared by all adapted layers, between
+the embeddings and the projections. P_l alone is linear and cannot compare a' with a (is it the mirror image?); CLIP-L's
+768 wide embeddings make up for that, our small encoder does not. ``hidden`` = 0 is the paper's router.
 """
 
 from __future__ import annotations
@@ -24,18 +26,25 @@ class Router(nn.Module):
         n_loras: size N of the basis.
         embedding_dim: width of one picture's embedding; a query is three of them.
         keys_dim: d.
+        hidden: width of the shared hidden layer, 0 for none.
     """
 
-    def __init__(self, layers: int, n_loras: int, embedding_dim: int, keys_dim: int = 128) -> None:
+    def __init__(self, layers: int, n_loras: int, embedding_dim: int, keys_dim: int = 128, hidden: int = 0) -> None:
         super().__init__()
+        width = hidden or 3 * embedding_dim
+        self.trunk = (
+            nn.Sequential(nn.Linear(3 * embedding_dim, hidden), nn.SiLU(), nn.LayerNorm(hidden))
+            if hidden
+            else nn.Identity()
+        )
         self.keys = nn.Parameter(torch.randn(layers, n_loras, keys_dim))
-        self.query_projection = nn.Parameter(torch.empty(layers, keys_dim, 3 * embedding_dim))
-        bound = 1 / math.sqrt(3 * embedding_dim)
+        self.query_projection = nn.Parameter(torch.empty(layers, keys_dim, width))
+        bound = 1 / math.sqrt(width)
         nn.init.uniform_(self.query_projection, -bound, bound)
 
     def query(self, a: Tensor, a_prime: Tensor, b: Tensor) -> Tensor:
-        """Concatenated embeddings [B, 3 · embedding_dim]; b' has no way in."""
-        return torch.cat([a, a_prime, b], dim=-1)
+        """Embeddings [B, embedding_dim] to the query [B, hidden or 3 · embedding_dim]; b' has no way in."""
+        return self.trunk(torch.cat([a, a_prime, b], dim=-1))
 
     def logits(self, query: Tensor) -> Tensor:
         """Scaled similarities of the projected query to the keys, [B, layers, N]."""

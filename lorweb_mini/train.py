@@ -16,14 +16,14 @@ from .weights import weights_dir
 
 DEFAULTS = {
     "autoencoder": TrainingConfig(minutes=25, batch_size=32, learning_rate=2e-3, weight_decay=1e-3, ema_decay=0.998),
-    "encoder": TrainingConfig(minutes=8, batch_size=192, learning_rate=1e-3, weight_decay=0.05, ema_decay=0.998),
-    "base": TrainingConfig(minutes=50, batch_size=64, learning_rate=1e-3, betas=(0.9, 0.95), ema_decay=0.999),
+    "encoder": TrainingConfig(minutes=6, batch_size=256, learning_rate=1e-3, weight_decay=0.05, ema_decay=0.998),
+    "base": TrainingConfig(minutes=45, batch_size=32, learning_rate=1e-3, warmup_steps=200, betas=(0.9, 0.95)),
     "starter": TrainingConfig(minutes=10, batch_size=32, learning_rate=2e-3, warmup_steps=50, ema_decay=0.995),
     "full": TrainingConfig(minutes=20, batch_size=48, learning_rate=2e-3, warmup_steps=50, ema_decay=0.998),
 }
 BASES = {
-    "starter": BasisConfig(n_loras=16, rank=4, keys_dim=64, layout="b"),
-    "full": BasisConfig(n_loras=32, rank=4, keys_dim=64, layout="tokens"),
+    "starter": BasisConfig(n_loras=16, rank=4, layout="b"),
+    "full": BasisConfig(n_loras=32, rank=4, layout="tokens"),
 }
 
 
@@ -34,7 +34,7 @@ def relations_of(part: str):
     return [r for r in select("seen", known_to_base=True) if len(r.pairs("train")) >= 2]
 
 
-def recipe_of(part: str, basis: BasisConfig | None = None, edited_pairs: int = 2000, seed: int = 0) -> Recipe:
+def recipe_of(part: str, basis: BasisConfig | None = None, edited_pairs: int = 1200, seed: int = 0) -> Recipe:
     """The recipe of one part, freshly initialised from ``seed``."""
     from . import recipes
 
@@ -42,7 +42,7 @@ def recipe_of(part: str, basis: BasisConfig | None = None, edited_pairs: int = 2
     if part == "autoencoder":
         return recipes.AutoencoderRecipe()
     if part == "encoder":
-        return recipes.EncoderRecipe()
+        return recipes.EncoderRecipe(edited_pairs)
     if part == "base":
         return recipes.BaseRecipe(edited_pairs=edited_pairs)
     return recipes.BasisRecipe(basis or BASES[part], relations_of(part), edited_pairs, seed)
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--checkpoint-minutes", type=float)
-    parser.add_argument("--edited-pairs", type=int, default=2000, help="pictures drawn for each procedural edit")
+    parser.add_argument("--edited-pairs", type=int, default=1200, help="pictures drawn for each procedural edit")
     parser.add_argument("--layout", help="what the transformer of a basis sees: b, tokens or grid")
     parser.add_argument("--loras", type=int, help="size N of the basis")
     parser.add_argument("--rank", type=int, help="rank r of its LoRAs")

@@ -191,8 +191,8 @@ def test_answers_are_the_true_ones_and_differ(real: list[Analogy]) -> None:
                 assert (found[i] - found[j]).abs().mean() >= 2 / 255
             assert (found[i] - x.b).abs().mean() >= 2 / 255
     noto = next(x for x in real if x.relation.startswith("style/"))
-    # To a Noto picture every relation of the list applies, though a symmetric one keeps its mirror image.
-    assert len(answers(noto, chosen)) >= 3
+    # Every edit applies to a Noto picture, though a symmetric one looks the same in the mirror.
+    assert len(answers(noto, chosen)) >= 2
 
 
 def test_retrieval_of_the_truth_is_perfect_and_chance_is_one_in_k(real: list[Analogy]) -> None:

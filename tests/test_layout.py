@@ -21,7 +21,7 @@ def _triplet(h: int = 8, w: int = 8) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def test_there_are_three() -> None:
     assert set(LAYOUTS) == set(SIZES)
-    with pytest.raises(InputError, match="expected a layout.*got 'rows'"):
+    with pytest.raises(InputError, match=r"expected a layout.*got 'rows'"):
         Layout("rows")
 
 

@@ -12,6 +12,9 @@ from lorweb_mini.base import Base, position_ids, transformer_of
 from lorweb_mini.editor import BasisConfig, Editor
 from lorweb_mini.encoder import TinyCLIP
 
+# Models this small gain nothing from a second thread, and on a busy machine they lose a lot by waiting for it.
+torch.set_num_threads(1)
+
 
 def tiny_base(seed: int = 0) -> Base:
     """One double and one single block, 64 wide: 20 Linear layers that a basis adapts."""

@@ -72,13 +72,8 @@ def split_concepts(emojis: list[dict[str, Any]], pairs: Pairs) -> dict[str, list
 
 def _forced(emojis: list[dict[str, Any]], concept: dict[str, str]) -> dict[str, str]:
     by_character = {entry["char"].replace("\ufe0f", ""): entry["concept"] for entry in emojis}
-    ordered = [
-        *HOURS,
-        *COMPASS,
-        *"🌑🌒🌓🌔🌕",
-        *"🔼🔽◀⏫⏬⏪",
-        *(thing for row in COLOURS.values() for thing in row[:3]),
-    ]
+    shapes = [thing for row in COLOURS.values() for thing in row[:3]]
+    ordered = [*HOURS, *COMPASS, *"🌑🌒🌓🌔🌕", *"🔼🔽◀⏫⏬⏪", *shapes]
     forced = {by_character[character]: "train" for character in ordered}
     forced |= {concept[digit]: "train" for digit in DIGITS}
     test = [by_character[character] for character in (*TEST_CHARACTERS, *(HOURS[i] for i in TEST_HOURS))]
