@@ -113,7 +113,7 @@ def _encoded(autoencoder: MiniAutoencoder, name: str, shown: np.ndarray, edit: C
         part = shown[start : start + 128]
         with torch.no_grad():
             parts.append(autoencoder.to_latent(edit(load_emoji().tensor(part[:, 0], part[:, 1]))).half())
-    latents = torch.cat(parts)
+    latents = torch.cat(parts).contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     save_file({"latents": latents}, unfinished)
