@@ -212,9 +212,7 @@ def test_posterize_and_saturate_and_tint(x: Tensor) -> None:
     assert set(np.unique(levels.round(4))) <= {0.0, 0.5, 1.0}
     assert np.abs(levels - unit).max() <= 0.25 + 1e-4
     grey = (unit @ [0.299, 0.587, 0.114])[..., None]
-    np.testing.assert_allclose(
-        _unit(apply_edit(x, "saturate", 3)), np.clip(grey + 3 * (unit - grey), 0, 1), atol=1e-5
-    )
+    np.testing.assert_allclose(_unit(apply_edit(x, "saturate", 3)), np.clip(grey + 3 * (unit - grey), 0, 1), atol=1e-5)
     np.testing.assert_allclose(_unit(apply_edit(x, "tint", 120)), unit * [0.4, 1.0, 0.4], atol=1e-5)
 
 
@@ -229,9 +227,7 @@ def test_background_against_naive_flood_fill(x: Tensor) -> None:
     colour = np.array(colorsys.hsv_to_rgb(120 / 360, 0.55, 0.95))
     for source, painted in zip(_unit(x), result, strict=True):
         white = (source > 0.96).all(-1)
-        queue = deque(
-            (i, j) for i in range(N) for j in range(N) if white[i, j] and (i in (0, 63) or j in (0, 63))
-        )
+        queue = deque((i, j) for i in range(N) for j in range(N) if white[i, j] and (i in (0, 63) or j in (0, 63)))
         ground = np.zeros((N, N), dtype=bool)
         while queue:
             i, j = queue.popleft()
@@ -270,9 +266,7 @@ def test_warps_keep_what_they_should(x: Tensor) -> None:
 
     zoomed = apply_edit(x, "zoom", 2)
     torch.testing.assert_close(
-        torch.nn.functional.interpolate(x[:, :, 15:49, 15:49], scale_factor=2, mode="bilinear")[
-            ..., 2:-2, 2:-2
-        ],
+        torch.nn.functional.interpolate(x[:, :, 15:49, 15:49], scale_factor=2, mode="bilinear")[..., 2:-2, 2:-2],
         zoomed,
         atol=1e-4,
         rtol=0,
@@ -295,9 +289,7 @@ def test_names_round_trip() -> None:
     assert parse_relation("edit/sepia=0.5") == ("sepia", 0.5)
 
 
-@pytest.mark.parametrize(
-    "name", ["hue=60", "style/hue=60", "edit/hue", "edit/none=1", "edit/hue=far", "edit/hue=", ""]
-)
+@pytest.mark.parametrize("name", ["hue=60", "style/hue=60", "edit/hue", "edit/none=1", "edit/hue=far", "edit/hue=", ""])
 def test_bad_names(name: str) -> None:
     with pytest.raises(InputError):
         parse_relation(name)

@@ -87,7 +87,7 @@ def test_frozen_and_exported_draw_what_the_router_mixes(
 
 
 def test_starter_edits_unseen_content(editor: lw.Editor, analogies: list[lw.Analogy]) -> None:
-    """Squared error to the reconstruction of b', in units of that of copying b, pooled over a relation, then a median."""
+    """Squared error to the reconstruction of b' over that of copying b, pooled over a relation, then a median."""
     a, a_prime, b, b_prime = as_batch(analogies)
     with torch.no_grad():
         b_prime, b_seen = (editor.autoencoder.to_picture(editor.autoencoder.to_latent(x)) for x in (b_prime, b))
