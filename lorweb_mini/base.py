@@ -150,4 +150,4 @@ class Base(nn.Module):
     @classmethod
     def load(cls, folder: str | Path) -> Base:
         """Reads what :meth:`save` wrote, in single precision, for inference."""
-        return cls(load_pretrained(FluxTransformer2DModel, folder))
+        return cls(load_pretrained(FluxTransformer2DModel, folder)).eval()

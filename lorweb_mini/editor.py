@@ -272,6 +272,8 @@ def load(weights: str | Path = "full") -> Editor:
         InputError: no such folder, a file in it is missing, truncated or foreign, or it was trained on other frozen
             weights than the ones shipped here.
     """
+    if not isinstance(weights, (str, Path)):
+        raise InputError(f"expected the name or the folder of a trained basis, got {type(weights).__name__}")
     shipped = weights_dir() / str(weights)
     folder = shipped if str(weights) in ("full", "starter") else Path(weights)
     if not folder.is_dir():

@@ -39,7 +39,6 @@ STYLE = {
     "axes.spines.right": False,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
     "axes.titlepad": 10,
     "axes.grid": True,
     "axes.axisbelow": True,
@@ -268,7 +267,7 @@ def pca_map(
         xlabel=f"first component ({found.explained[0]:.0%} of the variance)",
         ylabel=f"second component ({found.explained[1]:.0%})",
     )
-    axes.set_title(title)
+    axes.set_title(title, loc="left")
     figure.legend(handles=handles, loc="outside right upper", fontsize=7.5, labelspacing=0.55, handletextpad=0.3)
     return figure
 
@@ -287,7 +286,7 @@ def loss_curve(log: str | Path | Sequence[Mapping[str, float]], axes: Axes | Non
         _, axes = figure_of(5.2, 3.2)
     _curves(axes, rows, {"loss": "flow-matching loss"})
     axes.set_ylabel("flow-matching loss (mean of 100 steps)")
-    axes.set_title(f"Training: {int(rows[-1]['step']):,} steps, {int(rows[-1]['samples']):,} samples")
+    axes.set_title(f"Training: {int(rows[-1]['step']):,} steps, {int(rows[-1]['samples']):,} samples", loc="left")
     return axes.figure  # type: ignore[return-value]
 
 
@@ -318,7 +317,7 @@ def routing_curves(log: str | Path | Sequence[Mapping[str, float]], n_loras: int
     axes.set_ylim(0, 1.15 * np.log(n_loras))
     axes.set_ylabel("nats, or L1 distance")
     axes.legend(loc="best", fontsize=8)
-    axes.set_title("The router must neither stay uniform nor collapse")
+    axes.set_title("The router must neither stay uniform nor collapse", loc="left")
     return axes.figure  # type: ignore[return-value]
 
 
@@ -363,7 +362,7 @@ def error_bars(evaluation: Evaluation, measure: str = "error") -> Figure:
             axes.axvline(evaluation.chance[group], color=COLOURS[4], lw=1, ls="--", zorder=0)
         elif measure != "preserved_error":
             axes.axvline(1, color=COLOURS[4], lw=1, ls="--", zorder=0)
-        axes.set_title(f"{group} ({len(evaluation.members[group])})", fontsize=8.5)
+        axes.set_title(f"{group} ({len(evaluation.members[group])})", fontsize=8.5, loc="left")
         axes.set_xlim(0, 1.06 * min(highest, 2.5) if measure != "preserved_error" else None)
         axes.set_ylim(-0.6, len(methods) - 0.4)
         axes.grid(axis="y", visible=False)

@@ -279,9 +279,9 @@ def _open(path: Path, name: str) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(path)
     except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: expected at most {MAX_PIXELS // 10**6} megapixels; {path}: {error}") from error
+        raise InputError(f"{name}: expected at most {MAX_PIXELS // 10**6} megapixels; got {path}: {error}") from error
     except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{name}: expected a readable picture file; {path}: {error}") from error
+        raise InputError(f"{name}: expected a readable picture file; got {path}: {error}") from error
     return picture
 
 
@@ -293,7 +293,7 @@ def _from_pil(picture: Image.Image, name: str) -> Tensor:
         rgba = _to_rgba(picture)
     except Exception as error:  # decoders raise nearly every built-in exception on damaged files
         raise InputError(
-            f"{name}: expected a whole picture; decoding failed: {error or type(error).__name__}"
+            f"{name}: expected a whole picture; got one that cannot be decoded: {error or type(error).__name__}"
         ) from error
     white = Image.new("RGBA", rgba.size, "white")
     return _to_square(Image.alpha_composite(white, rgba).convert("RGB"))

@@ -93,8 +93,12 @@ def load_pretrained(kind: Any, folder: str | Path) -> Any:
         raise InputError(
             f"expected the weights of {kind.__name__} in {folder}, got an unreadable folder: {detail}"
         ) from None
-    if report["missing_keys"] or report["unexpected_keys"] or report["mismatched_keys"]:
-        raise InputError(f"expected the weights of {kind.__name__} in {folder}, got others: {report}")
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := [str(name) for name in report[problem]]:
+            raise InputError(
+                f"expected the weights of {kind.__name__} in {folder}, got others: {len(names)} "
+                f"{problem.replace('_', ' ')}, among them {', '.join(names[:3])}"
+            )
     return model.eval().requires_grad_(False)
 
 

@@ -265,8 +265,7 @@ def editors() -> dict[str, lw.Editor]:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("template") / "data"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LORWEB_DATA", str(folder))
-        return tiny_data(folder)
+        return tiny_data(folder, patch)
 
 
 @pytest.fixture

@@ -63,8 +63,12 @@ def test_route_from_the_parts(editor: lw.Editor) -> None:
             z = (editor.autoencoder.encode(x).latent_dist.mode() - 0.1) * 2.0
             e = editor.encoder.vision(z).image_embeds
             q.append(10 * e / e.norm(dim=-1, keepdim=True))
-        query = torch.cat(q, -1)
         assert editor.router is not None
+        linear, _, norm = editor.router.trunk
+        hidden = torch.cat(q, -1) @ linear.weight.T + linear.bias
+        hidden = hidden * torch.sigmoid(hidden)
+        hidden = (hidden - hidden.mean(-1, keepdim=True)) / (hidden.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+        query = hidden * norm.weight + norm.bias
         for layer in range(20):
             scores = query @ editor.router.query_projection[layer].T @ editor.router.keys[layer].T / 8**0.5
             torch.testing.assert_close(editor.route(*triplet)[:, layer], scores.softmax(-1), atol=1e-5, rtol=0)
@@ -318,7 +322,7 @@ def test_exported_lora_draws_the_same_picture(simple: lw.Editor, tmp_path: Path)
 
 
 def test_save_and_load(simple: lw.Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LORWEB_DATA", str(tiny_data(tmp_path / "data")))
+    tiny_data(tmp_path / "data", monkeypatch)
     loaded = lw.load("starter")
     assert loaded.config == simple.config
     assert not any(p.requires_grad for p in [*loaded.basis.parameters(), *loaded.router.parameters()])
@@ -337,8 +341,7 @@ def test_save_and_load(simple: lw.Editor, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_basis_of_other_frozen_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tiny_data(tmp_path / "data")
-    monkeypatch.setenv("LORWEB_DATA", str(folder))
+    folder = tiny_data(tmp_path / "data", monkeypatch)
     lw.load("starter")
     tiny_base(seed=8).save(folder / "weights" / "base")
     with pytest.raises(lw.InputError, match=r"expected a basis trained on the frozen weights .* got one trained on"):
@@ -346,7 +349,7 @@ def test_basis_of_other_frozen_weights_is_refused(tmp_path: Path, monkeypatch: p
 
 
 def test_tiny_edit_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None) -> None:
-    monkeypatch.setenv("LORWEB_DATA", str(tiny_data(tmp_path / "data")))
+    tiny_data(tmp_path / "data", monkeypatch)
     result = lw.load("starter").edit(Image.new("RGB", (80, 50), "red"), *_triplet(1)[1:], steps=1)
     assert result.image.size == (64, 64)
 

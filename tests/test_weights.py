@@ -64,7 +64,14 @@ def test_encoder_round_trip(tmp_path: Path) -> None:
         torch.testing.assert_close(loaded(latent), encoder(latent), atol=2e-2, rtol=0)
         assert torch.equal(loaded(latent), TinyCLIP.load(tmp_path)(latent))
         torch.testing.assert_close(loaded(latent).norm(dim=-1), torch.full((3,), 10.0))
-        for unit in (loaded.identity_embedding(latent), loaded.text_embedding(torch.randn(3, 384))):
+        sentence = torch.randn(3, 384)
+        units = (
+            loaded.identity_embedding(latent),
+            loaded.name_embedding(sentence),
+            loaded.pair_embedding(latent, latent.flip(0)),
+            loaded.request_embedding(sentence),
+        )
+        for unit in units:
             torch.testing.assert_close(unit.norm(dim=-1), torch.ones(3))
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -35,13 +36,20 @@ def randomise(editor_or_basis, seed: int = 1) -> None:
 
 
 def tiny_editor(
-    layout: str = "b", n_loras: int = 3, rank: int = 2, routed: bool = True, seed: int = 0, zero: bool = False
+    layout: str = "b",
+    n_loras: int = 3,
+    rank: int = 2,
+    routed: bool = True,
+    seed: int = 0,
+    zero: bool = False,
+    hidden: int = 8,
 ) -> Editor:
     """An editor with random weights everywhere; ``zero`` leaves B at zero, as a fresh basis has it."""
     base = tiny_base(seed)
     autoencoder = MiniAutoencoder(scaling_factor=2.0, shift_factor=0.1).eval().requires_grad_(False)
     encoder = TinyCLIP(width=48, layers=1, embedding_dim=16).eval().requires_grad_(False)
-    editor = Editor(autoencoder, encoder, base, BasisConfig(n_loras, rank, 8, layout, routed))
+    config = BasisConfig(n_loras, rank, keys_dim=8, router_hidden=hidden, layout=layout, routed=routed)
+    editor = Editor(autoencoder, encoder, base, config)
     if not zero:
         randomise(editor)
     return editor
@@ -74,8 +82,9 @@ def transformer_inputs(k: int, seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def tiny_data(folder: Path) -> Path:
-    """A data folder with tiny frozen weights and a tiny basis named ``starter``; LORWEB_DATA must point to it."""
+def tiny_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes a folder with tiny frozen weights and a tiny basis named ``starter`` the package's data folder."""
+    monkeypatch.setenv("LORWEB_DATA", str(folder))
     (folder / "emoji").mkdir(parents=True)
     (folder / "emoji" / "emoji.json").write_text("{}")
     editor = tiny_editor()
