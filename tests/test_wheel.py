@@ -52,7 +52,7 @@ def test_wheel_holds_package_and_data(wheel: Path) -> None:
     data = ROOT / "data"
     expected = {
         f"lorweb_mini/data/{path.relative_to(data).as_posix()}": path.stat().st_size
-        for part in ("emoji", "weights", "relations.json", "splits.json", "instructions.safetensors")
+        for part in ("emoji", "weights", "relations.json", "splits.json", "text.json", "text.safetensors")
         for path in ([data / part] if (data / part).is_file() else (data / part).rglob("*"))
         if path.is_file() and path.name != "state.safetensors" and path.suffix != ".part"  # a run under way
     }
@@ -62,6 +62,8 @@ def test_wheel_holds_package_and_data(wheel: Path) -> None:
 
     modules = {f"lorweb_mini/{path.name}" for path in (ROOT / "lorweb_mini").glob("*.py")}
     assert modules <= inside.keys()
+    licences = {path.name for path in (data / "emoji" / "LICENSES").iterdir()} | {"LICENSE", "ATTRIBUTION.md"}
+    assert len(licences) > 5 and licences == {Path(name).name for name in inside if ".dist-info/licenses/" in name}
     top = {name.split("/")[0] for name in inside}
     assert top == {"lorweb_mini", wheel.name.split("-py3")[0] + ".dist-info"}
     assert not [name for name in inside if name.startswith("lorweb_mini/data/build/")]
