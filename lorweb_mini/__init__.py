@@ -2,7 +2,7 @@
 
 >>> import lorweb_mini as lw
 >>> editor = lw.load("starter")
->>> analogy = lw.analogies(split="test", relation="edit/mirror", n=1)[0]
+>>> analogy = lw.analogies(split="test", relation="edit/flip_horizontal", n=1)[0]
 >>> editor.edit(analogy.a, analogy.a_prime, analogy.b).image
 """
 

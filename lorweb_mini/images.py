@@ -88,6 +88,14 @@ class EmojiSet:
     present: np.ndarray
     rgba: np.ndarray = field(repr=False)
 
+    @functools.cached_property
+    def _names(self) -> dict[str, int]:
+        names: dict[str, int] = {}
+        for position, emoji in enumerate(self.emojis):
+            for name in (emoji.key, emoji.char.replace("\ufe0f", ""), emoji.name):
+                names.setdefault(name.lower(), position)
+        return names
+
     def tensor(
         self,
         emoji: int | Sequence[int] | np.ndarray | Tensor,
@@ -125,7 +133,7 @@ class EmojiSet:
 
     def find(self, key_or_char_or_name: str) -> int:
         """Position of an emoji given by key, character or (English CLDR) name; InputError if there is none."""
-        position = _names(self).get(key_or_char_or_name.strip().lower().replace("\ufe0f", ""))
+        position = self._names.get(key_or_char_or_name.strip().lower().replace("\ufe0f", ""))
         if position is None:
             raise InputError(
                 f"expected the key, character or name of an emoji, such as '1f525', '🔥' or 'fire'; "
@@ -144,26 +152,13 @@ class EmojiSet:
         return Image.fromarray(self.rgba[position, STYLES.index(style)], "RGBA")
 
 
-@functools.lru_cache(maxsize=4)
-def _names_of(emojis: tuple[Emoji, ...]) -> dict[str, int]:
-    names: dict[str, int] = {}
-    for position, emoji in enumerate(emojis):
-        for name in (emoji.key, emoji.char.replace("\ufe0f", ""), emoji.name.lower()):
-            names.setdefault(name, position)
-    return names
-
-
-def _names(emoji_set: EmojiSet) -> dict[str, int]:
-    return _names_of(emoji_set.emojis)
-
-
 def _pair(tone: int | list[int] | None) -> int | tuple[int, int] | None:
     return (tone[0], tone[1]) if isinstance(tone, list) else tone
 
 
 @functools.lru_cache(maxsize=1)
 def load_emoji() -> EmojiSet:
-    """The six sheets and their index, read once a process (about two seconds, 0.4 GiB).
+    """The six sheets and their index, read once a process (a few seconds; 0.4 GiB, and twice that while it reads).
 
     Raises:
         InputError: the data files are not there or do not fit each other.
