@@ -30,7 +30,7 @@ class BasisConfig:
 
     Attributes:
         n_loras, rank: N LoRAs of rank r.
-        keys_dim, router_hidden: d of the router's keys, and the width of its hidden layer (0 for the paper's none).
+        keys_dim: d of the router's keys.
         layout: what the transformer sees, see :class:`~lorweb_mini.layout.Layout`.
         routed: False leaves the router out, every coefficient is 1; the ablation in which the transformer's own
             attention to a and a' must carry the edit.
@@ -39,7 +39,6 @@ class BasisConfig:
     n_loras: int = 16
     rank: int = 4
     keys_dim: int = 64
-    router_hidden: int = 256
     layout: str = "b"
     routed: bool = True
 
@@ -49,8 +48,6 @@ class BasisConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"expected {name} to be a whole number of at least 1, got {value!r}")
-        if not isinstance(self.router_hidden, int) or self.router_hidden < 0:
-            raise InputError(f"expected router_hidden to be a whole number of at least 0, got {self.router_hidden!r}")
         if not self.routed and not Layout(self.layout).needs_context:
             raise InputError(
                 "without a router the transformer must see a and a': expected layout tokens or grid, got b"
@@ -97,7 +94,7 @@ class Editor:
         self.layout = Layout(config.layout)
         self.basis = Basis(base.transformer, config.n_loras, config.rank)
         self.router = (
-            Router(len(self.basis.layers), config.n_loras, encoder.embedding_dim, config.keys_dim, config.router_hidden)
+            Router(len(self.basis.layers), config.n_loras, encoder.embedding_dim, config.keys_dim)
             if config.routed
             else None
         )

@@ -25,7 +25,7 @@ from .router import routing_statistics
 from .training import Recipe
 from .weights import weights_dir
 
-SCALE_ROWS = 2048  # pictures that set the latents' scale and shift
+SCALE_ROWS = 2048  # pictures that set the latents' scale and shift, and the router's
 ROUTER_SCALE = 0.1  # at the LoRAs' own rate the router collapses onto one LoRA within a hundred steps
 
 
@@ -222,6 +222,11 @@ class BasisRecipe(Recipe):
         self.bank = LatentBank(self.editor.autoencoder, chosen, edited_pairs)
         self.weights = self.bank.sampling_weights()
         self.ids = self.editor.layout.ids()
+        if self.router is not None:
+            rng = np.random.default_rng(0)
+            triplets = self.bank.draw_analogies(rng, rng.choice(len(self.weights), SCALE_ROWS, p=self.weights))[:3]
+            with torch.no_grad():
+                self.router.standardise(*[self.editor.encoder(x) for x in triplets])
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = [{"params": self.editor.basis.parameters(), "scale": 1.0}]

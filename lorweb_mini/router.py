@@ -5,9 +5,9 @@ With q the concatenated embeddings of a, a' and b, P_l the query projection of l
     c_{l,n} = softmax_n( (P_l q) · k_{l,n} / sqrt(d) ),
 
 the ``cat-aa'b`` query of the paper (arXiv 2602.15727). The coefficients depend on neither token nor time step, so they
-are computed once an analogy. One departure: ``hidden`` > 0 puts one hidden layer, shared by all adapted layers, between
-the embeddings and the projections. P_l alone is linear and cannot compare a' with a (is it the mirror image?); CLIP-L's
-768 wide embeddings make up for that, our small encoder does not. ``hidden`` = 0 is the paper's router.
+are computed once an analogy. One departure: the embeddings are standardised, each of their dimensions to mean 0 and
+deviation 1 over training triplets. All our pictures are small things on white, so their embeddings share most of their
+length, and a projection learns for minutes to look past what they share.
 """
 
 from __future__ import annotations
@@ -26,25 +26,30 @@ class Router(nn.Module):
         n_loras: size N of the basis.
         embedding_dim: width of one picture's embedding; a query is three of them.
         keys_dim: d.
-        hidden: width of the shared hidden layer, 0 for none.
     """
 
-    def __init__(self, layers: int, n_loras: int, embedding_dim: int, keys_dim: int = 128, hidden: int = 0) -> None:
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, layers: int, n_loras: int, embedding_dim: int, keys_dim: int = 128) -> None:
         super().__init__()
-        width = hidden or 3 * embedding_dim
-        self.trunk = (
-            nn.Sequential(nn.Linear(3 * embedding_dim, hidden), nn.SiLU(), nn.LayerNorm(hidden))
-            if hidden
-            else nn.Identity()
-        )
+        width = 3 * embedding_dim
+        # Fixed before training, see standardise; saved with the weights.
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
         self.keys = nn.Parameter(torch.randn(layers, n_loras, keys_dim))
         self.query_projection = nn.Parameter(torch.empty(layers, keys_dim, width))
         bound = 1 / math.sqrt(width)
         nn.init.uniform_(self.query_projection, -bound, bound)
 
     def query(self, a: Tensor, a_prime: Tensor, b: Tensor) -> Tensor:
-        """Embeddings [B, embedding_dim] to the query [B, hidden or 3 · embedding_dim]; b' has no way in."""
-        return self.trunk(torch.cat([a, a_prime, b], dim=-1))
+        """Embeddings [B, embedding_dim] to the query [B, 3 · embedding_dim]; b' has no way in."""
+        return (torch.cat([a, a_prime, b], dim=-1) - self.mean) / self.deviation
+
+    def standardise(self, a: Tensor, a_prime: Tensor, b: Tensor) -> None:
+        """Fixes mean and deviation of the query's inputs from embeddings [K, embedding_dim] of training triplets."""
+        deviation, self.mean = torch.std_mean(torch.cat([a, a_prime, b], dim=-1), dim=0)
+        self.deviation = deviation.clamp_min(1e-4)
 
     def logits(self, query: Tensor) -> Tensor:
         """Scaled similarities of the projected query to the keys, [B, layers, N]."""

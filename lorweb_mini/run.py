@@ -43,6 +43,8 @@ from .train import BASES, DEFAULTS, recipe_of
 from .training import LOG, STATE, TrainingConfig, read_log, train, write_atomically
 from .weights import WEIGHTS, weights_dir
 
+# All its coefficients are 1, not about 1/N: at the basis's rate its weights would move N times as far a step.
+ONE_LORA_RATE = 2e-3
 GROUPS = {
     "seen": "unseen emoji, seen relation",
     "strength": "unseen strength",
@@ -143,6 +145,7 @@ def baseline(options: argparse.Namespace, profile: Profile, config: TrainingConf
         return load(shipped)
     if options.train_baseline:
         say("Training the baseline: one LoRA, no router, a and a' as context")
+        config = replace(config, learning_rate=ONE_LORA_RATE)
         return trained(folder.with_name("one_lora"), config, one_lora_config(), profile.edited_pairs, options.fresh)
     say("  no shipped baseline in data/weights/one_lora: left out (--train-baseline trains it)")
     return None

@@ -18,8 +18,8 @@ DEFAULTS = {
     "autoencoder": TrainingConfig(minutes=25, batch_size=32, learning_rate=2e-3, weight_decay=1e-3, ema_decay=0.998),
     "encoder": TrainingConfig(minutes=6, batch_size=256, learning_rate=1e-3, weight_decay=0.05, ema_decay=0.998),
     "base": TrainingConfig(minutes=45, batch_size=32, learning_rate=1e-3, warmup_steps=200, betas=(0.9, 0.95)),
-    "starter": TrainingConfig(minutes=10, batch_size=32, learning_rate=2e-3, warmup_steps=50, ema_decay=0.995),
-    "full": TrainingConfig(minutes=20, batch_size=48, learning_rate=2e-3, warmup_steps=50, ema_decay=0.998),
+    "starter": TrainingConfig(minutes=10, batch_size=32, learning_rate=1e-2, warmup_steps=50, ema_decay=0.995),
+    "full": TrainingConfig(minutes=20, batch_size=48, learning_rate=1e-2, warmup_steps=50, ema_decay=0.998),
 }
 BASES = {
     "starter": BasisConfig(n_loras=16, rank=4, layout="b"),

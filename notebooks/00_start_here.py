@@ -133,7 +133,8 @@ display(
 # rank. How much of each goes into the layer is decided by a **router** that looks at *a*, *a′* and *b* once:
 #
 # $$y = W x + \sum_{n=1}^{N} c_n\, B_n A_n x, \qquad
-# c = \operatorname{softmax}\!\left(\frac{P q \cdot k_n}{\sqrt d}\right), \qquad q = [\,e(a),\ e(a'),\ e(b)\,]$$
+# c = \operatorname{softmax}\!\left(\frac{P q \cdot k_n}{\sqrt d}\right), \qquad
+# q = [\,e(a),\ e(a'),\ e(b)\,]$$
 #
 # *e* is an image encoder, *P* a projection and $k_n$ a key for each LoRA; every layer has its own *P* and keys. So an
 # edit is a table of numbers: one row a layer, one column a LoRA, and every row sums to 1.
@@ -144,7 +145,7 @@ figure, axes = figure_of(9, 3.4)
 shown = axes.imshow(coefficients.T, aspect="auto", cmap="cividis", vmin=0)
 axes.grid(False)
 axes.set(xlabel="layer, from the first block to the last", ylabel="LoRA")
-axes.set_title(f"The router's answer to this question: {layers} layers × {loras} LoRAs")
+axes.set_title(f"The router's answer to this question: {layers} layers × {loras} LoRAs", loc="left")
 figure.colorbar(shown, label="coefficient", pad=0.01)
 figure
 
@@ -192,7 +193,7 @@ for i, (name, mixture) in enumerate(zip([RELATION, *OTHERS], mixtures, strict=Tr
     axes.bar(torch.arange(loras) + 0.2 * (i - 1.5), shares(mixture), 0.18, color=COLOURS[i], label=relation_label(name))
 axes.set(xlabel="LoRA", ylabel="share of the mixture", xticks=range(loras))
 axes.grid(axis="x", visible=False)
-axes.set_title("Four pairs, four mixtures")
+axes.set_title("Four pairs, four mixtures", loc="left")
 axes.legend(ncols=4, loc="upper right", fontsize=8)
 axes.set_ylim(0, 1.25 * float(mixtures.mean(1).max()))
 figure

@@ -64,11 +64,7 @@ def test_route_from_the_parts(editor: lw.Editor) -> None:
             e = editor.encoder.vision(z).image_embeds
             q.append(10 * e / e.norm(dim=-1, keepdim=True))
         assert editor.router is not None
-        linear, _, norm = editor.router.trunk
-        hidden = torch.cat(q, -1) @ linear.weight.T + linear.bias
-        hidden = hidden * torch.sigmoid(hidden)
-        hidden = (hidden - hidden.mean(-1, keepdim=True)) / (hidden.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
-        query = hidden * norm.weight + norm.bias
+        query = (torch.cat(q, -1) - editor.router.mean) / editor.router.deviation
         for layer in range(20):
             scores = query @ editor.router.query_projection[layer].T @ editor.router.keys[layer].T / 8**0.5
             torch.testing.assert_close(editor.route(*triplet)[:, layer], scores.softmax(-1), atol=1e-5, rtol=0)

@@ -39,6 +39,20 @@ def test_formula(router: Router) -> None:
             np.testing.assert_allclose(got[sample, layer].detach().numpy(), weights, atol=1e-5)
 
 
+def test_standardised_query(router: Router) -> None:
+    """Mean 0 and deviation 1 in every dimension of the triplets it was fixed on; other triplets are moved alike."""
+    seen = [3 + (1 + i) * torch.randn(200, WIDTH) for i in range(3)]
+    router.standardise(*seen)
+    query = router.query(*seen)
+    np.testing.assert_allclose(query.mean(0).numpy(), 0, atol=1e-5)
+    np.testing.assert_allclose(query.var(0, correction=1).numpy(), 1, atol=1e-4)
+    other = _embeddings()
+    columns = np.concatenate([x.numpy() for x in seen], 1).astype(float)
+    expected = (np.concatenate([x.numpy() for x in other], 1) - columns.mean(0)) / columns.std(0, ddof=1)
+    np.testing.assert_allclose(router.query(*other).numpy(), expected, atol=1e-4)
+    assert {"mean", "deviation"} <= router.state_dict().keys(), "saved with the weights"
+
+
 def test_rows_sum_to_one_and_are_positive(router: Router) -> None:
     c = router(*_embeddings(3))
     torch.testing.assert_close(c.sum(-1), torch.ones(BATCH, LAYERS), atol=1e-6, rtol=0)

@@ -42,13 +42,12 @@ def tiny_editor(
     routed: bool = True,
     seed: int = 0,
     zero: bool = False,
-    hidden: int = 8,
 ) -> Editor:
     """An editor with random weights everywhere; ``zero`` leaves B at zero, as a fresh basis has it."""
     base = tiny_base(seed)
     autoencoder = MiniAutoencoder(scaling_factor=2.0, shift_factor=0.1).eval().requires_grad_(False)
     encoder = TinyCLIP(width=48, layers=1, embedding_dim=16).eval().requires_grad_(False)
-    config = BasisConfig(n_loras, rank, keys_dim=8, router_hidden=hidden, layout=layout, routed=routed)
+    config = BasisConfig(n_loras, rank, keys_dim=8, layout=layout, routed=routed)
     editor = Editor(autoencoder, encoder, base, config)
     if not zero:
         randomise(editor)
