@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .evaluation import MEASURES, Evaluation, methods_of
 from .images import InputError, to_pil
-from .relations import Analogy, analogies
+from .relations import Analogy, analogies, composition_parts
 from .space import Map
 from .training import read_log
 
@@ -54,7 +54,9 @@ STYLE = {
     "figure.dpi": 100,
     "savefig.dpi": 160,
 }
-MAX_BYTES = 400_000
+# Much of a style is read when a title or a legend is made, not when it is drawn.
+styled = matplotlib.rc_context(STYLE)
+MAX_BYTES = 1_200_000
 MEASURE_LABELS = dict(
     zip(
         MEASURES,
@@ -80,7 +82,7 @@ def figure_of(width: float, height: float, **grid: Any) -> tuple[Figure, Any]:
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 160) -> Path:
-    """Writes a PNG below 400 kB (256 colours, then fewer pixels, where it would be larger); whole or not at all."""
+    """Writes a PNG of at most 1.2 MB, with fewer pixels where it would be larger; whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
@@ -88,12 +90,11 @@ def save(figure: Figure, path: str | Path, dpi: int = 160) -> Path:
         figure.savefig(buffer, format="png", dpi=dpi)
     content = buffer.getvalue()
     picture = Image.open(io.BytesIO(content)).convert("RGB")
-    while len(content) > MAX_BYTES:
-        buffer = io.BytesIO()
-        palette = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        palette.save(buffer, format="png", optimize=True)
-        content = buffer.getvalue()
+    while len(content) > MAX_BYTES:  # never fewer colours: on a page about colours every one of them counts
         picture = picture.resize((picture.width * 4 // 5, picture.height * 4 // 5), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        picture.save(buffer, format="png", optimize=True)
+        content = buffer.getvalue()
     part = path.with_name(path.name + ".part")
     part.write_bytes(content)
     os.replace(part, path)
@@ -106,7 +107,8 @@ def save(figure: Figure, path: str | Path, dpi: int = 160) -> Path:
 def relation_label(name: str) -> str:
     """A relation's name for a reader: ``tone/yellow>dark`` becomes ``tone: yellow → dark``."""
     if name.startswith("compose/"):
-        return name.removeprefix("compose/").replace(">", "→").replace("_", " ")
+        parts = [relation_label(part) for part in composition_parts(name)]
+        return " + ".join([parts[0], *(part.removeprefix("edit: ") for part in parts[1:])])
     family, _, rest = name.partition("/")
     return f"{family}: {rest}".replace(">", " → ").replace("=", " ").replace("_", " ")
 
@@ -233,6 +235,7 @@ def appearance(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     return found
 
 
+@styled
 def pca_map(
     found: Map,
     labels: Sequence[str],
@@ -279,6 +282,7 @@ def _curves(axes: Axes, log: Sequence[Mapping[str, float]], columns: Mapping[str
     axes.set_xlabel("minutes of training")
 
 
+@styled
 def loss_curve(log: str | Path | Sequence[Mapping[str, float]], axes: Axes | None = None) -> Figure:
     """Loss over time from a ``log.csv`` (or its rows): the mean over the last hundred steps."""
     rows = _rows(log)
@@ -290,6 +294,7 @@ def loss_curve(log: str | Path | Sequence[Mapping[str, float]], axes: Axes | Non
     return axes.figure  # type: ignore[return-value]
 
 
+@styled
 def routing_curves(log: str | Path | Sequence[Mapping[str, float]], n_loras: int, axes: Axes | None = None) -> Figure:
     """Health of the router over time: entropy of a routing, entropy of the mean routing, variation by input."""
     rows = _rows(log)
@@ -321,6 +326,7 @@ def routing_curves(log: str | Path | Sequence[Mapping[str, float]], n_loras: int
     return axes.figure  # type: ignore[return-value]
 
 
+@styled
 def training_curves(log: str | Path | Sequence[Mapping[str, float]], n_loras: int) -> Figure:
     """Loss and routing side by side."""
     rows = _rows(log)
@@ -336,6 +342,7 @@ def _rows(log: str | Path | Sequence[Mapping[str, float]]) -> Sequence[Mapping[s
     return rows
 
 
+@styled
 def error_bars(evaluation: Evaluation, measure: str = "error") -> Figure:
     """One measure of every method, a panel a group of relations, with 95 % bootstrap intervals; dots are relations."""
     if measure not in MEASURES:
