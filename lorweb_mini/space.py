@@ -102,7 +102,7 @@ def linear_probe(
     Vectors [k, dimensions] are standardised and reduced to at most 64 principal components, within each fold.
 
     Raises:
-        InputError: lengths differ, fewer than two labels, or fewer concepts than folds.
+        InputError: lengths differ, fewer than two labels, or fewer concepts or vectors of a label than folds.
     """
     vectors, names, groups = np.asarray(vectors), np.asarray(labels), np.asarray(concepts)
     if not len(vectors) == len(names) == len(groups):
@@ -113,6 +113,10 @@ def linear_probe(
         raise InputError(
             f"expected at least two labels and {folds} concepts, got {len(set(names))} and {len(set(groups))}"
         )
+
+    _, counts = np.unique(names, return_counts=True)
+    if counts.max() < folds:
+        raise InputError(f"expected a label with at least {folds} vectors, got at most {counts.max()} of one")
 
     def accuracy(target: np.ndarray) -> float:
         right = 0
@@ -130,7 +134,6 @@ def linear_probe(
             right += int((model.fit(vectors[fit], target[fit]).predict(vectors[check]) == target[check]).sum())
         return right / len(target)
 
-    _, counts = np.unique(names, return_counts=True)
     shuffled = np.random.default_rng(seed).permutation(names)
     return Probe(accuracy(names), accuracy(shuffled), float(counts.max() / len(names)))
 
