@@ -121,6 +121,9 @@ display(
 )
 
 # %% [markdown]
+# A number far above 1 says that there was little to change. Turning the hue of a picture that is almost black moves few
+# pixels, and every small slip of the drawing is divided by those few.
+#
 # One question a relation is an anecdote, not a measurement. `make run` repeats this with many questions, intervals and
 # baselines.
 #

@@ -43,9 +43,11 @@ ARGUMENTS = [
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
-SECONDS = 300
+SECONDS = 120
 QUIET_LAB = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    # Otherwise only the cells on the screen are on the page.
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
 }
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
@@ -75,7 +77,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     course = home / "course"
     course.mkdir()
     source = ROOT / "notebooks" / f"{NAME}.py"
-    jupytext.write(jupytext.read(source, fmt="py:percent"), course / "fresh.ipynb")
+    fresh = jupytext.read(source, fmt="py:percent")
+    # Without it JupyterLab asks for a kernel.
+    fresh.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    jupytext.write(fresh, course / "fresh.ipynb")
     committed = source.with_suffix(".ipynb")
     if committed.exists():
         shutil.copy(committed, course / "committed.ipynb")
@@ -144,8 +149,10 @@ def test_a_slider_turned_by_keyboard_changes_the_picture(lab: str, page: Any, sc
     page.goto(f"{lab}/lab/tree/fresh.ipynb?reset")
     page.wait_for_selector(".jp-Notebook .jp-Cell")
     page.wait_for_function("document.querySelector('.jp-NotebookPanel-toolbar') && window.jupyterapp")
-    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.get_by_text("seconds of computing").last.wait_for()
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    # In braces: Playwright would wait for a promise without end, whatever its timeout.
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+    page.locator(".jp-OutputArea-output", has_text="seconds of computing").wait_for()
     assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
     page.screenshot(path=screenshots / "top.png")
 
