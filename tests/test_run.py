@@ -64,7 +64,7 @@ def test_a_run_trains_judges_draws_and_reports(at_home: Path, capsys: pytest.Cap
 
     run.write_readme(at_home / "README.md", report)
     text = (at_home / "README.md").read_text()
-    assert run.readme_table(report) in text and "old" not in text
+    assert run.readme_table(report) in text and "\nold\n" not in text
     assert text.startswith("# Title") and text.endswith("after\n")
     run.write_readme(at_home / "README.md", report)
     assert (at_home / "README.md").read_text() == text
