@@ -43,7 +43,7 @@ from .train import BASES, DEFAULTS, recipe_of
 from .training import LOG, STATE, TrainingConfig, read_log, train, write_atomically
 from .weights import WEIGHTS, weights_dir
 
-# All its coefficients are 1, not about 1/N: at the basis's rate its weights would move N times as far a step.
+# The one LoRA's coefficients are 1, not about 1/N: at the basis's rate its weights would move N times as far a step.
 ONE_LORA_RATE = 2e-3
 GROUPS = {
     "seen": "unseen emoji, seen relation",

@@ -26,6 +26,9 @@ from lorweb_mini.encoder import TinyCLIP
 GOOD = pictures(1)[0]
 TWO, THREE = pictures(2), pictures(3)
 C = torch.full((20, 3), 1 / 3)
+# Of no type: what a caller passes who reads no annotations.
+WORD: Any = "4"
+NOTHING: Any = None
 
 
 def _png(path: Path, width: int, height: int) -> Path:
@@ -167,10 +170,10 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "export: other suffix": lambda s: s.editor.export_lora(C, s.scratch / "x.bin"),
     "config: unknown layout": lambda s: lw.BasisConfig(layout="rows"),
     "config: no LoRAs": lambda s: lw.BasisConfig(n_loras=0),
-    "config: rank of text": lambda s: lw.BasisConfig(rank="4"),  # type: ignore[arg-type]
+    "config: rank of text": lambda s: lw.BasisConfig(rank=WORD),
     "config: no router and no context": lambda s: lw.BasisConfig(routed=False, layout="b"),
     "load: unknown name": lambda s: lw.load("biggest"),
-    "load: none": lambda s: lw.load(None),  # type: ignore[arg-type]
+    "load: none": lambda s: lw.load(NOTHING),
     "load: not shipped": lambda s: lw.load("full"),
     "load: a file": lambda s: lw.load(s.starter / "config.json"),
     "load: empty folder": lambda s: lw.load(s.scratch),

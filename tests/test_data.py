@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from lorweb_mini import bank as bank_module
+from lorweb_mini.autoencoder import MiniAutoencoder
 from lorweb_mini.bank import LatentBank
 from lorweb_mini.edits import EDITS, apply_edit, parse_relation
 from lorweb_mini.images import SIZE, STYLES, EmojiSet, data_dir, load_emoji
@@ -260,7 +261,7 @@ def test_no_training_can_draw_a_test_concept(sides: np.ndarray, monkeypatch: pyt
 
     monkeypatch.setattr(bank_module, "_encoded", mark)
     taught = known_relations()
-    bank = LatentBank(None, taught, edited_pairs=40)  # type: ignore[arg-type]
+    bank = LatentBank(MiniAutoencoder(), taught, edited_pairs=40)
     assert (sides[bank.emoji] == "train").all()
     weights = bank.sampling_weights()
     rng = np.random.default_rng(0)
