@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from .editor import BasisConfig
-from .relations import get_relation, select, splits
+from .relations import select
 from .training import Recipe, TrainingConfig, train
 from .weights import weights_dir
 
@@ -30,7 +30,7 @@ BASES = {
 def relations_of(part: str):
     """The relations a basis is trained on: the starter set's seen ones, or all seen ones with two train pairs."""
     if part == "starter":
-        return [get_relation(n) for n in splits()["starter"]["seen"]]
+        return select("seen", starter=True)
     return [r for r in select("seen", known_to_base=True) if len(r.pairs("train")) >= 2]
 
 
