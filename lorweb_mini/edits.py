@@ -31,7 +31,8 @@ class Edit:
     kind: its name. unit: what the strength counts. apply: (pictures [B, 3, n, n] in [-1, 1], strength) -> the
     same shape. strengths: those that relations use, along the dial; of three or more, that at len // 2 lies
     between the others. range: lowest and highest strength of the dial. phrase: instructions, with {strength}
-    where the words for the strength go. words: those words, one for each of the strengths.
+    where the words for the strength go; the last is held out of training. words: those words, one for each of
+    the strengths.
     """
 
     kind: str
@@ -242,131 +243,142 @@ def _frame(x: Tensor, width: float) -> Tensor:
 _ALL = (
     Edit(
         "hue", "degrees", _hue, (60, 120, 180, 240, 300), (0, 360),
-        ("rotate the colours by {strength}", "shift the hue by {strength}", "turn all hues by {strength}"),
+        ("rotate the colours by {strength}", "shift the hue by {strength}", "turn all hues by {strength}",
+         "move every colour {strength} around the colour wheel"),
         tuple(f"{d} degrees" for d in (60, 120, 180, 240, 300)),
     ),
     Edit(
         "rotate", "degrees", _rotate, (90, 180, 270), (0, 360),
-        ("rotate it clockwise by {strength}", "turn the picture {strength} clockwise"),
+        ("rotate it clockwise by {strength}", "turn the picture {strength} clockwise",
+         "spin the whole image {strength} to the right"),
         ("90 degrees", "180 degrees", "270 degrees"),
     ),
     Edit(
         "flip_horizontal", "whole", lambda x, _: x.flip(3), (1,), (1, 1),
-        ("flip it horizontally", "mirror it left to right", "swap left and right"),
+        ("flip it horizontally", "mirror it left to right", "swap left and right", "reverse it from side to side"),
     ),
     Edit(
         "flip_vertical", "whole", lambda x, _: x.flip(2), (1,), (1, 1),
-        ("flip it vertically", "mirror it top to bottom", "turn it upside down like a reflection in water"),
+        ("flip it vertically", "mirror it top to bottom", "turn it upside down like a reflection in water",
+         "reflect it so that up becomes down"),
     ),
     Edit(
         "grey", "amount", _blend(lambda x: _luminance(x).expand_as(x)), (1,), (0, 1),
-        ("make it grey", "remove the colours", "convert it to black and white tones"),
+        ("make it grey", "remove the colours", "convert it to black and white tones",
+         "drain every bit of colour from it"),
     ),
     Edit(
         "invert", "amount", _blend(torch.neg), (1,), (0, 1),
-        ("invert the colours", "make it a photographic negative"),
+        ("invert the colours", "make it a photographic negative", "replace each shade by its opposite"),
     ),
     Edit(
         "sepia", "amount", _blend(_sepia), (1,), (0, 1),
-        ("make it sepia", "give it the brown tone of an old photograph"),
+        ("make it sepia", "give it the brown tone of an old photograph", "colour it like a vintage snapshot"),
     ),
     Edit(
         "swap_channels", "amount", _blend(lambda x: x.flip(1)), (1,), (0, 1),
-        ("swap red and blue", "exchange the red and the blue channel"),
+        ("swap red and blue", "exchange the red and the blue channel", "reorder the channels from RGB to BGR"),
     ),
     Edit(
         "background", "degrees of hue", _background, (0, 120, 220), (0, 360),
-        ("make the background {strength}", "put it on a {strength} ground"),
+        ("make the background {strength}", "put it on a {strength} ground",
+         "fill the empty space behind it with {strength}"),
         ("red", "green", "blue"),
     ),
     Edit(
         "tint", "degrees of hue", lambda x, hue: (x + 1) * _colour(x, hue, 0.6, 1.0) - 1,
         (0, 120, 240), (0, 360),
-        ("tint everything {strength}", "look at it through {strength} glass"),
+        ("tint everything {strength}", "look at it through {strength} glass", "bathe the whole scene in {strength}"),
         ("red", "green", "blue"),
     ),
     Edit(
         "darken", "of the light kept", lambda x, kept: (x + 1) * kept - 1, (0.65, 0.45, 0.25), (0, 1),
-        ("make it {strength} darker", "darken it {strength}"),
+        ("make it {strength} darker", "darken it {strength}", "lower the brightness, {strength}"),
         ("a little", "clearly", "very much"),
     ),
     Edit(
         "fade", "of white", lambda x, amount: torch.lerp(x, torch.full_like(x, WHITE), amount),
         (0.4, 0.6, 0.8), (0, 1),
-        ("fade it {strength} to white", "make it {strength} paler"),
+        ("fade it {strength} to white", "make it {strength} paler", "whiten it all over, {strength}"),
         ("a little", "clearly", "very much"),
     ),
     Edit(
         "saturate", "times", lambda x, factor: torch.lerp(_luminance(x).expand_as(x), x, factor),
         (0.3, 3), (0, 4),
-        ("make the colours {strength}", "give it {strength} colours"),
+        ("make the colours {strength}", "give it {strength} colours", "render it with {strength} saturation"),
         ("dull", "vivid"),
     ),
     Edit(
         "contrast", "times", lambda x, factor: x * factor, (0.4, 2), (0, 4),
-        ("make the contrast {strength}", "give it {strength} contrast"),
+        ("make the contrast {strength}", "give it {strength} contrast",
+         "show {strength} differences between bright and dark"),
         ("weaker", "stronger"),
     ),
     Edit(
         "threshold", "level", _in_unit(lambda x, level: (_luminance(x) >= level).to(x).expand_as(x)),
         (0.7,), (0, 1),
-        ("make it pure black and white", "keep two tones only, black and white", "threshold it"),
+        ("make it pure black and white", "keep two tones only, black and white", "threshold it",
+         "make every pixel either black or white"),
     ),
     Edit(
         "posterize", "levels", _in_unit(_posterize), (3,), (2, 16),
-        ("posterize it", "use only a few flat colours"),
+        ("posterize it", "use only a few flat colours", "reduce the number of shades to a handful"),
     ),
     Edit(
         "blur", "pixels", _blur, (1, 2, 4), (0, 8),
-        ("blur it {strength}", "make it {strength} out of focus"),
+        ("blur it {strength}", "make it {strength} out of focus", "defocus it, {strength}"),
         ("slightly", "clearly", "strongly"),
     ),
     Edit(
         "pixelate", "pixels", _pixelate, (4, 8, 16), (1, 32),
-        ("pixelate it with {strength} blocks", "make it a mosaic of {strength} squares"),
+        ("pixelate it with {strength} blocks", "make it a mosaic of {strength} squares",
+         "redraw it as pixel art of a {strength} cell size"),
         ("small", "medium", "large"),
     ),
     Edit(
         "thicken", "pixels", _thicken, (0.5, 1, 2), (0, 6),
-        ("make the dark lines {strength} thicker", "thicken every dark stroke {strength}"),
+        ("make the dark lines {strength} thicker", "thicken every dark stroke {strength}",
+         "make the black contours {strength} bolder"),
         ("a little", "clearly", "very much"),
     ),
     Edit(
         "outline", "gain", _in_unit(_outline), (2,), (0.5, 4),
-        ("draw only its outlines", "turn it into a line drawing"),
+        ("draw only its outlines", "turn it into a line drawing", "keep nothing but the contours"),
     ),
     Edit(
         "shrink", "of the size", _shrink, (0.75, 0.55, 0.35), (0.1, 1),
-        ("make it {strength} smaller", "shrink it {strength}"),
+        ("make it {strength} smaller", "shrink it {strength}", "scale it down, {strength}"),
         ("a little", "clearly", "very much"),
     ),
     Edit(
         "tile", "copies a side", _tile, (2, 3, 4), (1, 8),
-        ("repeat it {strength}", "fill the picture with {strength} small copies"),
+        ("repeat it {strength}", "fill the picture with {strength} small copies",
+         "lay out duplicates in a grid, {strength}"),
         ("two by two", "three by three", "four by four"),
     ),
     Edit(
         "zoom", "times", _zoom, (1.3, 1.6, 2.2), (1, 4),
-        ("zoom in {strength}", "show its middle enlarged {strength}"),
+        ("zoom in {strength}", "show its middle enlarged {strength}", "magnify the central part {strength}"),
         ("1.3 times", "1.6 times", "2.2 times"),
     ),
     Edit(
         "shift", "pixels", _shift, (8, 16, 24), (0, 32),
-        ("move it {strength} to the right", "shift it right {strength}"),
+        ("move it {strength} to the right", "shift it right {strength}",
+         "push it {strength} towards the right-hand edge"),
         ("a little", "clearly", "very far"),
     ),
     Edit(
         "frame", "pixels", _frame, (4,), (0, 16),
-        ("put a black frame around it", "add a black border"),
+        ("put a black frame around it", "add a black border", "draw a black rectangle along its edges"),
     ),
     Edit(
         "swirl", "degrees", _swirl, (90, 150, 240), (-360, 360),
-        ("swirl it {strength}", "twist it around its centre {strength}"),
+        ("swirl it {strength}", "twist it around its centre {strength}", "stir it like a whirlpool, {strength}"),
         ("a little", "clearly", "very much"),
     ),
     Edit(
         "wave", "pixels", _wave, (3, 5, 8), (0, 12),
-        ("make it {strength} wavy", "let it ripple {strength}"),
+        ("make it {strength} wavy", "let it ripple {strength}", "warp it like a fluttering flag, {strength}"),
         ("slightly", "clearly", "strongly"),
     ),
 )  # fmt: skip
@@ -431,7 +443,9 @@ def edit_relations() -> list[str]:
 
 
 def instructions(kind: str, strength: float) -> tuple[str, ...]:
-    """Two or three ways to ask for the edit; off the listed strengths number and unit stand for words.
+    """Three or four ways to ask for the edit; off the listed strengths number and unit stand for words.
+
+    The last way is held out of training.
 
     Raises InputError for an unknown kind or a strength outside its range.
     """

@@ -45,7 +45,9 @@ class Relation:
         name: for example ``tone/yellow>dark``; ``family`` is its first part.
         degree: ``seen`` by the basis in training, or held out as ``strength``, ``composition`` or ``family``.
         known_to_base: whether the frozen base was taught it (with the instructions).
-        instructions: the same request in several phrasings; the first is the usual one.
+        instructions: the same request in three or four phrasings: the first is the usual one, the last is held out.
+            The base is trained on :attr:`training_instructions`, all but the last; :attr:`held_out_instruction`
+            asks whether it understands a wording that it was never given.
         edits: (kind, strength) applied in turn to the second picture of a pair.
         all_pairs: int array [P, 4]: emoji and style of the first picture, emoji and style of the second.
     """
@@ -62,6 +64,16 @@ class Relation:
         """The part of the name before the first slash; an edit's kind and a composition are families of their own."""
         parts = self.name.split("=")[0].split("/")
         return "/".join(parts[:2]) if parts[0] == "edit" else parts[0]
+
+    @property
+    def training_instructions(self) -> tuple[str, ...]:
+        """The phrasings that training may show, at least two: all but the last."""
+        return self.instructions[:-1]
+
+    @property
+    def held_out_instruction(self) -> str:
+        """The last phrasing, which no training shows."""
+        return self.instructions[-1]
 
     def pairs(self, split: str) -> np.ndarray:
         """Pairs of one split, [P, 4].
@@ -148,7 +160,11 @@ def relations() -> dict[str, Relation]:
                 both = np.flatnonzero(emoji.present[:, first] & emoji.present[:, second])
                 pairs = np.stack([both, np.full_like(both, first), both, np.full_like(both, second)], 1)
                 words = STYLE_NAMES[STYLES[second]]
-                phrases = (f"redraw it in the {words} style", f"make it look like {words}")
+                phrases = (
+                    f"redraw it in the {words} style",
+                    f"make it look like {words}",
+                    f"use the {words} version of this emoji",
+                )
                 found[name] = _relation(name, table, phrases, pairs)
     itself = np.argwhere(emoji.present)
     itself = np.concatenate([itself, itself], 1)
@@ -264,8 +280,13 @@ def _same_style(emoji: EmojiSet, keys: list[list[str]]) -> np.ndarray:
 
 
 def _compose(name: str, table: dict, first: Relation, second: Relation) -> Relation:
-    """First then second: pairs of the second that start where a pair of the first ends, then the edits of both."""
-    phrases = tuple(f"{x} and {y}" for x, y in zip(first.instructions, second.instructions, strict=False))
+    """First then second: pairs of the second that start where a pair of the first ends, then the edits of both.
+
+    The held-out phrasing joins those of the two.
+    """
+    shared = zip(first.training_instructions, second.training_instructions, strict=False)
+    joint = (*shared, (first.held_out_instruction, second.held_out_instruction))
+    phrases = tuple(f"{x} and {y}" for x, y in joint)
     if first.edits and not second.edits:
         raise InputError(f"{name}: an edit can only follow, not precede, a semantic or style relation")
     if second.edits:

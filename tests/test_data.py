@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import tiny_base
 
 from lorweb_mini import bank as bank_module
+from lorweb_mini import recipes
 from lorweb_mini.autoencoder import MiniAutoencoder
 from lorweb_mini.bank import LatentBank
 from lorweb_mini.edits import EDITS, apply_edit, parse_relation
@@ -93,6 +95,10 @@ def _tones(key: str) -> list[str]:
 
 def _without_tone(key: str) -> str:
     return "-".join(part for part in key.split("-") if part not in TONES.values())
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[\w.'-]+", text.lower()))
 
 
 def _thing(key: str) -> str:
@@ -460,7 +466,77 @@ def test_instructions_tell_relations_apart(semantic: dict[str, dict]) -> None:
         # "make the skin tone dark" and "redraw it in the Noto style" say where to, not where from: right for every
         # source, and no relation of another target may say the same.
         assert len({re.sub(r"(tone|style)/[^>]*>", r"\1/>", name) for name in names}) == 1, (text, names)
-    assert len(shared) == len(TONES) + 2 * len(STYLES)
+    assert len(shared) == len(TONES) + 3 * len(STYLES)
+
+
+def test_held_out_phrasings_are_new_words() -> None:
+    assert len(relations()) == 383
+    assert Counter(len(relation.instructions) for relation in relations().values()) == {3: 294, 4: 89}
+    taught = {text.lower() for relation in relations().values() for text in relation.instructions[:-1]}
+    for relation in relations().values():
+        training, held_out = relation.training_instructions, relation.held_out_instruction
+        assert (*training, held_out) == relation.instructions and len(training) >= 2, relation.name
+        assert held_out.lower() not in taught, f"{held_out!r} is shown in training"
+        for text in training:
+            assert _words(text) != _words(held_out), (relation.name, text)
+        assert _words(held_out) - set().union(*map(_words, training)), f"{held_out!r} has no word of its own"
+
+
+def test_held_out_phrasings_tell_relations_apart() -> None:
+    users: dict[str, set[str]] = {}
+    for relation in relations().values():
+        users.setdefault(relation.held_out_instruction.lower(), set()).add(relation.name)
+    shared = [names for names in users.values() if len(names) > 1]
+    # Only a style says where to and not where from, whatever it starts from.
+    assert sorted(map(len, shared)) == [len(STYLES) - 1] * len(STYLES)
+    for names in shared:
+        assert len({re.sub(r"style/[^>]*>", "style/>", name) for name in names}) == 1, names
+
+
+def test_compositions_are_phrased_as_their_parts() -> None:
+    composed = select("composition")
+    for relation in composed:
+        first, second = (relations()[part].instructions for part in composition_parts(relation.name))
+        assert len(relation.instructions) == min(len(first), len(second))
+        for text, one, other in zip(relation.instructions[:-1], first, second, strict=False):
+            assert text == f"{one} and {other}"
+        assert relation.instructions[-1] == f"{first[-1]} and {second[-1]}"
+    lengths = {tuple(len(relations()[part].instructions) for part in composition_parts(r.name)) for r in composed}
+    assert {(3, 3), (3, 4), (4, 3), (4, 4)} <= lengths
+
+
+class _Drawn:
+    """Stands in for the bank of latents and remembers which relations were drawn."""
+
+    def __init__(self, _: Any, known: list[Relation], __: int) -> None:
+        self.known = known
+
+    def sampling_weights(self, least: int) -> np.ndarray:
+        return np.full(len(self.known), least / len(self.known))
+
+    def draw_pairs(self, rng: np.random.Generator, chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        self.chosen = chosen
+        return torch.zeros(len(chosen), 16, 8, 8), torch.zeros(len(chosen), 16, 8, 8)
+
+
+def test_the_base_is_never_taught_a_held_out_phrasing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "LatentBank", _Drawn)
+    recipe = recipes.BaseRecipe(tiny_base())
+    known, vectors = known_relations(), cached_vectors()
+    assert len(recipe.instructions) == len(known)
+    for relation, shown in zip(known, recipe.instructions, strict=True):
+        assert torch.equal(shown, torch.stack([vectors[text] for text in relation.instructions[:-1]])), relation.name
+        assert not (shown == vectors[relation.instructions[-1]]).all(1).any(), relation.name
+
+    def share(relation: Relation, vector: torch.Tensor) -> float:
+        """How much of a vector lies outside of what the training phrasings span."""
+        basis = torch.linalg.qr(torch.stack([vectors[text] for text in relation.instructions[:-1]]).T).Q
+        return float((vector - basis @ (basis.T @ vector)).norm() / vector.norm().clamp(min=1))
+
+    given = recipe.batch(np.random.default_rng(0), 400)["instruction"]
+    drawn = [known[i] for i in recipe.bank.chosen]
+    assert max(share(relation, vector) for relation, vector in zip(drawn, given, strict=True)) < 1e-3
+    assert min(share(relation, vectors[relation.instructions[-1]]) for relation in known) > 0.1
 
 
 # --- Analogies ------------------------------------------------------------------------------------

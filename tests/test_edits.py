@@ -299,9 +299,19 @@ def test_instructions_are_distinct() -> None:
     every = [phrase for kind, strength in ALL for phrase in instructions(kind, strength)]
     assert len(every) == len(set(every))
     assert not any("{" in phrase for phrase in every)
-    assert all(2 <= len(instructions(kind, strength)) <= 3 for kind, strength in ALL)
+    assert all(3 <= len(instructions(kind, strength)) <= 4 for kind, strength in ALL)
     assert instructions("hue", 120)[0] == "rotate the colours by 120 degrees"
     assert instructions("hue", 90)[0] == "rotate the colours by 90 degrees"
+    assert instructions("hue", 90)[-1] == "move every colour 90 degrees around the colour wheel"
+
+
+def test_every_phrasing_of_a_dial_says_the_strength() -> None:
+    for edit in EDITS.values():
+        says = {"{strength}" in phrase for phrase in edit.phrase}
+        assert says == {len(edit.strengths) > 1}, edit.kind
+        if edit.words:  # off the list the number stands for the words
+            value = sum(edit.range) / 2 + 0.01
+            assert all(f"{value:g} {edit.unit}" in phrase for phrase in instructions(edit.kind, value)), edit.kind
 
 
 @pytest.mark.parametrize("strength", [-1, 361, float("nan"), float("inf"), "far", None])
