@@ -50,7 +50,7 @@ class LatentBank:
         drawings = training_pictures()
         row_of = np.full(load_emoji().present.shape, -1)
         row_of[drawings[:, 0], drawings[:, 1]] = np.arange(len(drawings))
-        blocks = [_encoded(autoencoder, "drawings", drawings, lambda x: x)]
+        blocks = [encoded(autoencoder, "drawings", drawings, lambda x: x)]
         shown, edited_by = [drawings], [np.full(len(drawings), -1)]
         rows: list[np.ndarray] = []
         count = len(drawings)
@@ -61,7 +61,7 @@ class LatentBank:
                 continue
             rng = np.random.default_rng(zlib.crc32(relation.name.encode()))
             pairs = pairs[rng.permutation(len(pairs))[:edited_pairs]]
-            blocks.append(_encoded(autoencoder, relation.name, pairs[:, 2:], relation.apply_edits))
+            blocks.append(encoded(autoencoder, relation.name, pairs[:, 2:], relation.apply_edits))
             shown.append(pairs[:, 2:])
             edited_by.append(np.full(len(pairs), index))
             rows.append(np.stack([row_of[pairs[:, 0], pairs[:, 1]], np.arange(count, count + len(pairs))], 1))
@@ -101,7 +101,7 @@ class LatentBank:
         return weight / weight.sum()
 
 
-def _encoded(autoencoder: MiniAutoencoder, name: str, shown: np.ndarray, edit: Callable[[Tensor], Tensor]) -> Tensor:
+def encoded(autoencoder: MiniAutoencoder, name: str, shown: np.ndarray, edit: Callable[[Tensor], Tensor]) -> Tensor:
     """Latents of pictures [P, 2] (emoji, style) after an edit, from the cache where they are there."""
     content = zlib.crc32(np.ascontiguousarray(shown).tobytes())
     mark = f"{fingerprint(weights_dir() / 'autoencoder')}-{re.sub(r'[^a-z0-9]+', '_', name)}-{content:08x}"

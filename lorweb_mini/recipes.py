@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .autoencoder import MiniAutoencoder
-from .bank import LatentBank
+from .bank import LatentBank, encoded
 from .base import Base, pack, position_ids
 from .editor import BasisConfig, Editor, load, new_editor
 from .edits import apply_edit, parse_relation
@@ -26,6 +27,7 @@ from .training import Recipe
 from .weights import weights_dir
 
 SCALE_ROWS = 2048  # pictures that set the latents' scale and shift, and the router's
+SHIFT = 0.8  # towards noise, where it is decided what to draw; near t = 0 it is only finished
 ROUTER_SCALE = 0.1  # at the LoRAs' own rate the router collapses onto one LoRA within a hundred steps
 
 
@@ -40,9 +42,12 @@ def known_relations() -> list[Relation]:
 
 
 def flow_sample(rng: np.random.Generator, clean: Tensor) -> dict[str, Tensor]:
-    """Times from a logit-normal, noise, and the noisy tokens z_t = (1 − t) x + t e for clean tokens x [B, T, 64]."""
+    """Times t, noise e, and the noisy tokens z_t = (1 − t) x + t e for clean tokens x [B, T, 64].
+
+    logit(t) is normal with mean :data:`SHIFT` and deviation 1.
+    """
     generator = torch_generator(rng)
-    t = torch.sigmoid(torch.randn(len(clean), generator=generator) + 0.3)
+    t = torch.sigmoid(torch.randn(len(clean), generator=generator) + SHIFT)
     noise = torch.randn(clean.shape, generator=generator)
     noisy = torch.lerp(clean, noise, t[:, None, None])
     return {"t": t, "noisy": noisy, "velocity": noise - clean}
@@ -104,37 +109,59 @@ class AutoencoderRecipe(Recipe):
 class EncoderRecipe(Recipe):
     """Tiny CLIP's three contrasts: drawing and drawing, drawing and name, pair and instruction.
 
-    Of every batch a half are emojis, each drawn by two artists, and a half are true pairs, told from all other
-    relations that the frozen parts may know.
+    Of every batch a half are concepts, each drawn by two artists and seen through two random views, and a half are true
+    pairs, told from all other requests that the frozen parts may know. Concepts are drawn, not emojis: most emojis are
+    the skin tones of a few people, and a batch of these would teach little but tones.
     """
+
+    VIEWS = 8
+    LATENT_NOISE = 0.1
 
     def __init__(self, edited_pairs: int = 1200) -> None:
         super().__init__()
         self.encoder = TinyCLIP()
         known = known_relations()
-        self.bank = LatentBank(MiniAutoencoder.load(weights_dir() / "autoencoder"), known, edited_pairs)
+        autoencoder = MiniAutoencoder.load(weights_dir() / "autoencoder")
+        self.bank = LatentBank(autoencoder, known, edited_pairs)
         self.weights = self.bank.sampling_weights(least=1)
-        self.instructions = vectors_of([r.instructions[0] for r in known])
+        # Relations that are asked for in the same words are one class.
+        requests = [r.instructions[0] for r in known]
+        self.classes = sorted(set(requests))
+        self.class_of = np.array([self.classes.index(x) for x in requests])
+        self.instructions = vectors_of(self.classes)
         self.temperature = nn.Parameter(torch.tensor([3.0, 3.0, 3.0]))
-        drawn = np.flatnonzero(self.bank.edited_by < 0)
-        drawn = drawn[np.argsort(self.bank.emoji[drawn], kind="stable")]
-        self.emojis, first = np.unique(self.bank.emoji[drawn], return_index=True)
-        self.rows = np.split(drawn, first[1:])
-        self.names = vectors_of([load_emoji().emojis[i].name for i in self.emojis])
+        drawings = training_pictures()
+        self.views = torch.stack([encoded_views(autoencoder, drawings, k) for k in range(self.VIEWS)])
+        emojis = load_emoji().emojis
+        self.names = vectors_of([e.name for e in emojis])
+        self.emoji = drawings[:, 0]
+        concepts: dict[str, dict[int, list[int]]] = {}
+        for row, emoji in enumerate(self.emoji):
+            concepts.setdefault(emojis[emoji].concept, {}).setdefault(emoji, []).append(row)
+        self.concepts = [list(members.values()) for members in concepts.values()]
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         half = size // 2
-        chosen = rng.choice(len(self.emojis), half, replace=False)
-        rows = np.array([rng.choice(self.rows[i], 2, replace=False) for i in chosen])
+        drawn = []
+        for i in rng.choice(len(self.concepts), half, replace=False):
+            members = self.concepts[i]
+            drawn.append(rng.choice(members[rng.integers(len(members))], 2, replace=False))
+        rows = np.array(drawn)
+        view = rng.integers(self.VIEWS, size=rows.shape)
         relation = rng.choice(len(self.weights), half, p=self.weights)
         before, after = self.bank.draw_pairs(rng, relation)
+        latents = [self.views[view[:, 0], rows[:, 0]], self.views[view[:, 1], rows[:, 1]], before, after]
+        generator = torch_generator(rng)
+        first, second, before, after = (
+            x.float() + self.LATENT_NOISE * torch.randn(x.shape, generator=generator) for x in latents
+        )
         return {
-            "first": self.bank.latents[rows[:, 0]].float(),
-            "second": self.bank.latents[rows[:, 1]].float(),
-            "name": self.names[chosen],
+            "first": first,
+            "second": second,
+            "name": self.names[self.emoji[rows[:, 0]]],
             "before": before,
             "after": after,
-            "relation": torch.from_numpy(relation),
+            "request": torch.from_numpy(self.class_of[relation]),
         }
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -146,8 +173,8 @@ class EncoderRecipe(Recipe):
         named = self._contrast(scale[1] * first @ name.T)
         pair = self.encoder.pair_embedding(batch["before"], batch["after"])
         logits = scale[2] * pair @ self.encoder.request_embedding(self.instructions).T
-        request = F.cross_entropy(logits, batch["relation"])
-        right = (logits.argmax(-1) == batch["relation"]).float().mean()
+        request = F.cross_entropy(logits, batch["request"])
+        right = (logits.argmax(-1) == batch["request"]).float().mean()
         return {
             "loss": drawing + 0.5 * named + request,
             "drawing": drawing.detach(),
@@ -167,10 +194,47 @@ class EncoderRecipe(Recipe):
         self.encoder.load_state_dict(TinyCLIP.load(folder).state_dict())
 
 
+def encoded_views(autoencoder: MiniAutoencoder, drawings: np.ndarray, number: int) -> Tensor:
+    """Latents of one random view of every drawing [P, 2]: turned, scaled, moved, lighter or darker; the same always."""
+    generator = torch.Generator().manual_seed(number)
+
+    def view(x: Tensor) -> Tensor:
+        turn, scale, right, down, light = (2 * torch.rand(5, len(x), generator=generator) - 1).unbind()
+        angle, size = 0.25 * turn, torch.exp(0.2 * scale)
+        cos, sin = size * torch.cos(angle), size * torch.sin(angle)
+        affine = torch.stack([cos, -sin, 0.15 * right, sin, cos, 0.15 * down], 1).view(-1, 2, 3)
+        grid = F.affine_grid(affine, list(x.shape), align_corners=False)
+        moved = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+        return ((moved + 1) * (1 + 0.15 * light[:, None, None, None]) - 1).clamp(-1, 1)
+
+    return encoded(autoencoder, f"view {number}", drawings, view)
+
+
 class BaseRecipe(Recipe):
-    """Instruction editing over every relation that the base may know; a tenth of the samples has no instruction."""
+    """Instruction editing over every relation that the base may know; a tenth of the samples has no instruction.
+
+    The last phrasing of every relation is never shown, so that it can tell whether the base understands words that it
+    has not seen. Of two phrasings that it has seen it gets a random mixture.
+    """
 
     NO_INSTRUCTION = 0.1
+    # What is learnt slowly is drawn more often: what moves pixels far, and what needs knowledge of the drawings.
+    EMPHASIS = MappingProxyType(
+        {
+            "edit/rotate": 4.0,
+            "edit/flip_vertical": 4.0,
+            "edit/threshold": 3.0,
+            "edit/outline": 3.0,
+            "edit/zoom": 2.5,
+            "edit/tile": 2.5,
+            "edit/wave": 2.0,
+            "gender": 4.0,
+            "style": 2.0,
+            "tone": 1.5,
+            "moon": 2.0,
+            "colour": 0.5,
+        }
+    )
 
     def __init__(self, base: Base | None = None, edited_pairs: int = 1200) -> None:
         super().__init__()
@@ -178,18 +242,27 @@ class BaseRecipe(Recipe):
         self.base.transformer.requires_grad_(True)
         known = known_relations()
         self.bank = LatentBank(MiniAutoencoder.load(weights_dir() / "autoencoder"), known, edited_pairs)
-        self.weights = self.bank.sampling_weights(least=1)
-        self.instructions = [vectors_of(list(r.instructions)) for r in known]
+        emphasis = np.array([self.EMPHASIS.get(r.family, 1.0) for r in known])
+        weights = self.bank.sampling_weights(least=1) * emphasis
+        self.weights = weights / weights.sum()
+        self.instructions = [vectors_of(list(r.training_instructions)) for r in known]
         self.ids = torch.cat([position_ids(4, 4, 0), position_ids(4, 4, 1)])
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         chosen = rng.choice(len(self.weights), size, p=self.weights)
         reference, target = self.bank.draw_pairs(rng, chosen)
-        instruction = torch.stack([self.instructions[r][rng.integers(len(self.instructions[r]))] for r in chosen])
+        instruction = torch.stack([self._mixture(rng, self.instructions[r]) for r in chosen])
         none = torch.from_numpy(rng.random(size) < self.NO_INSTRUCTION)
         instruction[none] = 0
         target[none] = reference[none]
         return {"reference": pack(reference), "instruction": instruction, **flow_sample(rng, pack(target))}
+
+    @staticmethod
+    def _mixture(rng: np.random.Generator, phrasings: Tensor) -> Tensor:
+        """A point between two of the phrasings' vectors [k, 384], of their norm."""
+        first, second = phrasings[rng.integers(len(phrasings), size=2)]
+        mixed = torch.lerp(first, second, float(rng.random()))
+        return mixed * first.norm() / mixed.norm()
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         v = self.base.velocity(batch["noisy"], batch["t"], batch["reference"], self.ids, batch["instruction"])
