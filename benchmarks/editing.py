@@ -37,6 +37,7 @@ FROZEN = "`generate` in `freeze`"
 BARE = "bare base"
 FREEZE = "`freeze` and undoing, once a mixture"
 METHODS = (BARE, EDIT, GENERATE, FROZEN, FREEZE)
+STEPPED = {"bare base": BARE, "dynamic: the gate": GENERATE, "frozen: merged": FROZEN}
 WHOLE = "`edit`, all in one"
 
 Seconds = dict[tuple[str, int], list[float]]
@@ -154,9 +155,8 @@ def edits(editor: Editor, frozen: Editor, batch: int, steps: tuple[int, ...], ro
         return interleaved(runs, rounds)
 
 
-def edit_table(editor: Editor, frozen: Editor, batches: tuple[int, ...], steps: tuple[int, ...], rounds: int) -> str:
-    """Milliseconds a picture and, in brackets, the multiple of the bare base's."""
-    seconds = {batch: edits(editor, frozen, batch, steps, rounds) for batch in batches}
+def edit_table(seconds: dict[int, Seconds], steps: tuple[int, ...]) -> str:
+    """Milliseconds a picture, by batch and steps, and, in brackets, the multiple of the bare base's."""
 
     def cell(method: str, batch: int, count: int) -> str:
         measured = seconds[batch].get((method, count))
@@ -167,9 +167,35 @@ def edit_table(editor: Editor, frozen: Editor, batches: tuple[int, ...], steps: 
         each = median(measured) / (1 if method == FREEZE else batch)
         return f"{1e3 * each:.3g} ({times:.2f}×)"
 
-    columns = [(batch, count) for batch in batches for count in steps]
+    columns = [(batch, count) for batch in seconds for count in steps]
     head = ["ms a picture", *[f"batch {batch}, {count} steps" for batch, count in columns]]
     return markdown(head, [[method, *[cell(method, *column) for column in columns]] for method in METHODS])
+
+
+def step_table(seconds: Seconds, steps: tuple[int, ...]) -> str:
+    """Milliseconds of an edit of one picture and of each further step, with multiples of the bare base's in brackets.
+
+    The difference of the longest and the shortest edit holds steps alone: what an edit does once cancels.
+    """
+    first, last = steps[0], steps[-1]
+
+    def cell(method: str, count: int) -> str:
+        measured = seconds[method, count]
+        return f"{1e3 * median(measured):.3g} ({ratio(measured, seconds[BARE, count]):.2f}×)"
+
+    def further(method: str) -> float:
+        # Of medians: within one round the difference is small against what the round may vary.
+        return (median(seconds[method, last]) - median(seconds[method, first])) / (last - first)
+
+    rows = [
+        [
+            name,
+            *[cell(method, count) for count in steps],
+            f"{1e3 * further(method):.3g} ({further(method) / further(BARE):.2f}×)",
+        ]
+        for name, method in STEPPED.items()
+    ]
+    return markdown(["ms, one picture", *[f"{count} steps" for count in steps], "each further step"], rows)
 
 
 def parts(editor: Editor, batch: int, steps: int, rounds: int) -> dict[str, list[float]]:
@@ -226,10 +252,11 @@ def part_table(editor: Editor, batches: tuple[int, ...], steps: int, rounds: int
 
 def report(weights: str, quick: bool) -> str:
     """Everything as Markdown."""
-    batches, steps = ((1, 2), (1, 2)) if quick else ((1, 16), (2, 4, 8))
+    batches, steps = ((1, 2), (1, 2)) if quick else ((1, 16), (2, 4, 10))
     rounds, processes = (2, 1) if quick else (15, 5)
     editor, frozen = lw.load(weights), lw.load(weights)
     config = editor.config
+    seconds = {batch: edits(editor, frozen, batch, steps, rounds) for batch in batches}
     return "\n\n".join(
         [
             "# Editing",
@@ -237,10 +264,12 @@ def report(weights: str, quick: bool) -> str:
             + conditions(),
             "## From a fresh process\n\n" + start(weights, steps[-1], processes),
             "Medians; the files are in the disk cache.",
-            "## One edit\n\n" + edit_table(editor, frozen, batches, steps, rounds),
+            "## One edit\n\n" + edit_table(seconds, steps),
             "From PIL pictures to PIL pictures. In brackets the multiple of the bare base's time in the same round, "
             "which redraws b without LoRAs or router. Frozen and dynamic pictures were equal to within "
             f"{TOLERANCE:g}.",
+            "## Its steps\n\n" + step_table(seconds[batches[0]], steps),
+            "With coefficients known. A further step is the difference of the longest and the shortest edit.",
             f"## Its parts, {steps[-1]} steps\n\n" + part_table(editor, batches, steps[-1], rounds),
         ]
     )

@@ -136,11 +136,21 @@ class Base(nn.Module):
             z = self.scheduler.step(v, timestep, z, return_dict=False)[0]
         return z
 
-    def edit(self, latent: Tensor, instruction: Tensor | None, seeds: Sequence[int], steps: int = 8) -> Tensor:
-        """Instruction editing: reference latents [B, 16, h, w] and sentence vectors [B, 384] to edited latents."""
+    def edit(
+        self,
+        latent: Tensor,
+        instruction: Tensor | None,
+        seeds: Sequence[int],
+        steps: int = 8,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        """Instruction editing: reference latents [B, 16, h, w] and sentence vectors [B, 384] to edited latents.
+
+        ``seeds`` are those of each item's starting noise; ``steps`` and ``guidance`` are :meth:`sample`'s.
+        """
         rows, columns = latent.shape[2] // 2, latent.shape[3] // 2
         ids = torch.cat([position_ids(rows, columns, 0), position_ids(rows, columns, 1)])
-        tokens = self.sample(noise_for(seeds, rows * columns), pack(latent), ids, instruction, steps)
+        tokens = self.sample(noise_for(seeds, rows * columns), pack(latent), ids, instruction, steps, guidance)
         return unpack(tokens, *latent.shape[2:])
 
     def save(self, folder: str | Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from .autoencoder import MiniAutoencoder
 from .base import Base, noise_for
 from .basis import Basis
-from .encoder import TinyCLIP
+from .eyes import ENCODERS, TINY_CLIP, Encoder, encoder_of
 from .images import InputError, read_images, to_pil
 from .layout import Layout
 from .router import Router
@@ -34,6 +34,7 @@ class BasisConfig:
         layout: what the transformer sees, see :class:`~lorweb_mini.layout.Layout`.
         routed: False leaves the router out, every coefficient is 1; the ablation in which the transformer's own
             attention to a and a' must carry the edit.
+        encoder: what the router looks through, see :mod:`~lorweb_mini.eyes`.
     """
 
     n_loras: int = 16
@@ -41,9 +42,12 @@ class BasisConfig:
     keys_dim: int = 64
     layout: str = "b"
     routed: bool = True
+    encoder: str = TINY_CLIP
 
     def __post_init__(self) -> None:
         Layout(self.layout)
+        if self.encoder not in ENCODERS:
+            raise InputError(f"expected an encoder out of {ENCODERS}, got {self.encoder!r}")
         for name in ("n_loras", "rank", "keys_dim"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -86,7 +90,7 @@ class Editor:
     def __init__(
         self,
         autoencoder: MiniAutoencoder,
-        encoder: TinyCLIP,
+        encoder: Encoder,
         base: Base,
         config: BasisConfig,
     ) -> None:
@@ -222,7 +226,7 @@ class Editor:
         state = {f"basis.{k}": v for k, v in self.basis.state_dict().items()}
         if self.router is not None:
             state |= {f"router.{k}": v for k, v in self.router.state_dict().items()}
-        save_weights(folder, {**asdict(self.config), **notes, "frozen": frozen_fingerprint()}, state)
+        save_weights(folder, {**asdict(self.config), **notes, "frozen": frozen_fingerprint(self.config.encoder)}, state)
 
 
 def read_triplet(a: Any, a_prime: Any, b: Any) -> list[Tensor]:
@@ -239,21 +243,22 @@ def read_triplet(a: Any, a_prime: Any, b: Any) -> list[Tensor]:
     return [x.expand(size, *x.shape[1:]) for x in pictures]
 
 
-def frozen_fingerprint() -> str:
-    """Identifies the shipped frozen parts that a basis was trained on."""
-    return "-".join(fingerprint(weights_dir() / part)[:8] for part in ("autoencoder", "encoder", "base"))
+def frozen_fingerprint(encoder: str) -> str:
+    """Identifies the shipped frozen parts that a basis was trained on; of the encoders only tiny CLIP is one."""
+    parts = ("autoencoder", "encoder", "base") if encoder == TINY_CLIP else ("autoencoder", "base")
+    return "-".join(fingerprint(weights_dir() / part)[:8] for part in parts)
 
 
-def load_frozen() -> tuple[MiniAutoencoder, TinyCLIP, Base]:
-    """The shipped autoencoder, encoder and base."""
+def load_frozen(encoder: str = TINY_CLIP) -> tuple[MiniAutoencoder, Encoder, Base]:
+    """The shipped autoencoder, one of the encoders (see :mod:`~lorweb_mini.eyes`), and the shipped base."""
     folder = weights_dir()
     autoencoder = MiniAutoencoder.load(folder / "autoencoder")
-    return autoencoder, TinyCLIP.load(folder / "encoder"), Base.load(folder / "base")
+    return autoencoder, encoder_of(encoder, autoencoder), Base.load(folder / "base")
 
 
 def new_editor(config: BasisConfig, seed: int = 0) -> Editor:
     """An untrained basis and router on the shipped frozen parts; it starts as the base, since B = 0."""
-    frozen = load_frozen()
+    frozen = load_frozen(config.encoder)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Editor(*frozen, config)
@@ -266,8 +271,8 @@ def load(weights: str | Path = "full") -> Editor:
         weights: ``"full"`` or ``"starter"`` for a shipped basis, or a folder that training wrote.
 
     Raises:
-        InputError: no such folder, a file in it is missing, truncated or foreign, or it was trained on other frozen
-            weights than the ones shipped here.
+        InputError: no such folder, a file in it is missing, truncated or foreign, it was trained on other frozen
+            weights than the ones shipped here, or its encoder needs a package that is not installed.
     """
     if not isinstance(weights, (str, Path)):
         raise InputError(f"expected the name or the folder of a trained basis, got {type(weights).__name__}")
@@ -277,12 +282,13 @@ def load(weights: str | Path = "full") -> Editor:
         raise InputError(f"expected 'full', 'starter' or a folder with a trained basis, got {str(weights)!r}")
     stored, state = load_weights(folder)
     names = {f.name for f in fields(BasisConfig)}
-    if names - set(stored):
+    # Weights from before there was a choice of encoders do not name theirs, the first of them.
+    if names - {"encoder"} - set(stored):
         raise InputError(f"expected a basis configuration with {sorted(names)} in {folder}, got {sorted(stored)}")
     config = BasisConfig(**{k: v for k, v in stored.items() if k in names})
-    if stored.get("frozen") != frozen_fingerprint():
+    if stored.get("frozen") != (ours := frozen_fingerprint(config.encoder)):
         raise InputError(
-            f"expected a basis trained on the frozen weights {frozen_fingerprint()}, "
+            f"expected a basis trained on the frozen weights {ours}, "
             f"got one trained on {stored.get('frozen')} in {folder}"
         )
     editor = new_editor(config)

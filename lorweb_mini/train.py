@@ -16,14 +16,14 @@ from .weights import weights_dir
 
 DEFAULTS = {
     "autoencoder": TrainingConfig(minutes=25, batch_size=32, learning_rate=2e-3, weight_decay=1e-3, ema_decay=0.998),
-    "encoder": TrainingConfig(minutes=6, batch_size=256, learning_rate=1e-3, weight_decay=0.05, ema_decay=0.998),
-    "base": TrainingConfig(minutes=45, batch_size=32, learning_rate=1e-3, warmup_steps=200, betas=(0.9, 0.95)),
+    "encoder": TrainingConfig(minutes=10, batch_size=512, learning_rate=2e-3, weight_decay=0.05, ema_decay=0.998),
+    "base": TrainingConfig(minutes=105, batch_size=64, learning_rate=1e-3, warmup_steps=200, betas=(0.9, 0.95)),
     "starter": TrainingConfig(minutes=10, batch_size=32, learning_rate=1e-2, warmup_steps=50, ema_decay=0.995),
     "full": TrainingConfig(minutes=20, batch_size=48, learning_rate=1e-2, warmup_steps=50, ema_decay=0.998),
 }
 BASES = {
     "starter": BasisConfig(n_loras=16, rank=4, layout="b"),
-    "full": BasisConfig(n_loras=32, rank=4, layout="tokens"),
+    "full": BasisConfig(n_loras=32, rank=4, layout="b"),
 }
 
 
@@ -64,6 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--layout", help="what the transformer of a basis sees: b, tokens or grid")
     parser.add_argument("--loras", type=int, help="size N of the basis")
     parser.add_argument("--rank", type=int, help="rank r of its LoRAs")
+    parser.add_argument("--encoder", help="eye of its router: tiny-clip, latents, pixels or efficientnet-lite0")
     parser.add_argument("--no-router", action="store_true", help="ablation: all coefficients are 1")
     parser.add_argument("--fresh", action="store_true", help="throw away an unfinished run instead of resuming it")
     parser.add_argument("--from-weights", type=Path, help="start from finished weights instead of from nothing")
@@ -83,7 +84,12 @@ def main(arguments: list[str] | None = None) -> None:
     basis = None
     if options.part in BASES:
         basis = BASES[options.part]
-        changed = {"layout": options.layout, "n_loras": options.loras, "rank": options.rank}
+        changed = {
+            "layout": options.layout,
+            "n_loras": options.loras,
+            "rank": options.rank,
+            "encoder": options.encoder,
+        }
         basis = replace(basis, **{k: v for k, v in changed.items() if v is not None}, routed=not options.no_router)
     recipe = recipe_of(options.part, basis, options.edited_pairs, options.seed)
     if options.from_weights is not None:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from tiny_models import tiny_data
+from torch import Tensor, nn
 
+from lorweb_mini import recipes
+from lorweb_mini.bank import LatentBank
 from lorweb_mini.images import data_dir
+from lorweb_mini.training import Recipe, TrainingConfig, train
 
 
 @pytest.fixture(autouse=True)
@@ -62,15 +68,148 @@ def test_editing_has_every_method_and_part(
     for file in real.iterdir():
         (data / "emoji" / file.name).symlink_to(file)
     editing.main(["--quick"])
-    start, edit, part = _tables(capsys.readouterr().out)
+    start, edit, step, part = _tables(capsys.readouterr().out)
     assert {"`import lorweb_mini`", "then `lw.load('starter')`", "then first edit, 2 steps"} < set(start)
     assert "then `load_emoji()`" in start
     assert all(float(cell) > 0 for name, row in start.items() if name for cell in row)
     assert list(edit)[1:] == list(editing.METHODS)
+    assert step[""] == ["1 steps", "2 steps", "each further step"] and list(step)[1:] == list(editing.STEPPED)
+    assert all("(1.00×)" in cell for cell in step["bare base"]), "the bare base is the measure"
     assert list(part)[-1] == editing.WHOLE and len(part) == 6
 
 
-@pytest.mark.parametrize("name", ["mixing", "editing"])
+def test_time_of_a_further_step_is_the_slope() -> None:
+    """Two methods whose seconds are known: once 5 ms and 2 ms a step, and once 7 ms and 3 ms a step."""
+    from benchmarks import editing
+
+    known = {editing.BARE: (5e-3, 2e-3), editing.GENERATE: (7e-3, 3e-3), editing.FROZEN: (7e-3, 2e-3)}
+    seconds = {(m, n): [once + n * each] * 3 for m, (once, each) in known.items() for n in (2, 4, 10)}
+    (table,) = _tables(editing.step_table(seconds, (2, 4, 10)))
+    assert table["dynamic: the gate"] == ["13 (1.44×)", "19 (1.46×)", "37 (1.48×)", "3 (1.50×)"]
+    assert table["frozen: merged"][-1] == "2 (1.00×)"
+
+
+class _Bank(LatentBank):
+    """Random latents in place of pictures: three pairs of every relation, 24 emoji by three artists."""
+
+    def __init__(self, autoencoder, relations, edited_pairs: int = 1200) -> None:
+        self.relations = list(relations)
+        self.latents = torch.randn(72, 16, 8, 8).half()
+        self.emoji, self.style = np.repeat(np.arange(24), 3), np.tile(np.arange(3), 24)
+        self.edited_by = np.full(72, -1)
+        self.pairs = [np.array([[0, 1], [2, 3], [4, 5]]) for _ in relations]
+
+
+@pytest.fixture
+def tiny_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny frozen weights, real pictures and relations, a bank of noise."""
+    real = data_dir()
+    data = tiny_data(tmp_path / "data", monkeypatch)
+    (data / "emoji" / "emoji.json").unlink()
+    (data / "emoji").rmdir()
+    for name in ("emoji", "relations.json", "splits.json", "text.json", "text.safetensors"):
+        (data / name).symlink_to(real / name)
+    monkeypatch.setenv("LORWEB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(recipes, "LatentBank", _Bank)
+    monkeypatch.setattr(recipes, "SCALE_ROWS", 8)
+    monkeypatch.setattr(recipes, "encoded_views", lambda _, drawings, number: torch.randn(len(drawings), 16, 8, 8))
+    monkeypatch.setattr(recipes.EncoderRecipe, "VIEWS", 1)
+
+
+def test_training_has_every_part_and_variant(tiny_training: None, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks import training
+
+    training.main(["--quick"])
+    printed = capsys.readouterr().out
+    peak, step, phase, variant, layout = _tables(printed)
+    assert list(peak)[1] == "1024×1024 · 1024×1024" and peak["1024×1024 · 1024×1024"][-1] == "100%"
+    # Eight samples of 32 picture tokens: four projections in each of two blocks, and to_out.
+    assert int(peak["256×256 · 256×256"][0]) == 8
+    shares = [int(row[1].rstrip("%")) for name, row in peak.items() if name and row[1] != "–"]
+    assert abs(sum(shares) - 100) <= len(shares)
+    assert list(step)[1:] == ["autoencoder", "encoder", "base", "starter", "full"]
+    for row in (row for name, row in step.items() if name):
+        size, ms, samples, work, speed, _ = (float(cell.rstrip("%")) for cell in row)
+        assert size == 8
+        assert samples == pytest.approx(1e3 * size / ms, rel=0.02) and speed == pytest.approx(1e3 * work / ms, rel=0.02)
+    assert len(phase) == 1 + 2 * 4 + 4
+    assert all(float(phase[f"{p}: {k}"][0]) > 0 for p in ("forward", "backward") for k in training.KINDS)
+    assert abs(sum(int(row[1].rstrip("%")) for name, row in phase.items() if name) - 100) <= len(phase)
+    assert list(variant)[1:4] == [training.PLAIN, training.COMPILED, *list(training.BACKENDS)[:1]]
+    assert variant[training.PLAIN][-1] == "1.00" and variant[training.COMPILED] == ["–", "–"]
+    assert "left out in a quick run" in printed
+    assert {"batch 2", "batch 4", training.FOREACH} < set(variant)
+    assert list(layout)[1:] == [training.CHANNELS_LAST, training.CONTIGUOUS]
+
+
+class _Line(Recipe):
+    """One Linear layer of 5 to 3 on noise; ``depth`` more of 3 to 3 behind it."""
+
+    def __init__(self, depth: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(5, 3), *[nn.Linear(3, 3) for _ in range(depth)])
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+        return {"x": torch.from_numpy(rng.standard_normal((size, 5))).float()}
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"loss": (self.layers(batch["x"]) - 1).pow(2).mean()}
+
+    def save(self, folder: Path) -> None:
+        pass
+
+
+def test_measured_step_is_the_step_of_training(tmp_path: Path) -> None:
+    from benchmarks.training import Step
+
+    config = TrainingConfig(steps=4, batch_size=8, learning_rate=1e-2, warmup_steps=0, final_fraction=1.0)
+    trained, measured = _Line(2), _Line(2)
+    train(trained, config, tmp_path)
+    step = Step(measured, config, rate=config.learning_rate)
+    for _ in range(4):
+        step()
+    step.ema.copy_to(step.parameters)
+    for ours, theirs in zip(measured.parameters(), trained.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    still = _Line(2)
+    Step(still, config)()
+    assert all(torch.equal(x, y) for x, y in zip(still.parameters(), _Line(2).parameters(), strict=True))
+
+
+def test_operations_of_linear_layers_by_hand() -> None:
+    """Forward 2·B·i·o; backward as much for the weights, and as much again for inputs that need a gradient."""
+    from benchmarks.training import Step, flops, linear_shapes
+
+    step = Step(_Line(2), TrainingConfig(steps=1, batch_size=7))
+    assert flops(step) == 2 * (2 * 7 * 5 * 3) + 3 * (2 * 7 * 3 * 3) * 2
+    assert linear_shapes(step, step.recipe.layers) == {(7, 5, 3): 1, (7, 3, 3): 2}
+    assert all(p.grad is None for p in step.parameters)
+
+
+def test_operations_of_attention_by_hand() -> None:
+    """Queries with keys, and weights with values: 4·T²·d forward, twice that backward."""
+    from benchmarks.training import Step, flops
+
+    class Attention(_Line):
+        def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            x = self.layers(batch["x"])[None, None]
+            return {"loss": nn.functional.scaled_dot_product_attention(x, x, x).pow(2).mean()}
+
+    step = Step(Attention(), TrainingConfig(steps=1, batch_size=7))
+    assert flops(step) == 2 * (2 * 7 * 5 * 3) + 3 * (4 * 7 * 7 * 3)
+
+
+def test_training_refuses_to_time_a_variant_that_computes_something_else() -> None:
+    from benchmarks.training import agree
+
+    agree("a variant", (2.00001, 1.0), (2.0, 1.0))
+    for wrong in ((2.01, 1.0), (2.0, 1.01), (float("nan"), 1.0)):
+        with pytest.raises(RuntimeError, match="a variant: expected loss and gradient norm"):
+            agree("a variant", wrong, (2.0, 1.0))
+
+
+@pytest.mark.parametrize("name", ["mixing", "editing", "training"])
 def test_a_quick_run_is_never_saved(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     from importlib import import_module
 

@@ -61,7 +61,7 @@ def test_route_from_the_parts(editor: lw.Editor) -> None:
         q = []
         for x in triplet:
             z = (editor.autoencoder.encode(x).latent_dist.mode() - 0.1) * 2.0
-            e = editor.encoder.vision(z).image_embeds
+            e = editor.encoder.vision(editor.encoder.stem(z)).image_embeds
             q.append(10 * e / e.norm(dim=-1, keepdim=True))
         assert editor.router is not None
         query = (torch.cat(q, -1) - editor.router.mean) / editor.router.deviation
