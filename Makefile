@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install run test lab notebooks lint format figures data wheel clean
+.PHONY: help install run test lab notebooks lint format figures report data wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | awk -F '\t' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ format: $(STAMP)  ## let ruff mend what it can
 figures: $(STAMP)  ## every static figure again
 	$(PY) -m data.build.contact
 	$(PY) -m lorweb_mini.figures
+
+report: $(STAMP)  ## measure the shipped weights; their reports, model card and losses again
+	$(PY) -m lorweb_mini.report
 
 data: $(STAMP)  ## the picture sheets, relations and splits again, from the npm packages (needs npm and network)
 	$(PY) -m data.build.build
