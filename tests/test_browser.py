@@ -1,4 +1,4 @@
-"""The first notebook in a live JupyterLab: run all, turn a slider by keyboard, see the picture change.
+"""Notebooks in a live JupyterLab: turn a slider, search and click in the browser of emojis, see the pictures change.
 
 Skips where there is no Chromium or no Playwright. Screenshots go to pytest's temporary folder, or to
 $LORWEB_SCREENSHOTS.
@@ -30,7 +30,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("jupyterlab")
 
 ROOT = Path(__file__).resolve().parents[1]
-NAME = "00_start_here"
+START, ANALOGIES = "00_start_here", "01_visual_analogies"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = [
     "--headless=new",
@@ -43,7 +43,7 @@ ARGUMENTS = [
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
-SECONDS = 120
+SECONDS = 300
 QUIET_LAB = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     # Otherwise only the cells on the screen are on the page.
@@ -72,18 +72,19 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a JupyterLab with settings of its own, in a folder that holds a copy of the notebook."""
+    """Address of a JupyterLab with settings of its own, in a folder that holds copies of the notebooks."""
     home = tmp_path_factory.mktemp("lab")
     course = home / "course"
     course.mkdir()
-    source = ROOT / "notebooks" / f"{NAME}.py"
-    fresh = jupytext.read(source, fmt="py:percent")
-    # Without it JupyterLab asks for a kernel.
-    fresh.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    jupytext.write(fresh, course / "fresh.ipynb")
-    committed = source.with_suffix(".ipynb")
-    if committed.exists():
-        shutil.copy(committed, course / "committed.ipynb")
+    for name in (START, ANALOGIES):
+        source = ROOT / "notebooks" / f"{name}.py"
+        fresh = jupytext.read(source, fmt="py:percent")
+        # Without it JupyterLab asks for a kernel.
+        fresh.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+        jupytext.write(fresh, course / f"fresh_{name}.ipynb")
+        committed = source.with_suffix(".ipynb")
+        if committed.exists():
+            shutil.copy(committed, course / f"committed_{name}.ipynb")
     for plugin, settings in QUIET_LAB.items():
         package, _, name = plugin.partition(":")
         folder = home / "settings" / package
@@ -130,6 +131,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any) -> Iterator[Any]:
     opened = browser.new_page(viewport={"width": 1400, "height": 1000})
     opened.set_default_timeout(SECONDS * 1000)
+    playwright.expect.set_options(timeout=SECONDS * 1000)
     yield opened
     opened.close()
 
@@ -145,11 +147,16 @@ def _pixels(source: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).convert("RGB"), int)
 
 
-def test_a_slider_turned_by_keyboard_changes_the_picture(lab: str, page: Any, screenshots: Path) -> None:
-    page.goto(f"{lab}/lab/tree/fresh.ipynb?reset")
+def _open(page: Any, address: str) -> None:
+    """Opens a notebook and waits until its kernel is there."""
+    page.goto(address)
     page.wait_for_selector(".jp-Notebook .jp-Cell")
     page.wait_for_function("document.querySelector('.jp-NotebookPanel-toolbar') && window.jupyterapp")
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+
+
+def test_a_slider_turned_by_keyboard_changes_the_picture(lab: str, page: Any, screenshots: Path) -> None:
+    _open(page, f"{lab}/lab/tree/fresh_{START}.ipynb?reset")
     # In braces: Playwright would wait for a promise without end, whatever its timeout.
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
     page.locator(".jp-OutputArea-output", has_text="seconds of computing").wait_for()
@@ -189,14 +196,64 @@ def _settle(page: Any, quiet: float = 1.0) -> None:
         page.wait_for_timeout(100)
 
 
-def test_the_committed_notebook_is_never_blank(lab: str, page: Any, screenshots: Path) -> None:
-    """Opened and not run: still pictures are there, among them the slider's strip, and no widget's error."""
-    page.goto(f"{lab}/lab/tree/committed.ipynb?reset")
+def test_the_browser_searches_and_follows_a_relation(lab: str, page: Any, screenshots: Path) -> None:
+    """By the mouse to an emoji, by the keyboard to a relation; JupyterLab's own shortcuts stay out of it."""
+    _open(page, f"{lab}/lab/tree/fresh_{ANALOGIES}.ipynb?reset")
+    cell = page.locator(".jp-CodeCell", has_text="browser = Browser()")
+    cell.locator(".cm-content").click()
+    page.keyboard.press("Shift+Enter")
+    widget = cell.locator(".lorweb-browser")
+    widget.wait_for()
+    cells = page.locator(".jp-Cell").count()
+    pictures = widget.locator("[data-part=results] img")
+    before = pictures.first.get_attribute("src")
+
+    search = widget.get_by_label("Search by name or keyword")
+    search.fill("")
+    search.press_sequentially("red heart")
+    playwright.expect(widget.get_by_role("status")).to_contain_text("for “red heart”")
+    shown = "document.querySelector('.lorweb-browser [data-part=results] img').src"
+    page.wait_for_function(f"before => {shown} !== before", arg=before)
+    assert 0 < pictures.count() < 10
+    widget.get_by_role("button", name="red heart", exact=True).click()
+    widget.get_by_role("heading", name="red heart").wait_for()
+    drawings = widget.get_by_role("toolbar", name="drawings").get_by_role("button")
+    assert drawings.count() == 6
+
+    relation = widget.get_by_role("button", name="hue 120", exact=True)
+    relation.focus()
+    page.keyboard.press("Enter")
+    widget.get_by_role("heading", name="edit: hue 120").wait_for()
+    playwright.expect(relation).to_have_attribute("aria-pressed", "true")
+    b, answer = (_pixels(x.get_attribute("src")) for x in widget.locator("[data-part=pairs] img").all()[:2])
+    assert b.std() > 1 and np.abs(b - answer).mean() > 1
+    widget.scroll_into_view_if_needed()
+    page.screenshot(path=screenshots / "browser.png")
+
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("b")
+    assert page.evaluate("document.activeElement.dataset.value") == "edit/hue=180"
+    assert page.locator(".jp-Cell").count() == cells, "a key meant for the widget added a cell"
+    page.keyboard.press("Enter")
+    widget.get_by_role("heading", name="edit: hue 180").wait_for()
+    drawings.get_by_text("Twemoji", exact=True).click()
+    playwright.expect(widget.get_by_text("start at the drawing by Twemoji")).to_be_visible()
+    changed = _pixels(widget.locator("[data-part=pairs] img").first.get_attribute("src"))
+    assert np.abs(b - changed).mean() > 1
+
+
+COMMITTED = [(START, "mixer = Mixer("), (ANALOGIES, "browser = Browser()")]
+
+
+@pytest.mark.parametrize(("name", "code"), COMMITTED, ids=[name for name, _ in COMMITTED])
+def test_the_committed_notebook_is_never_blank(lab: str, page: Any, screenshots: Path, name: str, code: str) -> None:
+    """Opened and not run: still pictures are there, among them the widget's, and no widget's error."""
+    page.goto(f"{lab}/lab/tree/committed_{name}.ipynb?reset")
     page.wait_for_selector(".jp-Notebook .jp-Cell")
-    mixer = page.locator(".jp-CodeCell", has_text="mixer = Mixer(")
-    mixer.locator(".jp-OutputArea-output img").wait_for()
-    mixer.scroll_into_view_if_needed()
-    page.screenshot(path=screenshots / "committed.png")
+    cell = page.locator(".jp-CodeCell", has_text=code)
+    cell.locator(".jp-OutputArea-output img").wait_for()
+    cell.scroll_into_view_if_needed()
+    page.screenshot(path=screenshots / f"committed_{name}.png")
     assert page.locator(".jp-OutputArea-output img").count() >= 5
     text = page.locator(".jp-Notebook").inner_text()
     assert "Error displaying widget" not in text and "Loading widget" not in text
