@@ -265,7 +265,7 @@ def test_no_training_can_draw_a_test_concept(sides: np.ndarray, monkeypatch: pyt
         edited = np.full(len(shown), name != "drawings")
         return torch.from_numpy(np.column_stack([shown, edited])).float()[:, :, None, None]
 
-    monkeypatch.setattr(bank_module, "_encoded", mark)
+    monkeypatch.setattr(bank_module, "encoded", mark)
     taught = known_relations()
     bank = LatentBank(MiniAutoencoder(), taught, edited_pairs=40)
     assert (sides[bank.emoji] == "train").all()

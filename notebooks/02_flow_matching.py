@@ -1,0 +1,1217 @@
+# %% [markdown]
+# # Flow matching, and how the editor draws
+#
+# Below, an edited picture comes out of noise. The network was never taught to draw in one go. At every step it is
+# asked one thing only, *which way from here?*, and a small step is taken that way. The upper row is what is there, the
+# lower row where the network believes that it will end.
+#
+# When you leave this notebook you will have trained such a network yourself, on your own machine, and there will be
+# nothing in this strip that you cannot compute.
+
+# %%
+# %matplotlib inline
+import os
+import time
+
+START = time.perf_counter()
+os.environ["HF_HUB_OFFLINE"] = "1"  # everything is on this disk
+
+import matplotlib
+import numpy as np
+import torch
+from IPython.display import Markdown, display
+
+import lorweb_mini as lw
+from lorweb_mini.editor import load_frozen
+from lorweb_mini.figures import COLOURS, INK, LINE, PALE, STYLE, figure_of
+from lorweb_mini.images import STYLES
+from lorweb_mini.instructions import vectors_of
+from lorweb_mini.sampler import strip, trajectory
+
+SMOKE = os.environ.get("LORWEB_PROFILE") == "smoke"
+STEPS = 3 if SMOKE else 8
+matplotlib.rcParams.update({**STYLE, "figure.dpi": 85})  # many pictures: keeps the file small
+
+autoencoder, _, base = load_frozen()
+emoji, relation = lw.load_emoji(), lw.relations()["edit/hue=240"]
+b = emoji.tensor(emoji.find("fire engine"), STYLES.index("twemoji"))
+wish = relation.instructions[0]
+path = trajectory(base, autoencoder.to_latent(b)[0], vectors_of([wish])[0], steps=5)
+strip(autoencoder, path, b[0], relation.apply_edits(b)[0], title=f"“{wish}”")
+
+# %% [markdown]
+# ## What this notebook is for
+#
+# **When you leave it, you can**
+#
+# 1. write flow matching from memory: one loss, one loop, on points and on pictures;
+# 2. say why the network learns a *conditional mean*, and what follows from it for one step, for ten, and for every
+#    table of errors in this course;
+# 3. read Flux's geometry: what a token holds, how the sequence is laid, how a token finds its counterpart;
+# 4. steer the frozen editor by steps and guidance, and say what each costs and buys.
+#
+# **You need** notebook 00, what a gradient and an expectation are, and a little PyTorch. No GPU, no network.
+# **It takes** about an hour of yours; the computer's share is measured in the last cell.
+#
+# ## A flow in the plane
+#
+# The idea needs no pictures. Two numbers a point are enough, and then everything can be seen. Our data are the black
+# pixels of a drawing. A *generative model* of them is a way to make new points that lie where these lie.
+#
+# Flow matching begins by **destroying** the data. To each point $x$ it draws noise $e$ from a standard normal and
+# walks from one to the other on a straight line, at constant speed, in one unit of time:
+#
+# $$z_t = (1 - t)\,x + t\,e, \qquad \frac{dz_t}{dt} = e - x$$
+#
+# At $t = 0$ there is data, at $t = 1$ pure noise. Destroying is easy. The model will have to walk the way back.
+
+# %%
+black = emoji.tensor(emoji.find("sauropod"), STYLES.index("openmoji_black"))[0].mean(0) < 0
+rows, columns = black.nonzero().T
+pixels = torch.stack([columns, -rows], 1).float()
+PIXEL = 1 / float((pixels - pixels.mean(0)).std())  # side of a pixel once the drawing has deviation 1
+pixels = (pixels - pixels.mean(0)) * PIXEL
+
+
+def data(k: int) -> torch.Tensor:
+    """k of the drawing's black pixels, drawn at random: [k, 2]."""
+    return pixels[torch.randint(len(pixels), (k,))]
+
+
+# %%
+torch.manual_seed(0)
+x, e = data(600), torch.randn(600, 2)
+figure, axes = figure_of(11, 2.7, ncols=5)
+for axis, t in zip(axes, (0, 0.25, 0.5, 0.75, 1), strict=True):
+    axis.scatter(*((1 - t) * x + t * e).T, s=4, c=x[:, 0] + x[:, 1], cmap="plasma", linewidths=0)
+    axis.set(xlim=(-3.2, 3.2), ylim=(-3, 3), aspect="equal")
+    axis.set_title(f"t = {t:g}")
+    axis.axis("off")
+figure.suptitle(
+    f"{len(pixels)} black pixels of a dinosaur turn into noise; a point keeps its colour", size=10, color=PALE
+)
+figure
+
+# %% [markdown]
+# ### What the network learns
+#
+# The network sees a noisy point $z_t$ and the time, and says the velocity with which that point moves. It is trained
+# by least squares:
+#
+# $$L = \mathbb E_{x, e, t}\ \bigl\lVert v_\theta(z_t, t) - (e - x) \bigr\rVert^2$$
+#
+# That is all of flow matching. But look at what it asks for: through one and the same point $z_t$ run **many** of the
+# straight lines, from different pixels to different noises, and the network cannot know which of them it is on. Of all
+# answers to one question, least squares prefers their mean. So the best possible network is
+#
+# $$v^\star(z, t) = \mathbb E\,[\,e - x \mid z_t = z\,] = \frac{z - \mathbb E\,[x \mid z_t = z]}{t},$$
+#
+# where the second form puts $e = (z_t - (1 - t)\,x) / t$ into the first. Read it again: **to know the velocity is to
+# know the mean of all data that the noisy point may have come from.** Everything in this notebook hangs on this line.
+#
+# > **Predict before you run.** Will the loss go to zero if we train for long enough?
+
+
+# %%
+class Velocity(torch.nn.Module):
+    """v(z, t) for points in the plane: sines and cosines of all three numbers, then four linear layers."""
+
+    def __init__(self, width: int = 128, octaves: int = 5) -> None:
+        super().__init__()
+        self.frequencies = 2.0 ** torch.arange(octaves)
+        sizes = [3 + 6 * octaves, width, width, width]
+        layers = [m for i in range(3) for m in (torch.nn.Linear(*sizes[i : i + 2]), torch.nn.SiLU())]
+        self.layers = torch.nn.Sequential(*layers, torch.nn.Linear(width, 2))
+
+    def forward(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        inputs = torch.cat([z, t.expand(len(z), 1)], 1)
+        waves = (inputs[:, :, None] * self.frequencies).flatten(1)
+        return self.layers(torch.cat([inputs, waves.sin(), waves.cos()], 1))
+
+
+torch.manual_seed(0)
+network, steps = Velocity(), 300 if SMOKE else 4000
+optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3, weight_decay=0)
+decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+for _ in range(steps):
+    x, e, t = data(512), torch.randn(512, 2), torch.rand(512, 1)
+    loss = (network((1 - t) * x + t * e, t) - (e - x)).pow(2).mean()
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    decay.step()
+
+# %% [markdown]
+# The data are few enough for the conditional mean to be computed exactly, by Bayes' rule: a pixel $x_i$ can have
+# become $z$ with the noise $e = (z - (1 - t)\,x_i)/t$ alone, which is as likely as $\exp(-\lVert e \rVert^2 / 2)$.
+
+
+# %%
+def exact(z: torch.Tensor, t: float) -> torch.Tensor:
+    """E[e − x | z_t = z] for the pixels of the drawing, [k, 2]."""
+    noise = torch.cdist(z, (1 - t) * pixels) / t
+    likely = (-noise.pow(2) / 2).softmax(1)
+    return (z - likely @ pixels) / t
+
+
+lines = []
+with torch.no_grad():
+    for t in (0.9, 0.7, 0.5, 0.3, 0.15):
+        x, e = data(4000), torch.randn(4000, 2)
+        z = (1 - t) * x + t * e
+        learnt, best = network(z, torch.tensor(t)), exact(z, t)
+        apart = (learnt - best).pow(2).sum() / best.pow(2).sum()
+        left, least = ((v - (e - x)).pow(2).mean() for v in (learnt, best))
+        lines.append(f"| {t:g} | {left:.2f} | {least:.2f} | {apart:.1%} |")
+display(
+    Markdown(
+        "| t | loss of the network | loss of the exact mean | distance of the two, squared, relative |\n"
+        "|--:|--:|--:|--:|\n" + "\n".join(lines)
+    )
+)
+
+# %% [markdown]
+# The loss does not go to zero, for nobody's. What is left is the variance of the lines through a point, and no network
+# can be below the exact mean (but by the luck of a sample). A flow-matching loss is therefore hard to read: **a curve
+# that has gone flat may be a network that has learnt everything**, and a small change of it may be a large one of the
+# picture.
+#
+# ### The field, and the way back
+#
+# Here are both velocities as arrows. They point the way we shall walk, from noise to data, so against $v$.
+
+# %%
+everywhere = torch.cartesian_prod(torch.linspace(-3, 3, 16), torch.linspace(-2.6, 2.6, 14))
+figure, axes = figure_of(11, 3.9, ncols=3)
+for axis, t in zip(axes, (0.9, 0.5, 0.2), strict=True):
+    z = (1 - t) * data(3000) + t * torch.randn(3000, 2)
+    near = everywhere[torch.cdist(everywhere, z).topk(4, largest=False).values[:, 3] < 0.25]  # where noisy points are
+    axis.scatter(*z[:600].T, s=4, color="#DDDDDD", linewidths=0)
+    with torch.no_grad():
+        fields = {"exact mean": exact(near, t), "network": network(near, torch.tensor(t))}
+    for (name, v), colour, width in zip(fields.items(), (COLOURS[1], COLOURS[0]), (0.007, 0.003), strict=True):
+        arrows = {"angles": "xy", "scale_units": "xy", "scale": 5, "headwidth": 3, "headlength": 4}
+        axis.quiver(*near.T, *-v.T, color=colour, width=width, label=name, **arrows)
+    axis.set(xlim=(-3.1, 3.1), ylim=(-2.8, 2.8), aspect="equal")
+    axis.set_title(f"t = {t:g}")
+    axis.axis("off")
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+figure
+
+# %% [markdown]
+# From far away (left) all arrows point to the middle of the drawing: so much noise hides which pixel it was. The nearer
+# we come, the more each place has a pixel of its own to go to.
+#
+# Drawing is now walking: start at noise, ask, take a step, ask again. With $n$ equal steps this is Euler's method,
+#
+# $$z_{t - 1/n} = z_t - \tfrac1n\, v_\theta(z_t, t).$$
+
+
+# %%
+@torch.no_grad()
+def walk(z: torch.Tensor, steps: int) -> torch.Tensor:
+    """Euler's method from noise [k, 2] at t = 1 to t = 0; all places on the way, [steps + 1, k, 2]."""
+    places = [z]
+    for i in range(steps):
+        z = z - network(z, torch.tensor(1 - i / steps)) / steps
+        places.append(z)
+    return torch.stack(places)
+
+
+torch.manual_seed(2)
+x, noise = data(45), torch.randn(45, 2)
+figure, axes = figure_of(10, 4.4, ncols=2)
+titles = ("In training: straight lines, at random, crossing", "In drawing: one way through each place, curved")
+for axis, ways, title in zip(axes, (torch.stack([noise, x]), walk(noise, 64)), titles, strict=True):
+    axis.scatter(*pixels.T, s=5, marker="s", color="#D5D5D5", linewidths=0)
+    axis.plot(ways[:, :, 0], ways[:, :, 1], color=COLOURS[0], lw=0.8, alpha=0.75)
+    axis.scatter(*noise.T, s=14, color=COLOURS[1], zorder=3, label="noise")
+    axis.scatter(*ways[-1].T, s=14, color=COLOURS[0], zorder=3, label="data")
+    axis.set(xlim=(-3.2, 3.2), ylim=(-2.9, 2.9), aspect="equal")
+    axis.set_title(title)
+    axis.axis("off")
+axes[1].legend(loc="upper right", fontsize=8)
+figure
+
+# %% [markdown]
+# The pairs were straight and the flow is curved, since a mean of straight lines through a place is another mean at the
+# next place. Only two things survive the averaging, and they are enough: at every time the points are distributed as
+# the $z_t$ of the first figure, and no two ways ever cross.
+#
+# > **Predict before you run.** What happens if all the way is taken in **one** step? At $t = 1$ the point is pure
+# > noise and knows nothing of $x$. Put that into the formula for $v^\star$.
+
+# %%
+torch.manual_seed(3)
+noise = torch.randn(1500, 2)
+figure, axes = figure_of(11, 2.75, ncols=5)
+for axis, n in zip(axes, (1, 2, 4, 8, 64), strict=True):
+    drawn = walk(noise, n)[-1]
+    between = torch.cdist(drawn, pixels) / PIXEL
+    hit, covered = (float((between.amin(side) < 1).float().mean()) for side in (1, 0))
+    axis.scatter(*pixels.T, s=5, marker="s", color="#DCDCDC", linewidths=0)
+    axis.scatter(*drawn.T, s=2, color=COLOURS[0], linewidths=0)
+    axis.set(xlim=(-2.7, 2.1), ylim=(-1.9, 2.3), aspect="equal", xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    axis.set_title(f"{n} step{'s' if n > 1 else ''}")
+    axis.set_xlabel(f"{hit:.0%} on a line\n{covered:.0%} of the lines drawn", color=PALE)
+figure
+
+# %%
+centre = float(walk(noise, 1)[-1].mean(0).norm() / PIXEL)
+spread = [float(walk(noise, n)[-1].std(0).norm() / PIXEL) for n in (1, 64)]
+display(
+    Markdown(
+        f"After one step the points lie {centre:.1f} pixels from the drawing's centre of gravity on average, scattered "
+        f"by {spread[0]:.1f} pixels; those of 64 steps by {spread[1]:.0f}. One step from noise gives "
+        "$e - \\mathbb E[e - x \\mid e] = \\mathbb E[x]$: **the mean of the data, whatever the noise**, a place where "
+        "the drawing has nothing. Keep this in mind; at the end of the notebook the same happens to faces."
+    )
+)
+
+# %% [markdown]
+# ## From pictures to latents
+#
+# A picture of 64 × 64 pixels in three colours is a point in a space of 12,288 dimensions, and most of them are spent
+# on saying that neighbours are alike. So the flow does not run there. An **autoencoder**, trained beforehand and
+# frozen, turns the picture into a *latent* of 16 channels of 8 × 8 numbers, a twelfth of them, and back. The factor 8
+# by which each side shrinks and the 16 channels are those of Flux.
+#
+# What the autoencoder loses is lost for every model built on it. How much is that?
+
+# %%
+from lorweb_mini.autoencoder import psnr
+from lorweb_mini.browser import picture_rows
+from lorweb_mini.evaluation import reconstruct
+from lorweb_mini.relations import SPLITS, STYLE_NAMES, concept_sides
+
+SHOWN = ("octopus", "fire engine", "pineapple", "peacock", "parachute", "pizza", "dragon face", "watermelon", "tram")
+gallery = torch.cat([emoji.tensor(emoji.find(name), i % len(STYLES)) for i, name in enumerate(SHOWN)])
+assert all(concept_sides()[emoji.find(name)] == SPLITS.index("test") for name in SHOWN)
+through = reconstruct(autoencoder, gallery)
+picture_rows(
+    {"original": gallery, "through the\nautoencoder": through},
+    captions={"through the\nautoencoder": [f"{x:.0f} dB" for x in psnr(through, gallery)]},
+    title="Nine unseen drawings, encoded and decoded",
+    label_width=1.1,
+    size=0.72,
+)
+
+# %%
+rng = np.random.default_rng(4)
+unseen = np.argwhere(emoji.present & (concept_sides() == SPLITS.index("test"))[:, None])
+unseen = unseen[rng.permutation(len(unseen))[: 48 if SMOKE else 600]]
+originals = emoji.tensor(*unseen.T)
+decibels = psnr(reconstruct(autoencoder, originals), originals)
+by_style = {name: decibels[unseen[:, 1] == i].mean() for i, name in enumerate(STYLE_NAMES.values())}
+best, worst = max(by_style, key=by_style.get), min(by_style, key=by_style.get)
+display(
+    Markdown(
+        f"Over {len(unseen)} unseen drawings the mean is **{decibels.mean():.1f} dB**, from {by_style[worst]:.1f} "
+        f"({worst}) to {by_style[best]:.1f} ({best}). Ten decibels are a factor of ten in the squared error. "
+        "Because of this loss, errors in this course are taken against the *reconstruction* of the true b′."
+    )
+)
+
+# %% [markdown]
+# A transformer wants a sequence. Flux takes 2 × 2 neighbouring places of the latent, with all 16 channels, as one
+# **token** of 64 numbers. Our pictures are 16 tokens each, numbered in reading order.
+#
+# > **Predict before you run.** We disturb one token and decode. Which pixels change: one square of 16 × 16, more, or
+# > all?
+
+# %%
+import torch.nn.functional as F
+
+from lorweb_mini.base import pack, unpack
+
+TOKEN = 6
+torch.manual_seed(1)
+z = autoencoder.to_latent(gallery[:8])
+disturbed = pack(z)[:, None].repeat(1, 16, 1, 1)  # [8 pictures, 16 copies, 16 tokens, 64]
+disturbed[:, range(16), range(16)] += torch.randn(8, 16, 64)  # in copy i, token i; a latent's own deviation is 1
+decoded = autoencoder.to_picture(unpack(disturbed.flatten(0, 1))).unflatten(0, (8, 16))
+moved = (decoded - through[:8, None]).pow(2).sum(2)  # [8, 16, 64, 64]
+share = F.avg_pool2d(moved.mean(0), 16).flatten(1)  # [token disturbed, square of 16 × 16 pixels]
+share = share / share.sum(1, keepdim=True)
+
+# %%
+from lorweb_mini.images import to_pil
+
+figure, axes = figure_of(11, 3.1, ncols=4)
+row, column = divmod(TOKEN, 4)
+for axis, picture in zip(axes, (through[1], decoded[1, TOKEN]), strict=False):
+    axis.imshow(to_pil(picture), extent=(0, 64, 64, 0))
+axes[2].imshow(moved[1, TOKEN].sqrt(), cmap="cividis", extent=(0, 64, 64, 0))
+for axis in axes[:3]:
+    axis.set(xticks=[], yticks=[])
+    for line in (16, 32, 48):
+        axis.axhline(line, color=LINE, lw=0.6)
+        axis.axvline(line, color=LINE, lw=0.6)
+    box = [16 * column, 16 * row, 16 * column + 16, 16 * row + 16]
+    axis.plot(*zip(*[(box[i], box[j]) for i, j in ((0, 1), (2, 1), (2, 3), (0, 3), (0, 1))], strict=True), c=COLOURS[4])
+axes[3].imshow(share, cmap="cividis", vmin=0, vmax=1)
+axes[3].set(xlabel="square of pixels", ylabel="token disturbed", xticks=range(0, 16, 4), yticks=range(0, 16, 4))
+titles = ("16 tokens", f"token {TOKEN} disturbed", "what it changed", "share of the change")
+for axis, title in zip(axes, titles, strict=True):
+    axis.grid(False)
+    axis.set_title(title)
+figure
+
+# %%
+own = share.diagonal().mean()
+display(
+    Markdown(
+        f"On average **{own:.0%}** of the change falls into the token's own square, the rest next to it: the decoder "
+        "looks a little over the fence. So a token is a *place*, and what the transformer moves are places."
+    )
+)
+
+# %% [markdown]
+# ## The same on pictures, in less than sixty lines
+#
+# Nothing about the loss or the loop changes. A point of the plane becomes the 16 tokens of b′, and the network becomes
+# a transformer, a small one of the very class that holds FLUX.1-Kontext in diffusers. New is only that the flow has to
+# know *which* picture it edits: the tokens of b are laid beside the noisy ones, and the transformer may look at them.
+#
+# Here it learns **one** edit and gets no instruction. Pairs come from the emoji for training, and we look at emoji that
+# are in none of them.
+
+# %%
+from matplotlib.figure import Figure
+
+from lorweb_mini.evaluation import squared
+from lorweb_mini.relations import as_batch
+
+EDIT = "edit/hue=120"
+relation = lw.relations()[EDIT]
+
+
+def encode(pictures: torch.Tensor) -> torch.Tensor:
+    """Tokens [k, 16, 64] of pictures."""
+    with torch.no_grad():
+        return torch.cat([pack(autoencoder.to_latent(part)) for part in pictures.split(64)])
+
+
+chosen = rng.permutation(relation.pairs("train"))[: 64 if SMOKE else 1500]
+reference, target = (encode(pictures) for pictures in relation.pictures(chosen))
+test = lw.analogies("test", EDIT, seed=3, n=4 if SMOKE else 32)
+test_b, test_truth = (reconstruct(autoencoder, pictures) for pictures in as_batch(test)[2:])
+test_reference = encode(as_batch(test)[2])
+
+
+def progress(losses: list[float], drawn: torch.Tensor) -> Figure:
+    """The loss so far, and how the network draws the first unseen pictures at this moment."""
+    figure, (left, right) = figure_of(10, 3, ncols=2, width_ratios=(2, 1.25))
+    left.plot(losses, color="#CFE3F0", lw=0.8)
+    width = min(50, len(losses))
+    left.plot(range(width - 1, len(losses)), np.convolve(losses, np.ones(width) / width, "valid"), color=COLOURS[0])
+    left.set(yscale="log", xlabel="step", ylabel="flow-matching loss", title=f"{len(losses)} steps: {losses[-1]:.2f}")
+    rows = [torch.cat(list(pictures[:4]), 2) for pictures in (test_b, drawn, test_truth)]
+    right.imshow(to_pil(torch.cat(rows, 1)))
+    right.set(xticks=[], yticks=[32, 96, 160], yticklabels=["b", "now", "true b′"], title="unseen emoji")
+    right.grid(False)
+    return figure
+
+
+# %% [markdown]
+# And now flow matching itself, whole: the network's answer, the loop that draws, the loop that learns. You have written
+# both loops above.
+
+# %%
+from lorweb_mini.base import TEXT_WIDTH, position_ids, transformer_of
+
+torch.manual_seed(0)
+transformer = transformer_of(width=64, double_blocks=1, single_blocks=2)
+ids = torch.cat([position_ids(4, 4, picture=0), position_ids(4, 4, picture=1)])  # where each token stands
+
+
+def velocity(z: torch.Tensor, t: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """v for noisy tokens z [k, 16, 64] at time t, beside the tokens of b."""
+    silence = torch.zeros(len(z), TEXT_WIDTH)  # no instruction
+    out = transformer(
+        hidden_states=torch.cat([z, reference], 1),
+        encoder_hidden_states=silence[:, None],
+        pooled_projections=silence,
+        timestep=t.expand(len(z)),
+        img_ids=ids,
+        txt_ids=torch.zeros(1, 3),
+        return_dict=False,
+    )[0]
+    return out[:, :16]
+
+
+@torch.no_grad()
+def draw(z: torch.Tensor, reference: torch.Tensor, steps: int = 8) -> torch.Tensor:
+    """From noise [k, 16, 64] to the tokens of b′."""
+    for i in range(steps):
+        z = z - velocity(z, torch.tensor(1 - i / steps), reference) / steps
+    return z
+
+
+def train(steps: int, every: int, batch: int = 64) -> tuple[list[float], list[torch.Tensor]]:
+    """Learns for so many steps; the losses, and the unseen pictures as they were drawn every so many steps."""
+    optimiser = torch.optim.AdamW(transformer.parameters(), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps, pct_start=0.05)
+    start, losses = torch.randn_like(test_reference), []
+    film, screen = [autoencoder.to_picture(unpack(draw(start, test_reference)))], display(display_id=True)
+    for step in range(1, steps + 1):
+        k = torch.randint(len(target), (batch,))
+        x, e, t = target[k], torch.randn(batch, 16, 64), torch.rand(batch)
+        z = torch.lerp(x, e, t[:, None, None])  # (1 − t) x + t e
+        loss = (velocity(z, t, reference[k]) - (e - x)).pow(2).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.item())
+        if step % every == 0:
+            film.append(autoencoder.to_picture(unpack(draw(start, test_reference))))
+            screen.update(progress(losses, film[-1]))
+    return losses, film
+
+
+# %%
+import inspect
+
+written = [line for part in (velocity, draw, train) for line in inspect.getsource(part).splitlines() if line.strip()]
+print(f"Flow matching on pictures, figures and documentation included: {len(written)} lines.")
+
+# %% [markdown]
+# Let it learn, and **watch** both halves of the figure. The loss is soon nearly flat, while the drawings go on getting
+# cleaner: you know from the plane why a loss cannot tell. This is the longest cell of the notebook, a minute or two.
+#
+# > **Predict before you run.** After how many steps will you recognise the first emoji?
+
+# %%
+every = 10 if SMOKE else 40
+losses, film = train(30 if SMOKE else 1600, every)
+
+# %%
+from lorweb_mini.evaluation import Estimate, resampling_weights
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray, resamples: int = 1000) -> Estimate:
+    """Sum over sum, with a 95 % bootstrap interval over the pictures."""
+    weights = resampling_weights(len(numerator), resamples, np.random.default_rng(0))
+    low, high = np.quantile((weights @ numerator) / (weights @ denominator), [0.025, 0.975])
+    return Estimate(float(numerator.sum() / denominator.sum()), float(low), float(high))
+
+
+before, after = (ratio(squared(drawn, test_truth), squared(test_b, test_truth)) for drawn in (film[0], film[-1]))
+moments = sorted({round(x) for x in np.geomspace(1, len(film), 6)})
+captions = ["b", *(f"{every * (m - 1)} steps" for m in moments), "true b′"]
+shown = [torch.stack([test_b[i], *(film[m - 1][i] for m in moments), test_truth[i]]) for i in range(2)]
+rows = {f"unseen {i + 1}": pictures for i, pictures in enumerate(shown)}
+display(picture_rows(rows, {"unseen 2": captions}, title="One edit, learnt from nothing", label_width=0.8))
+display(
+    Markdown(
+        f"Normalised error on {len(test)} unseen drawings, 95 % interval in brackets: **{before}** before training and "
+        f"**{after}** after {len(losses)} steps. Zero is the true answer, one is b handed back. "
+        f"The transformer has {sum(p.numel() for p in transformer.parameters()) / 1e6:.1f} million parameters."
+    )
+)
+
+# %% [markdown]
+# `lorweb_mini/base.py` has the same loop with diffusers' scheduler, an instruction and guidance. Is it the same?
+
+# %%
+from lorweb_mini.base import Base
+
+start = torch.randn_like(test_reference)
+package = Base(transformer.eval()).sample(start, test_reference, ids, steps=8)
+print(f"largest difference to our own sampler: {(package - draw(start, test_reference)).abs().max():.0e}")
+
+# %% [markdown]
+# ## Flux's geometry, drawn
+#
+# Which number of which token sits where? Left, a picture and its 16 squares. In the middle its latent: 16 channels,
+# each a small grey picture of 8 × 8. A token takes the same 2 × 2 places out of **every** channel, outlined below;
+# right, these 64 numbers in the order in which the transformer gets them.
+
+# %%
+latent = autoencoder.to_latent(gallery[1:2])[0]
+row, column = divmod(TOKEN, 4)
+token = pack(latent[None])[0, TOKEN].reshape(16, 4)
+mosaic = torch.cat([torch.cat(list(F.pad(four, (1, 1, 1, 1), value=torch.nan)), 1) for four in latent.split(4)], 0)
+
+figure, axes = figure_of(10, 4, ncols=3, width_ratios=(1, 1, 0.42))
+axes[0].imshow(to_pil(gallery[1]), extent=(0, 4, 4, 0))
+for i in range(16):
+    y, x = divmod(i, 4)
+    badge = {"boxstyle": "circle,pad=0.25", "fc": "white", "ec": COLOURS[4] if i == TOKEN else LINE}
+    axes[0].text(x + 0.5, y + 0.5, str(i), ha="center", va="center", size=8, bbox=badge)
+    axes[0].plot([x, x + 1, x + 1, x, x], [y, y, y + 1, y + 1, y], color=LINE, lw=0.7)
+axes[1].imshow(mosaic, cmap="gray")
+for i in range(16):
+    y, x = 10 * (i // 4) + 2 * row + 0.5, 10 * (i % 4) + 2 * column + 0.5
+    axes[1].plot([x, x + 2, x + 2, x, x], [y, y, y + 2, y + 2, y], color=COLOURS[4], lw=1.4)
+axes[2].imshow(token, cmap="gray", vmin=float(latent.min()), vmax=float(latent.max()), aspect=0.6)
+axes[2].set(ylabel="channel", xlabel="place in the 2 × 2", yticks=range(0, 16, 5), xticks=range(4))
+for axis, title in zip(axes, ("the picture", "its latent, 16 × (8 × 8)", f"token {TOKEN}, 64 numbers"), strict=True):
+    axis.grid(False)
+    axis.set_title(title)
+for axis in axes[:2]:
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+figure
+
+# %% [markdown]
+# The transformer sees one sequence of 33 tokens: one of text, 16 noisy ones, 16 of the reference. It has no idea of
+# rows and columns, since attention does not care for order. So each token carries three **position ids**
+# $(k, \text{row}, \text{column})$, where $k$ tells the picture: 0 for the one being drawn, 1 for the reference, as in
+# Kontext. Position ids of b's counterpart differ in $k$ alone.
+
+# %%
+from matplotlib.patches import Rectangle
+
+sequence = [("text", 0, 0, 0), *(("noisy" if k == 0 else "reference", *map(int, [k, r, c])) for k, r, c in ids)]
+figure, axis = figure_of(11, 2.4)
+face = {"text": "#D9D9D9", "noisy": "#F6CF8B", "reference": "#9CCDEB"}
+for i, (kind, *place) in enumerate(sequence):
+    axis.text(i, 0, "T" if kind == "text" else str((i - 1) % 16), ha="center", va="center", size=8, weight="bold")
+    axis.add_patch(Rectangle((i - 0.46, -0.42), 0.92, 0.84, fc=face[kind], ec="white"))
+    for y, (value, colour) in enumerate(zip(place, ("Purples", "Greens", "Oranges"), strict=True)):
+        shade = matplotlib.colormaps[colour](0.08 + 0.17 * value)
+        axis.add_patch(Rectangle((i - 0.46, y + 0.68), 0.92, 0.84, fc=shade, ec="white"))
+        axis.text(i, y + 1.1, str(value), ha="center", va="center", size=8)
+for i, kind in ((0, "text"), (8.5, "the picture being drawn, z"), (24.5, "the reference picture, b")):
+    axis.text(i, -0.62, kind, ha="center", va="bottom", size=9, color=PALE)
+axis.set(xlim=(-0.6, 32.6), ylim=(3.6, -1.2), xticks=[], yticks=[0, 1.1, 2.1, 3.1])
+axis.set_yticklabels(["token", "k", "row", "column"], size=9, color=INK)
+axis.grid(False)
+axis.spines[:].set_visible(False)
+figure
+
+# %% [markdown]
+# The ids enter by **rotation**. Before a query and a key are compared, each is cut into three parts, one an id, and the
+# pairs of numbers in a part are turned by angles proportional to that id, fast for the first pairs and slowly for the
+# last. Turning both changes their product by the *difference* of the ids alone:
+#
+# $$\langle R_p\, q,\ R_{p'}\, k\rangle = \langle q,\ R_{p' - p}\, k\rangle$$
+#
+# So a head can learn "look at the same place in the other picture", or "three columns further". Left alone, with
+# $q = k$, the nearest are the most alike:
+
+# %%
+from diffusers.models.embeddings import apply_rotary_emb
+
+around = torch.tensor([[k, r, c] for k in (0, 1) for r in range(7) for c in range(7)]).float()
+ones = torch.ones(1, len(around), 1, 64) / 8
+turned = apply_rotary_emb(ones, base.transformer.pos_embed(around), sequence_dim=1)[0, :, 0]
+alike = (turned @ turned[24]).reshape(2, 7, 7)  # to the token in the middle of the first picture
+
+figure, axes = figure_of(6.4, 2.9, ncols=2)
+for axis, values, title in zip(axes, alike, ("in the same picture", "in the other picture"), strict=True):
+    shown = axis.imshow(values, cmap="cividis", vmin=float(alike.min()), vmax=1, extent=(-3.5, 3.5, 3.5, -3.5))
+    axis.set(xticks=range(-3, 4), yticks=range(-3, 4), xlabel="columns away", title=title)
+    axis.grid(False)
+axes[0].set_ylabel("rows away")
+figure.colorbar(shown, ax=axes, label="product of the turned pair", pad=0.02)
+figure
+
+# %% [markdown]
+# ### Where does a token look?
+#
+# Let us read the shipped editor's mind. A picture in which left and right are exchanged needs, at row $r$ and column
+# $c$, what b has at row $r$ and column $3 - c$. A blurred picture needs what b has at the same place. If the
+# transformer solves both by *looking*, the attention from the noisy tokens to the reference tokens has to differ just
+# so.
+#
+# > **Predict before you run.** Number the tokens in reading order. What would the 16 × 16 table of attention look like
+# > for a blur, what for a flip?
+
+
+# %%
+class Attention(torch.overrides.TorchFunctionMode):
+    """Notes softmax(q kᵀ / √d) of every attention while it is entered: [pictures, heads, 33, 33] each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[torch.Tensor] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        given = kwargs or {}
+        if function is F.scaled_dot_product_attention:
+            q, k = (given[name] for name in ("query", "key"))
+            self.weights.append((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1))
+        return function(*args, **given)
+
+
+def attention(instruction: str, steps: int = 4) -> torch.Tensor:
+    """From noisy to reference tokens, mean over pictures and steps: [blocks, heads, 16, 16]."""
+    latents = autoencoder.to_latent(originals[: 4 if SMOKE else 24])
+    with Attention() as seen, torch.no_grad():
+        base.edit(latents, vectors_of([instruction] * len(latents)), range(len(latents)), steps)
+    mean = torch.stack(seen.weights).mean(1)  # all blocks of the first step, then of the second …
+    return mean.unflatten(0, (steps, -1)).mean(0)[:, :, 1:17, 17:33]
+
+
+BLUR, FLIP = "blur it strongly", "flip it horizontally"
+looks = {wish: attention(wish) for wish in (BLUR, FLIP)}
+here = torch.eye(16)
+mirrored = torch.eye(16).reshape(4, 4, 16).flip(1).reshape(16, 16)  # token (r, c) to token (r, 3 − c)
+
+
+def on(place: torch.Tensor, wish: str) -> torch.Tensor:
+    """Share of its attention that a noisy token gives to its place in b, mean over tokens: [blocks, heads]."""
+    return (looks[wish] * place).sum(-1).mean(-1)
+
+
+# %%
+gain = on(mirrored, FLIP) - on(mirrored, BLUR) + on(here, BLUR) - on(here, FLIP)
+block, head = divmod(int(gain.argmax()), gain.shape[1])
+figure, axes = figure_of(11, 3.9, ncols=3, width_ratios=(1, 1, 1.15))
+highest = max(float(weights[block, head].max()) for weights in looks.values())
+for axis, (wish, weights) in zip(axes, looks.items(), strict=False):
+    shown = axis.imshow(weights[block, head], cmap="cividis", vmin=0, vmax=highest)
+    place = here if wish == BLUR else mirrored
+    axis.scatter(place.argmax(1), range(16), s=52, marker="s", facecolors="none", edgecolors=COLOURS[4], linewidths=0.9)
+    axis.set(xlabel="token of b", xticks=range(0, 16, 4), yticks=range(0, 16, 4), title=f"“{wish}”")
+    axis.grid(False)
+axes[0].set_ylabel("noisy token")
+figure.colorbar(shown, ax=axes[:2], location="bottom", label=f"attention of block {block}, head {head}", shrink=0.5)
+names = (("same place", here, "o"), ("mirrored place", mirrored, "s"))
+for (name, place, marker), colour in zip(names, COLOURS, strict=False):
+    for wish, filled in ((BLUR, "white"), (FLIP, colour)):
+        strongest = on(place, wish).amax(1)
+        label = f"{name}, {wish.split()[0]}"
+        axes[2].plot(strongest, marker=marker, mfc=filled, color=colour, ls="--" if wish == BLUR else "-", label=label)
+axes[2].axhline(1 / 33, color=PALE, lw=0.9)
+axes[2].text(len(gain) - 1, 1 / 33, "uniform", size=8, color=PALE, va="bottom", ha="right")
+axes[2].set(xlabel="block", ylabel="attention of the strongest head", xticks=range(len(gain)), ylim=(0, None))
+axes[2].set_title("Who looks where")
+axes[2].legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+figure
+
+# %%
+shares = {
+    (name, wish): float(on(place, wish)[block, head])
+    for name, place in (("same", here), ("mirrored", mirrored))
+    for wish in looks
+}
+turns = shares["mirrored", FLIP] > 2 * max(shares["mirrored", BLUR], 1 / 33)
+verdict = "It turns to where the edit has to look" if turns else "It hardly turns: the flip is made elsewhere"
+display(
+    Markdown(
+        f"The head in the tables, {head} of block {block}, is the one that turns most from the same place to the "
+        f"mirrored one when the wish changes from blur to flip. The mirrored place gets {shares['mirrored', BLUR]:.0%} "
+        f"of its attention at first and {shares['mirrored', FLIP]:.0%} then, the same place {shares['same', BLUR]:.0%} "
+        f"and {shares['same', FLIP]:.0%} (uniform would be {1 / 33:.0%}). {verdict}. It is one head of {gain.numel()}, "
+        "chosen because it shows this; the curves on the right are the strongest head of every block."
+    )
+)
+
+# %% [markdown]
+# Orange squares mark where the edit would have to look. Note what is *not* in the weights of attention: the
+# instruction is one token, and yet it changes who looks at whom, since it also modulates every layer. Attention is a
+# reading of the machine, not a proof of how it works.
+#
+# ## The shipped editor
+#
+# The frozen base of this course learnt by the loss above, on all edits at once, for hours in place of minutes, and
+# with an **instruction**: a sentence, turned into 384 numbers by a small language model (MiniLM). The sentences of
+# the course are stored, so no language model has to be here. In a tenth of its training the instruction was left out
+# and the target was *b itself*. Remember this when guidance comes.
+
+# %%
+EDITS = ("edit/hue=240", "edit/background=220", "edit/flip_horizontal", "edit/grey", "edit/outline")
+b = gallery[:3] if SMOKE else gallery[:6]
+seen_b, rows = reconstruct(autoencoder, b), {"b": b}
+for name in ("", *EDITS):
+    wish = lw.relations()[name].instructions[0] if name else ""
+    with torch.no_grad():
+        tokens = base.edit(autoencoder.to_latent(b), vectors_of([wish] * len(b)), range(len(b)), STEPS)
+        drawn = autoencoder.to_picture(tokens)
+    if name:
+        truth = reconstruct(autoencoder, lw.relations()[name].apply_edits(b))
+        rows[f"“{wish}”\nerror {squared(drawn, truth).sum() / squared(seen_b, truth).sum():.2f}"] = drawn
+    else:
+        rows["no instruction"] = drawn
+picture_rows(rows, title="Emoji that no training saw, edited by words", size=0.64, label_width=2.35)
+
+# %%
+kept = psnr(rows["no instruction"], seen_b).mean()
+display(
+    Markdown(
+        f"Without an instruction the editor hands b back, to {kept:.0f} dB. **This is the ground on which the LoRAs of "
+        "the next notebooks stand**: they have to add the edit, and nothing else."
+    )
+)
+
+# %% [markdown]
+# And now the strip of the first cell again, for a wish with more than one right answer: make the person a man. What a
+# man wears and how his hair falls is for the artist to decide, and artists differ. The upper row is $z_t$, the lower
+# one the estimate
+#
+# $$\hat x = z_t - t\, v_\theta(z_t, t) \approx \mathbb E\,[x \mid z_t],$$
+#
+# which is the formula of the conditional mean, solved for the mean.
+#
+# > **Predict before you run.** What does the very first estimate look like, the one "seen from 1"?
+
+# %%
+person, man = (emoji.tensor(emoji.find(f"{who} shrugging"), STYLES.index("noto")) for who in ("person", "man"))
+open_wish = lw.relations()["gender/person>man"].instructions[0]
+path = trajectory(base, autoencoder.to_latent(person)[0], vectors_of([open_wish])[0], steps=5)
+strip(autoencoder, path, person[0], man[0], title=f"“{open_wish}”")
+
+# %% [markdown]
+# ## Steps and guidance, by hand
+#
+# Two knobs are left for whoever draws. **Steps**: how often the network is asked. And **guidance**: ask twice, with the
+# wish and without, and go further in the direction in which the two answers differ,
+#
+# $$v = v_\varnothing + g\,(v_\text{wish} - v_\varnothing).$$
+#
+# At $g = 1$ this is the plain answer, and costs nothing extra; beyond it the wish is exaggerated, at twice the cost.
+# Here "without a wish" means "give b back", so guidance says: *less like b*.
+#
+# > **Predict before you run.** Which of the two makes the picture sharper? Can one of them replace the other?
+
+# %%
+from lorweb_mini.sampler import Sampler
+
+offered = [open_wish, *(lw.relations()[name].instructions[0] for name in EDITS), ""]
+sampler = Sampler(base, autoencoder, person[0], offered, steps=8)
+sampler
+
+# %% [markdown]
+# ### What steps buy: a riddle
+#
+# Now in numbers, on three edits with one right answer and three wishes that leave the answer open. We measure twice:
+#
+# - the **error** of notebook 00, $\sum \lVert \text{result} - b' \rVert^2 / \sum \lVert b - b' \rVert^2$;
+# - the **sharpness**: the energy of the differences between neighbouring pixels, of the result over that of the true
+#   b′. One is as sharp as the truth, less is blurred.
+#
+# > **Predict before you run.** From one step to ten: will the error of *each* wish fall?
+
+# %%
+from lorweb_mini.figures import relation_label
+from lorweb_mini.report import gradient_energy
+
+ONE_ANSWER = ("edit/grey", "edit/hue=240", "edit/flip_horizontal")
+OPEN = ("gender/person>man", "style/openmoji>fluent_3d", "style/openmoji_black>twemoji")
+asked = {name: lw.analogies("test", name, seed=1, n=2 if SMOKE else 16) for name in (*ONE_ANSWER, *OPEN)}
+items = [item for several in asked.values() for item in several]
+asked_b = as_batch(items)[2]
+asked_vectors = vectors_of([lw.relations()[item.relation].instructions[0] for item in items])
+asked_latents = torch.cat([autoencoder.to_latent(part) for part in asked_b.split(64)])
+seen_b, seen_truth = (reconstruct(autoencoder, pictures) for pictures in as_batch(items)[2:])
+
+
+def edits(steps: int, guidance: float = 1.0, seed: int = 0) -> torch.Tensor:
+    """The shipped editor's answers to all questions, each from a noise of its own: [k, 3, 64, 64]."""
+    seeds = range(seed * len(items), (seed + 1) * len(items))
+    with torch.no_grad():
+        return autoencoder.to_picture(base.edit(asked_latents, asked_vectors, seeds, steps, guidance))
+
+
+def by_wish(numerator: np.ndarray, denominator: np.ndarray) -> dict[str, Estimate]:
+    """Sum over sum for each relation."""
+    spans = np.split(np.arange(len(items)), np.cumsum([len(several) for several in asked.values()])[:-1])
+    return {name: ratio(numerator[span], denominator[span]) for name, span in zip(asked, spans, strict=True)}
+
+
+def measured(drawn: torch.Tensor) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    """Error and sharpness of answers, by relation."""
+    error = by_wish(squared(drawn, seen_truth), squared(seen_b, seen_truth))
+    return error, by_wish(gradient_energy(drawn), gradient_energy(seen_truth))
+
+
+# %%
+STEP_COUNTS = (1, 2) if SMOKE else (1, 2, 4, 10)
+by_steps = {n: edits(n) for n in STEP_COUNTS}
+found = {n: measured(drawn) for n, drawn in by_steps.items()}
+
+
+def two_panels(found: dict[float, tuple], label: str) -> Figure:
+    """Error and sharpness against a setting; one line a wish, bars are 95 % intervals."""
+    figure, axes = figure_of(11, 3.6, ncols=2)
+    for axis, which, title in zip(
+        axes, (0, 1), ("error (b handed back = 1)", "sharpness (the true b′ = 1)"), strict=True
+    ):
+        for i, name in enumerate(asked):
+            values = [found[setting][which][name] for setting in found]
+            low, high = ([abs(getattr(v, end) - v.value) for v in values] for end in ("low", "high"))
+            style = {"color": COLOURS[i], "ls": "-" if name in ONE_ANSWER else "--", "marker": "o^sDvP"[i], "ms": 5}
+            places = np.arange(len(found)) + 0.05 * (i - 2.5)
+            axis.errorbar(places, [v.value for v in values], [low, high], lw=1.6, elinewidth=0.9, **style,
+                          label=relation_label(name))  # fmt: skip
+        axis.axhline(1, color=PALE, lw=0.9)
+        axis.set(xticks=range(len(found)), xticklabels=[f"{setting:g}" for setting in found], xlabel=label)
+        axis.set_title(title, loc="left")
+        axis.set_ylim(0, None)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    return figure
+
+
+two_panels(found, "steps")
+
+# %%
+first, last = STEP_COUNTS[0], STEP_COUNTS[-1]
+times = by_wish(squared(by_steps[last], seen_truth), squared(by_steps[first], seen_truth))
+lines = []
+for name in asked:
+    cells = [found[n][which][name] for which in (0, 1) for n in (first, last)]
+    lines.append(f"| {relation_label(name)} | " + " | ".join(map(str, [*cells[:2], times[name], *cells[2:]])) + " |")
+worse = [relation_label(name) for name in asked if times[name].low > 1]
+display(
+    Markdown(
+        f"| wish | error, {first} step | {last} steps | ratio | sharpness, {first} step | {last} steps |\n"
+        "|:--|--:|--:|--:|--:|--:|\n" + "\n".join(lines) + f"\n\nThe error rose with more steps, beyond doubt (the "
+        f"ratio's interval lies above 1), for: **{', '.join(worse) or 'none of them'}**. Intervals are 95 %, bootstrap "
+        f"over {len(items) // len(asked)} drawings a wish; the ratio compares the same drawings."
+    )
+)
+
+# %% [markdown]
+# Look at them side by side before you read on. Which of the two would you hang on the wall?
+
+# %%
+picks = [next(i for i, item in enumerate(items) if item.relation == name) for name in OPEN]
+picks += [i + 1 for i in picks]
+picture_rows(
+    {
+        "b": seen_b[picks],
+        f"{first} step": by_steps[first][picks],
+        f"{last} steps": by_steps[last][picks],
+        "true b′": seen_truth[picks],
+    },
+    captions={"true b′": [relation_label(items[i].relation).partition(" → ")[2] for i in picks]},
+    title="Where more than one answer is right",
+    label_width=0.8,
+    size=0.8,
+)
+
+# %% [markdown]
+# ### The riddle solved
+#
+# One step from pure noise cannot draw a sample: by the formula of the plane its result is the mean
+# $m = \mathbb E\,[x \mid b, \text{wish}]$ of all right answers. Many steps end at *one* of the answers, a sample $s$.
+# Let $\sigma^2$ be the variance of the right answers around $m$, and $x$ the one that the artist drew. Sample and
+# truth are two independent draws from one distribution, so
+#
+# $$\begin{aligned}
+# \mathbb E\,\lVert m - x \rVert^2 &= \sigma^2, \\
+# \mathbb E\,\lVert s - x \rVert^2 &= \mathbb E\,\lVert s - m \rVert^2 + \mathbb E\,\lVert x - m \rVert^2
+#  - 2\,\mathbb E\,\langle s - m,\ x - m \rangle \\
+# &= \sigma^2 + \sigma^2 - 0 = 2\sigma^2.
+# \end{aligned}$$
+#
+# **A perfect sampler has twice the squared error of the blurred mean.** Where only one answer is right,
+# $\sigma^2 = 0$ and this costs nothing: there more steps can only correct the network.
+#
+# The trained network is no perfect sampler, so let us test it. Below, the right bar of each three is the error of a
+# sample, cut into the error of the samples' mean (light) and their spread around it (dark); this sum is arithmetic
+# and always true. The derivation says two things more: the **left** bar, one step, is as high as the **middle** one,
+# the mean of many samples; and for a perfect sampler of an open wish the dark part is as high as the light one.
+
+# %%
+SEEDS = 2 if SMOKE else 6
+samples = torch.stack([by_steps[last], *(edits(last, seed=seed) for seed in range(1, SEEDS))])  # [seeds, k, 3, 64, 64]
+mean = samples.mean(0)
+size = squared(seen_b, seen_truth)
+of_mean = by_wish(squared(mean, seen_truth), size)
+of_spread = by_wish(np.mean([squared(sample, mean) for sample in samples], 0), size)
+of_sample = by_wish(np.mean([squared(sample, seen_truth) for sample in samples], 0), size)
+of_one_step = found[1][0]
+
+figure, axis = figure_of(9.6, 3.7)
+for i, name in enumerate(asked):
+    axis.bar(i - 0.27, of_one_step[name].value, 0.24, color=COLOURS[1], label="one step")
+    axis.bar(i, of_mean[name].value, 0.24, color=COLOURS[2], label=f"mean of {SEEDS} samples")
+    axis.bar(i + 0.27, of_mean[name].value, 0.24, color=COLOURS[2], alpha=0.45)
+    axis.bar(
+        i + 0.27, of_spread[name].value, 0.24, of_mean[name].value, color=COLOURS[0], label="spread of the samples"
+    )
+    whole = of_sample[name]
+    axis.errorbar(i + 0.27, whole.value, [[whole.value - whole.low], [whole.high - whole.value]], fmt="k_", lw=0.9,
+                  ms=12, label="one sample, measured")  # fmt: skip
+axis.set_xticks(range(len(asked)), [relation_label(n).replace(": ", "\n").replace(" → ", "\n→ ") for n in asked])
+axis.set_ylabel("error (b handed back = 1)")
+axis.set_title("One sample's error is the mean's and the spread", loc="left")
+axis.grid(axis="x", visible=False)
+handles, labels = axis.get_legend_handles_labels()
+unique = dict(zip(labels, handles, strict=True))
+axis.legend(unique.values(), unique.keys(), fontsize=8)
+figure
+
+# %%
+times = by_wish(np.mean([squared(sample, seen_truth) for sample in samples], 0), squared(by_steps[first], seen_truth))
+lines = []
+for name in asked:
+    cells = [part[name] for part in (of_one_step, of_mean, of_spread, of_sample, times)]
+    lines.append(f"| {relation_label(name)} | " + " | ".join(map(str, cells)) + " |")
+display(
+    Markdown(
+        f"| wish | one step | mean of {SEEDS} samples | spread | one sample | one sample ÷ one step |\n"
+        "|:--|--:|--:|--:|--:|--:|\n" + "\n".join(lines) + "\n\nThe last column would be **2** for a perfect sampler "
+        "of an open wish. Below 2, the editor's samples scatter less around their mean than the artists' answers do; "
+        "below 1, many steps correct more than their scatter adds."
+    )
+)
+
+# %% [markdown]
+# Two lessons for every table in this course. Squared error **rewards blur** wherever the answer is open, so a method
+# that hedges can beat one that draws. And an error is read together with something that blur cannot win: sharpness, the
+# retrieval of the right relation, your eyes.
+#
+# ### What guidance buys
+#
+# > **Predict before you run.** Guidance pushes the answer away from b. What will it do to an edit that is already
+# > right?
+
+# %%
+GUIDANCE = (1.0, 2.0) if SMOKE else (1.0, 1.5, 2.0, 3.0)
+guided = {g: measured(edits(2 if SMOKE else 4, g)) for g in GUIDANCE}
+two_panels(guided, "guidance")
+
+# %%
+errors = {name: [guided[g][0][name].value for g in GUIDANCE] for name in asked}
+lines = [f"| {relation_label(name)} | " + " | ".join(f"{x:.2f}" for x in row) + " |" for name, row in errors.items()]
+helped = [relation_label(name) for name, row in errors.items() if min(row) < row[0]]
+display(
+    Markdown(
+        f"| wish | {' | '.join(f'error at {g:g}' for g in GUIDANCE)} |\n|:--|{'--:|' * len(GUIDANCE)}\n"
+        + "\n".join(lines)
+        + f"\n\nGuidance above 1 lowers the error of **{', '.join(helped) or 'none of these wishes'}**."
+    )
+)
+
+# %% [markdown]
+# Guidance is no sampler of anything: $v_\varnothing + g\,(v_\text{wish} - v_\varnothing)$ is the velocity of no
+# distribution that the network learnt. It is made for a network that hears the wish too faintly, and goes too far,
+# first in colours, where the wish was heard. FLUX.1-dev and Kontext-dev take $g$ as one more input in place of the
+# second run: they were *distilled* to answer as if they had been asked twice.
+#
+# ## Exercise 1: where is token 9?
+#
+# *Difficulty ●○○ · about 2 minutes*
+#
+# Which pixels are token 9's own? Give the rows and the columns of its square as two slices.
+
+
+# %%
+def check_place(rows: slice | None, columns: slice | None) -> str:
+    """Whether a square of pixels is token 9's: most of what disturbing it changes lies there."""
+    if rows is None or columns is None:
+        return "Not yet: `token_rows` or `token_columns` is still None."
+    square = moved[:, 9, rows, columns]
+    if square.shape[1:] != (16, 16):
+        return f"Not yet: a token's square has 16 × 16 pixels, this one has {square.shape[1]} × {square.shape[2]}."
+    inside = float(square.sum() / moved[:, 9].sum())
+    return f"{'✓ Right' if inside > 0.5 else 'Not yet'}: {inside:.0%} of the change lies in this square."
+
+
+# %% tags=["exercise"]
+token_rows, token_columns = None, None  # two slices of pixels, such as slice(0, 16)
+
+# %%
+print(check_place(token_rows, token_columns))
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Reading order, four tokens a row. `divmod(9, 4)` is half of the answer.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# token_rows, token_columns = slice(32, 48), slice(16, 32)
+# ```
+#
+# Token 9 stands in row 2, column 1, counted from 0. It is the `pack` of `lorweb_mini/base.py`, and the order in which
+# diffusers' Flux pipelines pack.
+#
+# </details>
+
+# %% [markdown]
+# ## Exercise 2: look before you leap
+#
+# *Difficulty ●●○ · about 10 minutes*
+#
+# Euler's method asks at the start of a step and trusts the answer to its end. The **midpoint method** makes half a step
+# for trial, asks *there*, and then makes the whole step from the start with that answer. Write one such step for the
+# points in the plane. The check gives both methods equally many questions.
+
+
+# %%
+def check_midpoint(step) -> str:
+    """Mean distance to the exact end of the flow, in pixels: midpoint against Euler with as many network runs."""
+    z, runs, exact_end = noise[:400], 16, walk(noise[:400], 400)[-1]
+    if step(z, 1.0, 0.1) is None:
+        return "Not yet: `midpoint` returns None."
+    n = runs // 2
+    with torch.no_grad():
+        for i in range(n):
+            z = step(z, 1 - i / n, 1 / n)
+    mine, euler = ((end - exact_end).norm(dim=1).mean() / PIXEL for end in (z, walk(noise[:400], runs)[-1]))
+    verdict = "✓ Right" if mine < 0.5 * euler else "Not yet"
+    return f"{verdict}: {runs} questions leave {mine:.2f} pixels, Euler's method {euler:.2f}."
+
+
+# %% tags=["exercise"]
+def midpoint(z: torch.Tensor, t: float, h: float) -> torch.Tensor | None:
+    """One step of length h, from points z [k, 2] at time t to time t − h. Ask with network(z, torch.tensor(t))."""
+    return None
+
+
+# %%
+print(check_midpoint(midpoint))
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Two questions: one at $(z, t)$, one at $(z - \tfrac h2 v,\ t - \tfrac h2)$. Only the second decides the step.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def midpoint(z, t, h):
+#     halfway = z - h / 2 * network(z, torch.tensor(t))
+#     return z - h * network(halfway, torch.tensor(t - h / 2))
+# ```
+#
+# Euler's error falls in proportion to the length of a step, this one's with its square, as long as the field is smooth.
+# On pictures the field of a small network is less so, and Flux samples with Euler.
+#
+# </details>
+
+# %% [markdown]
+# ## Exercise 3: the guidance that takes back the wish
+#
+# *Difficulty ●○○ · about 3 minutes*
+#
+# Find the guidance with which the editor ignores every wish and hands b back. No running: find it in the formula.
+
+
+# %%
+def check_ignored(guidance: float | None) -> str:
+    """How much of the edit is left at a guidance, as a share of ‖b − b'‖², on the edits with one right answer."""
+    if guidance is None:
+        return "Not yet: `ignored` is still None."
+    k = sum(len(asked[name]) for name in ONE_ANSWER)
+    pairs = torch.cat([position_ids(4, 4, 0), position_ids(4, 4, 1)])
+    with torch.no_grad():
+        tokens = base.sample(start_of(k), pack(asked_latents[:k]), pairs, asked_vectors[:k], STEPS, guidance)
+        drawn = autoencoder.to_picture(unpack(tokens))
+    left = squared(drawn, seen_b[:k]).sum() / squared(seen_b[:k], seen_truth[:k]).sum()
+    return f"{'✓ Right' if left < 0.25 else 'Not yet'}: {left:.2f} of the edit is left (below 0.25 counts as nothing)."
+
+
+def start_of(k: int) -> torch.Tensor:
+    """Noise for k pictures."""
+    return torch.randn(k, 16, 64, generator=torch.Generator().manual_seed(0))
+
+
+# %% tags=["exercise"]
+ignored = None  # a number
+
+# %%
+print(check_ignored(ignored))
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# At which $g$ does $v_\text{wish}$ drop out of $v_\varnothing + g\,(v_\text{wish} - v_\varnothing)$?
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# ignored = 0.0
+# ```
+#
+# Then only $v_\varnothing$ is left, and without a wish the base gives b back. Between 0 and 1 the wish is weakened,
+# below 0 it is turned into its opposite, or into something that nobody ordered.
+#
+# </details>
+
+# %% [markdown]
+# ## Exercise 4: the error of an average
+#
+# *Difficulty ●●● · about 10 minutes*
+#
+# You have the error of one sample and the spread of independent samples around their true mean, $\sigma_s^2$. What
+# squared error has the **average of k** of them? Write the formula; the check holds it against measured averages.
+
+
+# %%
+def check_average(formula) -> str:
+    """Predicted error of an average of k samples against the measured one, summed over all wishes."""
+    total = size.sum()
+    spread = np.sum([squared(sample, mean).sum() for sample in samples]) / (SEEDS - 1) / total  # unbiased
+    single = np.mean([squared(sample, seen_truth).sum() for sample in samples]) / total
+    if formula(single, spread, 1) is None:
+        return "Not yet: `error_of_average` returns None."
+    found = float(squared(mean, seen_truth).sum() / total)
+    said = formula(single, spread, SEEDS)
+    right = abs(said - found) < 0.05 * (single - found) and abs(formula(single, spread, 1) - single) < 1e-6
+    return f"{'✓ Right' if right else 'Not yet'}: for k = {SEEDS} you say {said:.3f}, measured is {found:.3f}."
+
+
+# %% tags=["exercise"]
+def error_of_average(one_sample: float, spread: float, k: int) -> float | None:
+    """Expected error of the mean of k samples, from the error of one and the variance of samples."""
+    return None
+
+
+# %%
+print(check_average(error_of_average))
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Error of a sample = error of the true mean + variance. Averaging leaves the first part alone. What does it do to the
+# variance of independent draws?
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def error_of_average(one_sample, spread, k):
+#     return one_sample - spread * (1 - 1 / k)
+# ```
+#
+# For k → ∞ all of the spread is gone and the error is that of the mean, which one single step gives for a
+# fraction of the work, and just as blurred.
+#
+# </details>
+
+# %% [markdown]
+# ## What you have seen
+#
+# - Flow matching is one line of loss, $\lVert v_\theta(z_t, t) - (e - x) \rVert^2$, and one line of drawing,
+#   $z \leftarrow z - v / n$.
+# - What is learnt is a conditional mean. Hence curved ways from straight pairs, a loss that never reaches zero, a first
+#   estimate that is a blur, and twice the squared error for whoever draws a sample in place of the mean.
+# - A picture is 16 tokens; the reference picture lies in the same sequence and differs by one position id; the
+#   instruction is one token and a modulation.
+# - The frozen editor hands b back when it is told nothing. That is what the LoRAs will stand on.
+#
+# **Next: 03, One LoRA.** The wish will no longer come in words.
+#
+# ## Where it is in the paper, and in Flux
+#
+# - LoRWeB ([arXiv 2602.15727](https://arxiv.org/abs/2602.15727)) trains its basis with exactly this loss, on the frozen
+#   FLUX.1-Kontext: *x* is a 2 × 2 grid of pictures with the answer in it, and the reference is the same grid with b in
+#   place of b′.
+# - Flux's latents have 16 channels at an eighth of the side; 2 × 2 of them are a token of 64 numbers. Kontext's
+#   reference tokens have 1 on the first axis of the position ids. Both as here.
+# - Its transformer has 19 double and 38 single blocks. Ours has 2 and 4, from the same class,
+#   diffusers' `FluxTransformer2DModel`.
+# - In this repository: `lorweb_mini/base.py` (loss target, sampler, guidance), `lorweb_mini/autoencoder.py`,
+#   `lorweb_mini/recipes.py` (`flow_sample` draws t more often where the drawing is decided).
+
+# %%
+seconds = time.perf_counter() - START
+display(Markdown(f"**This notebook took {seconds:.0f} seconds of computing** here, reading time included if you read."))
