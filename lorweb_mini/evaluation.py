@@ -220,7 +220,7 @@ def nearest(result: Tensor, candidates: Tensor) -> int:
 
 
 @dataclass
-class _Sums:
+class Sums:
     """Numerators and denominators [k] of one measure on the analogies of one relation."""
 
     numerator: np.ndarray
@@ -234,21 +234,21 @@ class _Sums:
         return np.sqrt(value) if self.root else value
 
 
-def _measure(result: Tensor, b: Tensor, b_prime: Tensor, seen_b: Tensor, seen_b_prime: Tensor) -> dict[str, _Sums]:
+def _measure(result: Tensor, b: Tensor, b_prime: Tensor, seen_b: Tensor, seen_b_prime: Tensor) -> dict[str, Sums]:
     """All measures but retrieval; ``seen_*`` are the autoencoder's reconstructions."""
     edited = edited_pixels(b, b_prime)
     share = (~edited).double().mean((1, 2))
     preserved = ~edited & (share >= LEAST_PRESERVED)[:, None, None]
     channels = 3 * preserved.sum((1, 2)).double().numpy()
     return {
-        "error": _Sums(squared(result, seen_b_prime), squared(seen_b, seen_b_prime)),
-        "pixel_error": _Sums(squared(result, b_prime), squared(b, b_prime)),
-        "edited_error": _Sums(squared(result, seen_b_prime, edited), squared(seen_b, seen_b_prime, edited)),
-        "preserved_error": _Sums(127.5**2 * squared(result, seen_b_prime, preserved), channels, root=True),
+        "error": Sums(squared(result, seen_b_prime), squared(seen_b, seen_b_prime)),
+        "pixel_error": Sums(squared(result, b_prime), squared(b, b_prime)),
+        "edited_error": Sums(squared(result, seen_b_prime, edited), squared(seen_b, seen_b_prime, edited)),
+        "preserved_error": Sums(127.5**2 * squared(result, seen_b_prime, preserved), channels, root=True),
     }
 
 
-def _summary(ratios: Sequence[tuple[float, np.ndarray]], mean: bool = False) -> Estimate:
+def summary(ratios: Sequence[tuple[float, np.ndarray]], mean: bool = False) -> Estimate:
     """Median (or mean) over relations of (value, resampled values [R]); relations where it is missing are left out."""
     kept = [(value, resampled) for value, resampled in ratios if not math.isnan(value)]
     if not kept:
@@ -316,11 +316,11 @@ def evaluate(
     weights = {name: resampling_weights(len(x), resamples, rng) for name, x in data.items()}
     candidates, chance = _candidates(data, spans, autoencoder, retrieval_limit)
 
-    def sums_of(name: str, result: Tensor) -> dict[str, _Sums]:
+    def sums_of(name: str, result: Tensor) -> dict[str, Sums]:
         span = spans[name]
         sums = _measure(result[span], b[span], b_prime[span], seen_b[span], seen_b_prime[span])
         right = np.array([float(i in candidates and nearest(result[i], candidates[i]) == 0) for i in span])
-        sums["retrieval"] = _Sums(right, np.array([float(i in candidates) for i in span]))
+        sums["retrieval"] = Sums(right, np.array([float(i in candidates) for i in span]))
         return sums
 
     seconds: dict[str, float] = {}
@@ -331,7 +331,7 @@ def evaluate(
         result = draw(method, items)
         seconds[method_name] = (time.perf_counter() - started) / len(items)
         ratios[method_name] = {
-            name: {m: _ratio(s, weights[name]) for m, s in sums_of(name, result).items()} for name in data
+            name: {m: resampled_ratio(s, weights[name]) for m, s in sums_of(name, result).items()} for name in data
         }
         if judge is not None and retrieval_limit:
             distances[method_name] = _judged(judge, result, b_prime, spans, retrieval_limit, rng, resamples)
@@ -345,7 +345,7 @@ def evaluate(
     return Evaluation(
         groups={
             group: {
-                m: Score(**{x: _summary([r[n][x] for n in names], mean=x == "retrieval") for x in MEASURES})
+                m: Score(**{x: summary([r[n][x] for n in names], mean=x == "retrieval") for x in MEASURES})
                 for m, r in ratios.items()
             }
             for group, names in groups.items()
@@ -355,7 +355,7 @@ def evaluate(
         analogies={name: len(x) for name, x in data.items()},
         chance={group: _mean([c for n in names for c in chance[n]]) for group, names in groups.items()},
         judge={
-            group: {m: _summary([d[n] for n in names]) for m, d in distances.items()}
+            group: {m: summary([d[n] for n in names]) for m, d in distances.items()}
             for group, names in groups.items()
             if distances
         },
@@ -365,7 +365,8 @@ def evaluate(
     )
 
 
-def _ratio(sums: _Sums, weights: np.ndarray) -> tuple[float, np.ndarray]:
+def resampled_ratio(sums: Sums, weights: np.ndarray) -> tuple[float, np.ndarray]:
+    """A measure as it is, and under each of the resampling weights [R, k]."""
     return float(sums.ratio(np.ones((1, weights.shape[1])))[0]), sums.ratio(weights)
 
 
@@ -405,7 +406,7 @@ def _judged(
     for name, span in spans.items():
         distance = judge.distance(result[span[:limit]], truth[span[:limit]]).double().numpy()
         weights = resampling_weights(len(distance), resamples, rng)
-        found[name] = _ratio(_Sums(distance, np.ones_like(distance)), weights)
+        found[name] = resampled_ratio(Sums(distance, np.ones_like(distance)), weights)
     return found
 
 
@@ -458,8 +459,8 @@ def counterfactuals(
         ratios = []
         for span in spans:
             weights = resampling_weights(len(span), resamples, rng)
-            ratios.append(_ratio(_Sums(change[span], scale[span]), weights))
-        return _summary(ratios)
+            ratios.append(resampled_ratio(Sums(change[span], scale[span]), weights))
+        return summary(ratios)
 
     return Counterfactuals(moved(same), moved(other))
 

@@ -276,7 +276,16 @@ class BaseRecipe(Recipe):
 
 
 class BasisRecipe(Recipe):
-    """The paper's training: flow matching on b' given a, a', b and no text; only basis and router learn."""
+    """The paper's training: flow matching on b' given a, a', b and no text; only basis and router learn.
+
+    Args:
+        teacher: share τ of the frozen base in the target, 0 to 1. The base is told the relation in words and says the
+            velocity v̂; the target is (1 − τ)(e − b') + τ v̂. Its mean is the same where the base is right, and it has
+            none of the noise that one artist's b' and one draw of e bring.
+
+    Raises:
+        InputError: a teacher outside [0, 1], or one with a layout other than ``b``, which the base does not read.
+    """
 
     def __init__(
         self,
@@ -286,12 +295,22 @@ class BasisRecipe(Recipe):
         seed: int = 0,
         editor: Editor | None = None,
         notes: dict[str, Any] | None = None,
+        teacher: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= teacher <= 1 or (teacher and config.layout != "b"):
+            raise InputError(
+                f"expected a teacher's share from 0 to 1, and layout b for more than 0, "
+                f"got {teacher} with layout {config.layout}"
+            )
+        self.teacher = teacher
         self.editor = editor if editor is not None else new_editor(config, seed)
         self.transformer = self.editor.base.transformer
         self.router = self.editor.router
         self.notes = {"relations": [r.name for r in chosen], **(notes or {})}
+        if teacher:
+            self.notes["teacher"] = teacher
+            self.instructions = vectors_of([r.instructions[0] for r in chosen])
         self.bank = LatentBank(self.editor.autoencoder, chosen, edited_pairs)
         self.weights = self.bank.sampling_weights()
         self.ids = self.editor.layout.ids()
@@ -317,15 +336,23 @@ class BasisRecipe(Recipe):
         chosen = rng.choice(len(self.weights), size, p=self.weights)
         a, a_prime, b, b_prime = self.bank.draw_analogies(rng, chosen)
         target = self.editor.layout.target(a, a_prime, b, b_prime)
-        return {"a": a, "a_prime": a_prime, "b": b, **flow_sample(rng, target)}
+        told = {"instruction": self.instructions[chosen]} if self.teacher else {}
+        return {"a": a, "a_prime": a_prime, "b": b, **told, **flow_sample(rng, target)}
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         editor, a, a_prime, b = self.editor, batch["a"], batch["a_prime"], batch["b"]
         coefficients = editor.coefficients(a, a_prime, b)
         references = editor.layout.references(a, a_prime, b)
+        target = batch["velocity"]
+        if self.teacher:
+            with torch.no_grad(), editor.basis.disabled():
+                taught = editor.base.velocity(batch["noisy"], batch["t"], references, self.ids, batch["instruction"])
+            target = torch.lerp(target, taught, self.teacher)
         with editor.basis.mixed(coefficients):
             v = editor.base.velocity(batch["noisy"], batch["t"], references, self.ids)
-        out = {"loss": (v - batch["velocity"]).pow(2).mean()}
+        out = {"loss": (v - target).pow(2).mean()}
+        if self.teacher:
+            out["flow_matching"] = (v.detach() - batch["velocity"]).pow(2).mean()
         if self.router is not None:
             out |= {k: torch.tensor(x) for k, x in routing_statistics(coefficients.detach()).items()}
         return out

@@ -39,14 +39,14 @@ from .evaluation import (
     Estimate,
     Evaluation,
     Method,
-    _ratio,
-    _summary,
-    _Sums,
+    Sums,
     by_relation,
     evaluate,
     methods_of,
     reconstruct,
+    resampled_ratio,
     resampling_weights,
+    summary,
     table,
     without_nan,
 )
@@ -107,7 +107,7 @@ def psnr_of(rows: np.ndarray, compare: Callable[[Tensor, np.ndarray], tuple[Tens
 def mean_by_concept(values: np.ndarray, concept: np.ndarray, weights: np.ndarray) -> Resampled:
     """The mean of values [P], and again with each concept counted as often as weights [R, C] say."""
     size = weights.shape[1]
-    return _ratio(_Sums(np.bincount(concept, values, size), np.bincount(concept, minlength=size)), weights)
+    return resampled_ratio(Sums(np.bincount(concept, values, size), np.bincount(concept, minlength=size)), weights)
 
 
 # --- autoencoder ----------------------------------------------------------------------------------
@@ -146,8 +146,8 @@ def measure_autoencoder(autoencoder: MiniAutoencoder, resamples: int = RESAMPLES
         for i, style in enumerate(STYLES):
             drawn = shown[:, 1] == i
             ratios[style] = mean_by_concept(values[drawn], concept[drawn], weights)
-        found[split] = {style: _summary([ratio]) for style, ratio in ratios.items()}
-        found[split]["mean"] = _summary(list(ratios.values()), mean=True)
+        found[split] = {style: summary([ratio]) for style, ratio in ratios.items()}
+        found[split]["mean"] = summary(list(ratios.values()), mean=True)
         means[split] = (
             float(np.nanmean([value for value, _ in ratios.values()])),
             np.nanmean([resampled for _, resampled in ratios.values()], axis=0),
@@ -159,7 +159,7 @@ def measure_autoencoder(autoencoder: MiniAutoencoder, resamples: int = RESAMPLES
     channels = latents.transpose(0, 1).flatten(1).std(1)
     return Reconstruction(
         psnr=found,
-        gap=_summary([gap]),
+        gap=summary([gap]),
         deviation=latents.std().item(),
         channels=(channels.min().item(), channels.max().item()),
         pictures={split: len(shown) for split, shown in rows.items()},
@@ -236,8 +236,8 @@ def pooled(counts: Sequence[Counts], weights: np.ndarray) -> Retrieved:
     """Sums up several choices: the share over all of them, and the spread between them."""
     single = [float(np.mean(right.sum(1) / asked.sum(1))) for right, asked in counts]
     right, asked = (np.sum(x, axis=0) for x in zip(*counts, strict=True))
-    ratios = [_ratio(_Sums(r, a), weights) for r, a in zip(right, asked, strict=True)]
-    return Retrieved(_summary(ratios, mean=True), min(single), max(single))
+    ratios = [resampled_ratio(Sums(r, a), weights) for r, a in zip(right, asked, strict=True)]
+    return Retrieved(summary(ratios, mean=True), min(single), max(single))
 
 
 def measure_encoder(
@@ -391,8 +391,8 @@ def evaluate_with_sharpness(
     ratios = {}
     for method, parts in energies.items():
         energy = np.concatenate(parts)
-        ratios[method] = {n: _ratio(_Sums(energy[span], truth[span]), weights[n]) for n, span in spans.items()}
-    sharpness = {g: {m: _summary([r[n] for n in names]) for m, r in ratios.items()} for g, names in groups.items()}
+        ratios[method] = {n: resampled_ratio(Sums(energy[span], truth[span]), weights[n]) for n, span in spans.items()}
+    sharpness = {g: {m: summary([r[n] for n in names]) for m, r in ratios.items()} for g, names in groups.items()}
     return evaluation, sharpness
 
 
@@ -432,7 +432,7 @@ def measure_base(
 
     weights = resampling_weights(len(chosen), resamples, np.random.default_rng(seed))
     preserved = mean_by_concept(psnr_of(rows, untold), concept_of(rows[:, 0]), weights)
-    return Instructed(steps, sharpness, guidance, _summary([preserved]), len(rows))
+    return Instructed(steps, sharpness, guidance, summary([preserved]), len(rows))
 
 
 # --- bases of LoRAs -------------------------------------------------------------------------------

@@ -34,7 +34,9 @@ def relations_of(part: str):
     return [r for r in select("seen", known_to_base=True) if len(r.pairs("train")) >= 2]
 
 
-def recipe_of(part: str, basis: BasisConfig | None = None, edited_pairs: int = 1200, seed: int = 0) -> Recipe:
+def recipe_of(
+    part: str, basis: BasisConfig | None = None, edited_pairs: int = 1200, seed: int = 0, teacher: float = 0.0
+) -> Recipe:
     """The recipe of one part, freshly initialised from ``seed``."""
     from . import recipes
 
@@ -45,7 +47,7 @@ def recipe_of(part: str, basis: BasisConfig | None = None, edited_pairs: int = 1
         return recipes.EncoderRecipe(edited_pairs)
     if part == "base":
         return recipes.BaseRecipe(edited_pairs=edited_pairs)
-    return recipes.BasisRecipe(basis or BASES[part], relations_of(part), edited_pairs, seed)
+    return recipes.BasisRecipe(basis or BASES[part], relations_of(part), edited_pairs, seed, teacher=teacher)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -66,6 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rank", type=int, help="rank r of its LoRAs")
     parser.add_argument("--encoder", help="eye of its router: tiny-clip, latents, pixels or efficientnet-lite0")
     parser.add_argument("--no-router", action="store_true", help="ablation: all coefficients are 1")
+    parser.add_argument("--teacher", type=float, default=0.0, help="share of the instructed base in a basis's target")
     parser.add_argument("--fresh", action="store_true", help="throw away an unfinished run instead of resuming it")
     parser.add_argument("--from-weights", type=Path, help="start from finished weights instead of from nothing")
     options = parser.parse_args(arguments)
@@ -91,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
             "encoder": options.encoder,
         }
         basis = replace(basis, **{k: v for k, v in changed.items() if v is not None}, routed=not options.no_router)
-    recipe = recipe_of(options.part, basis, options.edited_pairs, options.seed)
+    recipe = recipe_of(options.part, basis, options.edited_pairs, options.seed, options.teacher)
     if options.from_weights is not None:
         recipe.start_from(options.from_weights)
     summary = train(recipe, config, options.folder or weights_dir() / options.part, options.fresh)

@@ -102,7 +102,7 @@ def main() -> None:
         text = without_local_paths(nbformat.writes(notebook)) + "\n"
         size = len(text.encode()) / 1e6
         if size > MEGABYTES:
-            largest = sorted(((len(str(cell.get("outputs", ""))) / 1e6, cell.id) for cell in notebook.cells))[:-6:-1]
+            largest = sorted((len(str(cell.get("outputs", ""))) / 1e6, cell.id) for cell in notebook.cells)[:-6:-1]
             cells = ", ".join(f"{cell} {megabytes:.2f} MB" for megabytes, cell in largest)
             raise SystemExit(f"{name}: {size:.2f} MB, at most {MEGABYTES} MB are committed; the largest: {cells}")
         (NOTEBOOKS / f"{name}.ipynb").write_text(text, encoding="utf-8")
