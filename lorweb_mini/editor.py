@@ -226,7 +226,7 @@ class Editor:
         state = {f"basis.{k}": v for k, v in self.basis.state_dict().items()}
         if self.router is not None:
             state |= {f"router.{k}": v for k, v in self.router.state_dict().items()}
-        save_weights(folder, {**asdict(self.config), **notes, "frozen": frozen_fingerprint(self.config.encoder)}, state)
+        save_weights(folder, {**asdict(self.config), **notes, "frozen": frozen_fingerprint(self.config)}, state)
 
 
 def read_triplet(a: Any, a_prime: Any, b: Any) -> list[Tensor]:
@@ -243,9 +243,10 @@ def read_triplet(a: Any, a_prime: Any, b: Any) -> list[Tensor]:
     return [x.expand(size, *x.shape[1:]) for x in pictures]
 
 
-def frozen_fingerprint(encoder: str) -> str:
-    """Identifies the shipped frozen parts that a basis was trained on; of the encoders only tiny CLIP is one."""
-    parts = ("autoencoder", "encoder", "base") if encoder == TINY_CLIP else ("autoencoder", "base")
+def frozen_fingerprint(config: BasisConfig) -> str:
+    """Identifies the shipped frozen parts that a basis was trained on, and the eye of its router."""
+    looks = config.routed and config.encoder == TINY_CLIP
+    parts = ("autoencoder", "encoder", "base") if looks else ("autoencoder", "base")
     return "-".join(fingerprint(weights_dir() / part)[:8] for part in parts)
 
 
@@ -286,7 +287,7 @@ def load(weights: str | Path = "full") -> Editor:
     if names - {"encoder"} - set(stored):
         raise InputError(f"expected a basis configuration with {sorted(names)} in {folder}, got {sorted(stored)}")
     config = BasisConfig(**{k: v for k, v in stored.items() if k in names})
-    if stored.get("frozen") != (ours := frozen_fingerprint(config.encoder)):
+    if stored.get("frozen") != (ours := frozen_fingerprint(config)):
         raise InputError(
             f"expected a basis trained on the frozen weights {ours}, "
             f"got one trained on {stored.get('frozen')} in {folder}"
