@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,12 +19,14 @@ from torch import Tensor
 
 from .basis import Basis
 from .editor import Editor
+from .evaluation import Estimate, resampling_weights
 from .images import InputError, load_emoji
-from .relations import Analogy, as_batch
+from .relations import Analogy, as_batch, get_relation
 from .router import routing_statistics
 
 CHUNK = 256
 PROBE_COMPONENTS = 64
+RESAMPLES = 1000
 
 
 def coefficients_of(editor: Editor, items: Sequence[Analogy]) -> Tensor:
@@ -41,8 +44,89 @@ def routing_vectors(editor: Editor, items: Sequence[Analogy]) -> np.ndarray:
 
 def concepts_of(items: Sequence[Analogy]) -> list[str]:
     """The base concept that b shows, for each analogy: the unit by which data are split."""
+    return [_concept(x.keys[2]) for x in items]
+
+
+def _concept(key: str) -> str:
     emoji = load_emoji()
-    return [emoji.emojis[emoji.index[x.keys[2].rsplit("@", 1)[0]]].concept for x in items]
+    return emoji.emojis[emoji.index[key.rsplit("@", 1)[0]]].concept
+
+
+@dataclass(frozen=True, eq=False)
+class Cloud:
+    """Where k analogies lie, without their pictures, which would need a gigabyte for every few thousand.
+
+    Attributes:
+        coefficients: [k, layers, N].
+        queries: what the router reads them off, the standardised embeddings of a, a' and b, [k, 3 · embedding_dim].
+        relations: k names.
+        keys: the four pictures of each, as in :class:`~lorweb_mini.relations.Analogy`.
+    """
+
+    coefficients: Tensor
+    queries: Tensor
+    relations: np.ndarray
+    keys: tuple[tuple[str, str, str, str], ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """Routing vectors, float32 [k, layers · N]."""
+        return self.coefficients.flatten(1).numpy()
+
+    @cached_property
+    def families(self) -> np.ndarray:
+        """Family of each relation, see :class:`~lorweb_mini.relations.Relation`; an edit may have any strength."""
+        names, of = np.unique(self.relations, return_inverse=True)
+        found = [n.split("=")[0] if n.startswith("edit/") else get_relation(n).family for n in names]
+        return np.array(found)[of]
+
+    @cached_property
+    def styles(self) -> np.ndarray:
+        """Whose drawing b is."""
+        return np.array([key[2].rsplit("@", 1)[1] for key in self.keys])
+
+    @cached_property
+    def concepts(self) -> np.ndarray:
+        """Base concept of b."""
+        return np.array([_concept(key[2]) for key in self.keys])
+
+    def take(self, which: np.ndarray) -> Cloud:
+        """Some of the analogies: a mask [k], or indices."""
+        rows = np.arange(len(self))[which]
+        return Cloud(
+            self.coefficients[rows], self.queries[rows], self.relations[rows], tuple(self.keys[i] for i in rows)
+        )
+
+
+@torch.no_grad()
+def cloud_of(editor: Editor, batches: Iterable[Sequence[Analogy]]) -> Cloud:
+    """Routes analogies and forgets their pictures.
+
+    Args:
+        batches: lists of analogies, one a relation for example. A generator of them is taken one list at a time, so
+            that only one list's pictures are in memory.
+
+    Raises:
+        InputError: no analogies, or an editor without a router.
+    """
+    if editor.router is None:
+        raise InputError("expected an editor with a router, got one without")
+    coefficients, queries, names, keys = [], [], [], []
+    for items in batches:
+        for start in range(0, len(items), CHUNK):
+            part = list(items[start : start + CHUNK])
+            latents = editor.autoencoder.to_latent(torch.cat(as_batch(part)[:3]))
+            query = editor.router.query(*editor.encoder(latents).chunk(3))
+            queries.append(query)
+            coefficients.append(editor.router.logits(query).softmax(-1))
+            names += [x.relation for x in part]
+            keys += [x.keys for x in part]
+    if not keys:
+        raise InputError("expected at least one analogy, got none")
+    return Cloud(torch.cat(coefficients), torch.cat(queries), np.array(names), tuple(keys))
 
 
 @dataclass(frozen=True)
@@ -94,12 +178,17 @@ class Probe:
     chance: float
 
 
-def linear_probe(
-    vectors: np.ndarray, labels: Sequence[str], concepts: Sequence[str], folds: int = 4, seed: int = 0
-) -> Probe:
-    """Logistic regression, cross-validated so that no concept lies on both sides.
+def read_off(
+    vectors: np.ndarray,
+    labels: Sequence[str] | np.ndarray,
+    concepts: Sequence[str] | np.ndarray,
+    folds: int = 4,
+    seed: int = 0,
+) -> np.ndarray:
+    """Which vectors a linear classifier names rightly that has not seen their concept, bool [k].
 
-    Vectors [k, dimensions] are standardised and reduced to at most 64 principal components, within each fold.
+    Logistic regression, cross-validated so that no concept lies on both sides. Vectors [k, dimensions] are
+    standardised and reduced to at most 64 principal components, within each fold.
 
     Raises:
         InputError: lengths differ, fewer than two labels, or fewer concepts or vectors of a label than folds.
@@ -113,29 +202,45 @@ def linear_probe(
         raise InputError(
             f"expected at least two labels and {folds} concepts, got {len(set(names))} and {len(set(groups))}"
         )
-
     _, counts = np.unique(names, return_counts=True)
     if counts.max() < folds:
         raise InputError(f"expected a label with at least {folds} vectors, got at most {counts.max()} of one")
+    right = np.zeros(len(names), bool)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    for fit, check in splitter.split(vectors, names, groups):
+        if len(set(names[fit])) < 2:
+            continue
+        components = min(PROBE_COMPONENTS, len(fit) - 1, vectors.shape[1])
+        model = make_pipeline(
+            StandardScaler(),
+            PCA(components, random_state=seed),
+            StandardScaler(),
+            LogisticRegression(C=0.1, max_iter=500),
+        )
+        right[check] = model.fit(vectors[fit], names[fit]).predict(vectors[check]) == names[check]
+    return right
 
-    def accuracy(target: np.ndarray) -> float:
-        right = 0
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        for fit, check in splitter.split(vectors, target, groups):
-            if len(set(target[fit])) < 2:
-                continue
-            components = min(PROBE_COMPONENTS, len(fit) - 1, vectors.shape[1])
-            model = make_pipeline(
-                StandardScaler(),
-                PCA(components, random_state=seed),
-                StandardScaler(),
-                LogisticRegression(C=0.1, max_iter=500),
-            )
-            right += int((model.fit(vectors[fit], target[fit]).predict(vectors[check]) == target[check]).sum())
-        return right / len(target)
 
-    shuffled = np.random.default_rng(seed).permutation(names)
-    return Probe(accuracy(names), accuracy(shuffled), float(counts.max() / len(names)))
+def over_concepts(values: np.ndarray, concepts: Sequence[str] | np.ndarray, seed: int = 0) -> Estimate:
+    """Mean of values [k] with its 95 % bootstrap interval, whole concepts [k] resampled.
+
+    The values of one concept are no independent samples: its analogies show the same drawings again.
+    """
+    names, of = np.unique(np.asarray(concepts), return_inverse=True)
+    weights = resampling_weights(len(names), RESAMPLES, np.random.default_rng(seed))
+    low, high = np.quantile((weights @ np.bincount(of, values)) / (weights @ np.bincount(of)), [0.025, 0.975])
+    return Estimate(float(np.mean(values)), float(low), float(high))
+
+
+def linear_probe(
+    vectors: np.ndarray, labels: Sequence[str], concepts: Sequence[str], folds: int = 4, seed: int = 0
+) -> Probe:
+    """Accuracy of :func:`read_off`, beside what shuffled labels and guessing give. Raises as it does."""
+    names = np.asarray(labels)
+    right = read_off(vectors, names, concepts, folds, seed)
+    shuffled = read_off(vectors, np.random.default_rng(seed).permutation(names), concepts, folds, seed)
+    _, counts = np.unique(names, return_counts=True)
+    return Probe(float(right.mean()), float(shuffled.mean()), float(counts.max() / len(names)))
 
 
 @dataclass(frozen=True)
@@ -162,6 +267,64 @@ def clustering(vectors: np.ndarray, labels: Sequence[str], seed: int = 0) -> Clu
     return Clustering(
         float(normalized_mutual_info_score(labels, found)), float(silhouette_score(vectors, list(labels)))
     )
+
+
+def variance_share(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Share of the variance of values [k, ..., d] that k labels account for, [...]: summed over the last axis.
+
+        ε² = 1 − (k − 1) / (k − G) · SS_within / SS_total        for G different labels,
+
+    which is η² less what labels without any meaning would account for: 0 is expected of those, 1 is everything.
+    NaN where nothing varies.
+
+    Raises:
+        InputError: unless 2 ≤ G < k and there is one label a value.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    names, of = np.unique(np.asarray(labels), return_inverse=True)
+    k, groups = len(values), len(names)
+    if len(of) != k or not 2 <= groups < k:
+        raise InputError(
+            f"expected one label a value, between 2 and {k - 1} different ones, got {groups} in {len(of)} labels"
+        )
+    means = np.stack([values[of == i].mean(0) for i in range(groups)])
+    within = np.square(values - means[of]).sum((0, -1))
+    total = np.square(values - values.mean(0)).sum((0, -1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return 1 - (k - 1) / (k - groups) * np.where(total > 0, within / total, np.nan)
+
+
+def nearest_known(
+    vectors: np.ndarray, labels: Sequence[str] | np.ndarray, known: Iterable[str], count: int = 3
+) -> dict[str, list[tuple[str, float]]]:
+    """For each relation that is not among the known ones, the known ones that lie nearest, nearest first.
+
+    Nearness is the cosine of mean routing vectors, seen from the mean of the known relations' means.
+
+    Args:
+        vectors, labels: k vectors [k, dimensions] and their relations.
+        known: relations to look among; those without a vector are passed over.
+
+    Returns:
+        relation to ``count`` pairs (known relation, cosine).
+
+    Raises:
+        InputError: fewer known relations with vectors than ``count``.
+    """
+    names = np.asarray(labels)
+    present = sorted(set(known) & set(names))
+    if len(present) < count:
+        raise InputError(f"expected vectors of at least {count} known relations, got {len(present)}")
+    means = {name: np.asarray(vectors)[names == name].mean(0) for name in dict.fromkeys(names)}
+    origin = np.mean([means[name] for name in present], 0)
+    directions = {name: (mean - origin) / np.linalg.norm(mean - origin) for name, mean in means.items()}
+    among = np.stack([directions[name] for name in present])
+    found = {}
+    for name in means:
+        if name not in present:
+            cosine = among @ directions[name]
+            found[name] = [(present[i], float(cosine[i])) for i in np.argsort(-cosine)[:count]]
+    return found
 
 
 @dataclass(frozen=True)
@@ -209,3 +372,35 @@ def cosines(gram: Tensor) -> Tensor:
     """Inner products [N, N] to cosines; 0 where an update is 0."""
     norm = gram.diagonal().clamp(min=0).sqrt()
     return torch.where(norm[:, None] * norm > 0, gram / (norm[:, None] * norm), 0.0)
+
+
+def update_spectrum(basis: Basis, layer: int, mixture: Tensor) -> Tensor:
+    """Singular values of one layer's mixed update ΔW = sum_n c_n B_n A_n, largest first, float64.
+
+    With A [N·r, in] and B [out, N·r] stacked as in :mod:`~lorweb_mini.basis`, and the QR decompositions
+    B diag(c) = Q_B R_B and Aᵀ = Q_A R_A, ΔW = Q_B (R_B R_Aᵀ) Q_Aᵀ has the singular values of R_B R_Aᵀ, a matrix with
+    no side longer than N·r. So ΔW is never built; at FLUX's width that is 128 × 128 in place of 3072 × 3072.
+
+    Args:
+        mixture: coefficients of this layer, [N].
+
+    Returns:
+        [min(N·r, in, out)].
+
+    Raises:
+        InputError: no such layer, or another number of coefficients.
+    """
+    if not 0 <= layer < len(basis.layers):
+        raise InputError(f"expected a layer from 0 to {len(basis.layers) - 1}, got {layer}")
+    if mixture.shape != (basis.n_loras,):
+        raise InputError(f"expected coefficients [{basis.n_loras}] of one layer, got {list(mixture.shape)}")
+    low, high = (x.detach().double() for x in basis.factors(layer))
+    scaled = (high * mixture.double()[:, None, None]).permute(1, 0, 2).flatten(1)
+    outer, inner = (torch.linalg.qr(x, mode="r").R for x in (scaled, low.flatten(0, 1).T))
+    return torch.linalg.svdvals(outer @ inner.T)
+
+
+def effective_rank(singular_values: Tensor) -> float:
+    """exp(entropy of σ / sum σ) (Roy and Vetterli, EUSIPCO 2007): r for r equal ones, 0 for a zero matrix."""
+    total = float(singular_values.sum())
+    return float(torch.special.entr(singular_values / total).sum().exp()) if total > 0 else 0.0

@@ -7,11 +7,29 @@ import math
 import numpy as np
 import pytest
 import torch
+from tiny_models import tiny_editor
 
 from lorweb_mini.base import transformer_of
 from lorweb_mini.basis import Basis
 from lorweb_mini.images import InputError
-from lorweb_mini.space import basis_usage, clustering, cosines, linear_probe, pca, update_gram
+from lorweb_mini.relations import analogies, get_relation
+from lorweb_mini.space import (
+    basis_usage,
+    cloud_of,
+    clustering,
+    coefficients_of,
+    concepts_of,
+    cosines,
+    effective_rank,
+    linear_probe,
+    nearest_known,
+    over_concepts,
+    pca,
+    read_off,
+    update_gram,
+    update_spectrum,
+    variance_share,
+)
 
 
 @pytest.fixture
@@ -74,6 +92,23 @@ def test_probe_reads_what_is_there_and_nothing_from_shuffled_labels() -> None:
     assert found.accuracy > 0.95
     assert found.shuffled < 0.55
     assert found.chance == pytest.approx(1 / 3)
+    right = read_off(*clouds())
+    assert right.dtype == bool and right.mean() == found.accuracy
+
+
+def test_interval_is_the_binomial_one_where_each_value_is_a_concept() -> None:
+    values = np.random.default_rng(0).random(300) < 0.7
+    found = over_concepts(values, [f"concept {i}" for i in range(300)])
+    half = 1.96 * math.sqrt(values.mean() * (1 - values.mean()) / 300)
+    assert found.value == values.mean()
+    assert found.low == pytest.approx(found.value - half, abs=0.01)
+    assert found.high == pytest.approx(found.value + half, abs=0.01)
+
+
+def test_interval_knows_that_a_concept_repeated_says_nothing_new() -> None:
+    values, concepts = np.random.default_rng(0).random(40) < 0.7, [f"concept {i}" for i in range(40)]
+    once, often = over_concepts(values, concepts), over_concepts(np.tile(values, 9), concepts * 9)
+    assert (once.low, once.high) == (often.low, often.high)
 
 
 def test_probe_does_not_profit_from_concepts_it_has_seen() -> None:
@@ -113,3 +148,115 @@ def test_usage_of_a_uniform_and_of_a_collapsed_routing() -> None:
     np.testing.assert_allclose(found.effective, 1, rtol=1e-5)
     assert found.entropy == found.usage == found.variation == 0
     assert found.mean[:, 3].tolist() == [1, 1]
+
+
+# --- clouds ---------------------------------------------------------------------------------------
+
+
+def test_cloud_is_the_routing_of_its_analogies() -> None:
+    editor = tiny_editor()
+    names = ("edit/hue=120", "tone/yellow>dark")
+    lists = [analogies("test", name, n=5) for name in names]
+    cloud = cloud_of(editor, iter(lists))
+    items = [x for part in lists for x in part]
+    assert len(cloud) == len(items) == 10
+    torch.testing.assert_close(cloud.coefficients, coefficients_of(editor, items))
+    torch.testing.assert_close(editor.router.logits(cloud.queries).softmax(-1), cloud.coefficients)
+    assert cloud.vectors.shape == (10, cloud.coefficients[0].numel())
+    assert cloud.relations.tolist() == [x.relation for x in items]
+    assert cloud.concepts.tolist() == concepts_of(items)
+    assert cloud.styles.tolist() == [x.keys[2].split("@")[1] for x in items]
+    assert cloud.families.tolist() == [get_relation(x.relation).family for x in items]
+    part = cloud.take(cloud.relations == names[1])
+    assert len(part) == 5 and part.keys == tuple(x.keys for x in lists[1])
+    assert torch.equal(part.coefficients, cloud.coefficients[5:])
+
+
+def test_cloud_refuses_what_has_no_routing() -> None:
+    with pytest.raises(InputError, match="at least one analogy"):
+        cloud_of(tiny_editor(), [[]])
+    with pytest.raises(InputError, match="an editor with a router"):
+        cloud_of(tiny_editor(layout="tokens", routed=False), [])
+
+
+# --- what labels account for ----------------------------------------------------------------------
+
+
+def test_variance_share_of_separate_groups_and_of_meaningless_ones() -> None:
+    rng = np.random.default_rng(3)
+    labels = [f"{i % 20}" for i in range(200)]
+    noise = rng.normal(size=(200, 3, 5))
+    moved = noise + np.array([0.0, 1.0, 100.0])[:, None] * rng.normal(size=(20, 1, 5))[np.arange(200) % 20]
+    nothing, some, nearly_all = variance_share(moved, labels)
+    assert abs(nothing) < 0.06 and 0.3 < some < 0.7 and nearly_all > 0.999
+
+
+def test_variance_share_is_the_textbooks_epsilon_squared() -> None:
+    rng = np.random.default_rng(4)
+    values, labels = rng.normal(size=(30, 2)), rng.integers(3, size=30).astype(str)
+    within = total = 0.0
+    for column in values.T:
+        total += ((column - column.mean()) ** 2).sum()
+        for name in set(labels):
+            within += ((column[labels == name] - column[labels == name].mean()) ** 2).sum()
+    # Mean squares: of the remainder over that of everything.
+    assert float(variance_share(values, labels)) == pytest.approx(1 - (within / 27) / (total / 29))
+    assert np.isnan(variance_share(np.ones((30, 2)), labels))
+    with pytest.raises(InputError, match="one label a value"):
+        variance_share(values, labels[:-1])
+    with pytest.raises(InputError, match="one label a value"):
+        variance_share(values, ["same"] * 30)
+
+
+def test_nearest_known_finds_the_relative() -> None:
+    rng = np.random.default_rng(5)
+    places = {"a": [9.0, 0, 0], "b": [0, 9.0, 0], "c": [0, 0, 9.0], "like a": [30.0, 2, 0], "like c": [1, 0, 7.0]}
+    labels = [name for name in places for _ in range(10)]
+    vectors = np.repeat(np.array(list(places.values())), 10, 0) + 0.1 * rng.normal(size=(50, 3))
+    found = nearest_known(vectors, labels, ["a", "b", "c", "not here"], count=2)
+    assert list(found) == ["like a", "like c"]
+    assert found["like a"][0][0] == "a" and found["like c"][0][0] == "c"
+    assert found["like a"][0][1] > 0.8 > 0 > found["like a"][1][1]
+    with pytest.raises(InputError, match="at least 3 known relations"):
+        nearest_known(vectors, labels, ["a", "b"])
+
+
+# --- spectra --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [0, 3])
+def test_spectrum_of_a_mixture_is_that_of_the_full_matrix(basis: Basis, layer: int) -> None:
+    A, B = basis.factors(layer)
+    c = torch.tensor([0.3, -1.0, 0.2, 0.0, 2.0])
+    update = sum(w * (B[n] @ A[n]).double() for n, w in enumerate(c.double()))
+    found = update_spectrum(basis, layer, c)
+    assert len(found) == min(15, *update.shape)
+    torch.testing.assert_close(found, torch.linalg.svdvals(update)[: len(found)], rtol=1e-4, atol=1e-3)
+    # Frobenius norm: the Gram matrix of the same layer knows it, too.
+    gram = update_gram(basis, layer)
+    assert float(found.square().sum()) == pytest.approx(float(c.double() @ gram @ c.double()), rel=1e-4)
+
+
+def test_spectrum_does_not_feel_the_gauge(basis: Basis) -> None:
+    c = torch.full((5,), 0.2)
+    before = update_spectrum(basis, 1, c), update_gram(basis, 1)
+    A, B = basis.factors(1)
+    for n in range(5):
+        turn = torch.randn(3, 3)
+        A.data[n], B.data[n] = turn @ A.data[n], B.data[n] @ torch.linalg.inv(turn)
+    after = update_spectrum(basis, 1, c), update_gram(basis, 1)
+    for x, y in zip(before, after, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-3 * float(x.abs().max()))
+
+
+def test_spectrum_refuses_what_is_not_there(basis: Basis) -> None:
+    with pytest.raises(InputError, match="expected a layer"):
+        update_spectrum(basis, -1, torch.ones(5))
+    with pytest.raises(InputError, match=r"coefficients \[5\]"):
+        update_spectrum(basis, 0, torch.ones(4))
+
+
+def test_effective_rank_counts_equal_singular_values() -> None:
+    assert effective_rank(torch.tensor([2.0, 2.0, 2.0, 0.0])) == pytest.approx(3)
+    assert 1 < effective_rank(torch.tensor([1.0, 0.01])) < 1.1
+    assert effective_rank(torch.zeros(4)) == 0
