@@ -17,7 +17,8 @@ from no_network import refuse_network
 
 ROOT = Path(__file__).resolve().parents[1]
 
-torch.set_num_threads(2)
+# Two, or what a pinned process may use: more threads than cores wait for each other.
+torch.set_num_threads(min(2, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else 2)
 
 
 @pytest.fixture(autouse=True)
