@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lorweb_mini import recipes
 from lorweb_mini.bank import LatentBank
-from lorweb_mini.images import data_dir
+from lorweb_mini.images import data_dir, load_emoji
 from lorweb_mini.training import Recipe, TrainingConfig, train
 
 
@@ -209,7 +209,36 @@ def test_training_refuses_to_time_a_variant_that_computes_something_else() -> No
             agree("a variant", wrong, (2.0, 1.0))
 
 
-@pytest.mark.parametrize("name", ["mixing", "editing", "training"])
+def test_autoencoders_trains_every_alternative(tiny_training: None, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks import autoencoders
+
+    autoencoders.main(["--quick"])
+    (table,) = _tables(capsys.readouterr().out.split("\n\n", 1)[1])
+    assert list(table)[1:] == list(autoencoders.ALTERNATIVES)
+    assert table[""][-2:] == ["mean of the six", "minus shipped"]
+    assert table[autoencoders.SHIPPED][-1] == "0.00 (0.00–0.00)"
+    sizes = {name: float(row[0].split()[0]) for name, row in table.items() if name}
+    assert sizes["half as wide"] < sizes[autoencoders.SHIPPED] < sizes["1.5 times as wide"]
+
+
+def test_psnr_of_a_network_that_dims_every_picture() -> None:
+    """x to 0.9 x: a squared error of x²/100, so black and white drawings alone would score 10 log₁₀ 400 = 26.02 dB."""
+    from benchmarks.autoencoders import measured
+
+    class Dims(nn.Module):
+        encoder, decoder = nn.Identity(), staticmethod(lambda x: 0.9 * x)
+
+    shown = np.array([[i, style] for i in np.flatnonzero(load_emoji().present.all(1))[:3] for style in range(6)])
+    found = measured(Dims(), shown)
+    by_hand = []
+    for style in range(6):
+        one = [load_emoji().tensor(i, s)[0].numpy() for i, s in shown if s == style]
+        by_hand.append(np.mean([10 * np.log10(4 / np.mean((0.1 * x) ** 2)) for x in one]))
+    assert list(found.values()) == pytest.approx([*by_hand, np.mean(by_hand)], abs=1e-4)
+    assert all(value >= 10 * np.log10(400) - 1e-4 for value in found.values())
+
+
+@pytest.mark.parametrize("name", ["mixing", "editing", "training", "autoencoders"])
 def test_a_quick_run_is_never_saved(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     from importlib import import_module
 
