@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,6 +26,7 @@ from .router import routing_statistics
 
 CHUNK = 256
 PROBE_COMPONENTS = 64
+DEALS = 3  # of concepts to folds, where a vector shows several
 RESAMPLES = 1000
 
 
@@ -91,7 +92,12 @@ class Cloud:
     @cached_property
     def concepts(self) -> np.ndarray:
         """Base concept of b."""
-        return np.array([_concept(key[2]) for key in self.keys])
+        return self.shown[:, 2]
+
+    @cached_property
+    def shown(self) -> np.ndarray:
+        """Base concepts of a, a' and b, all that the router was shown, [k, 3]."""
+        return np.array([[_concept(key) for key in keys[:3]] for keys in self.keys])
 
     def take(self, which: np.ndarray) -> Cloud:
         """Some of the analogies: a mask [k], or indices."""
@@ -185,10 +191,16 @@ def read_off(
     folds: int = 4,
     seed: int = 0,
 ) -> np.ndarray:
-    """Which vectors a linear classifier names rightly that has not seen their concept, bool [k].
+    """How often a linear classifier names each vector rightly that has not seen any of its concepts, float [k].
 
-    Logistic regression, cross-validated so that no concept lies on both sides. Vectors [k, dimensions] are
-    standardised and reduced to at most 64 principal components, within each fold.
+    Logistic regression, cross-validated. Vectors [k, dimensions] are standardised and reduced to at most
+    :data:`PROBE_COMPONENTS` principal components, within each fold.
+
+    Args:
+        concepts: what is held out together. [k]: every vector is judged once, by a classifier that met no other of its
+            concept. [k, m], for vectors that show several: concepts are dealt out to folds, :data:`DEALS` times; a
+            vector is judged when all of its concepts are in the fold, by a classifier fitted on the vectors that have
+            none there, if its label is among those. A vector that is never judged is NaN.
 
     Raises:
         InputError: lengths differ, fewer than two labels, or fewer concepts or vectors of a label than folds.
@@ -198,16 +210,16 @@ def read_off(
         raise InputError(
             f"expected one label and one concept a vector, got {len(vectors)} vectors, {len(names)} and {len(groups)}"
         )
-    if len(set(names)) < 2 or len(set(groups)) < folds:
+    if len(set(names)) < 2 or len(np.unique(groups)) < folds:
         raise InputError(
-            f"expected at least two labels and {folds} concepts, got {len(set(names))} and {len(set(groups))}"
+            f"expected at least two labels and {folds} concepts, got {len(set(names))} and {len(np.unique(groups))}"
         )
     _, counts = np.unique(names, return_counts=True)
     if counts.max() < folds:
         raise InputError(f"expected a label with at least {folds} vectors, got at most {counts.max()} of one")
-    right = np.zeros(len(names), bool)
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    for fit, check in splitter.split(vectors, names, groups):
+    right, judged = np.zeros(len(names)), np.zeros(len(names))
+    for fit, check in _held_out(names, groups, folds, seed):
+        judged[check] += 1
         if len(set(names[fit])) < 2:
             continue
         components = min(PROBE_COMPONENTS, len(fit) - 1, vectors.shape[1])
@@ -217,18 +229,50 @@ def read_off(
             StandardScaler(),
             LogisticRegression(C=0.1, max_iter=500),
         )
-        right[check] = model.fit(vectors[fit], names[fit]).predict(vectors[check]) == names[check]
-    return right
+        right[check] += model.fit(vectors[fit], names[fit]).predict(vectors[check]) == names[check]
+    return np.divide(right, judged, out=np.full(len(names), np.nan), where=judged > 0)
+
+
+def _held_out(names: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Indices to fit on and to judge on, see :func:`read_off`."""
+    if groups.ndim == 1:
+        yield from StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(names, names, groups)
+        return
+    concepts, of = np.unique(groups, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    for _ in range(DEALS):
+        side = rng.permutation(len(concepts))[of.reshape(groups.shape)] % folds
+        for fold in range(folds):
+            check, fit = (np.flatnonzero(x.all(1)) for x in (side == fold, side != fold))
+            check = check[np.isin(names[check], names[fit])]
+            if len(check):
+                yield fit, check
 
 
 def over_concepts(values: np.ndarray, concepts: Sequence[str] | np.ndarray, seed: int = 0) -> Estimate:
-    """Mean of values [k] with its 95 % bootstrap interval, whole concepts [k] resampled.
+    """Mean of values [k] with its 95 % bootstrap interval, whole concepts resampled; values that are NaN are left out.
 
-    The values of one concept are no independent samples: its analogies show the same drawings again.
+    The values of one concept are no independent samples: its analogies show the same drawings again. With concepts
+    [k, m], a value counts as often as the product of how often each of its concepts was drawn (the pigeonhole
+    bootstrap of Owen, Annals of Applied Statistics 1, 2007), which errs on the side of a wide interval.
+
+    Raises:
+        InputError: no value at all.
     """
-    names, of = np.unique(np.asarray(concepts), return_inverse=True)
-    weights = resampling_weights(len(names), RESAMPLES, np.random.default_rng(seed))
-    low, high = np.quantile((weights @ np.bincount(of, values)) / (weights @ np.bincount(of)), [0.025, 0.975])
+    values, groups = np.asarray(values, dtype=float), np.asarray(concepts)
+    known = ~np.isnan(values)
+    if not known.any():
+        raise InputError("expected at least one value that is not NaN, got none")
+    values, groups = values[known], groups[known].reshape(known.sum(), -1)
+    names, of = np.unique(groups, return_inverse=True)
+    of = of.reshape(groups.shape)
+    drawn = resampling_weights(len(names), RESAMPLES, np.random.default_rng(seed))
+    weights = drawn[:, of[:, 0]]
+    for column in range(1, of.shape[1]):
+        again = (of[:, :column] == of[:, column : column + 1]).any(1)  # a concept shown twice is drawn once
+        weights = weights * np.where(again, 1, drawn[:, of[:, column]])
+    with np.errstate(invalid="ignore"):  # a resample may miss all of few concepts
+        low, high = np.nanquantile((weights @ values) / weights.sum(1), [0.025, 0.975])
     return Estimate(float(np.mean(values)), float(low), float(high))
 
 
@@ -240,7 +284,7 @@ def linear_probe(
     right = read_off(vectors, names, concepts, folds, seed)
     shuffled = read_off(vectors, np.random.default_rng(seed).permutation(names), concepts, folds, seed)
     _, counts = np.unique(names, return_counts=True)
-    return Probe(float(right.mean()), float(shuffled.mean()), float(counts.max() / len(names)))
+    return Probe(float(np.nanmean(right)), float(np.nanmean(shuffled)), float(counts.max() / len(names)))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from tiny_models import tiny_editor
 
 from lorweb_mini.base import transformer_of
 from lorweb_mini.basis import Basis
-from lorweb_mini.images import InputError
+from lorweb_mini.images import InputError, load_emoji
 from lorweb_mini.relations import analogies, get_relation
 from lorweb_mini.space import (
     basis_usage,
@@ -93,7 +93,7 @@ def test_probe_reads_what_is_there_and_nothing_from_shuffled_labels() -> None:
     assert found.shuffled < 0.55
     assert found.chance == pytest.approx(1 / 3)
     right = read_off(*clouds())
-    assert right.dtype == bool and right.mean() == found.accuracy
+    assert set(right) <= {0, 1} and right.mean() == found.accuracy
 
 
 def test_interval_is_the_binomial_one_where_each_value_is_a_concept() -> None:
@@ -118,6 +118,45 @@ def test_probe_does_not_profit_from_concepts_it_has_seen() -> None:
     points = np.repeat(rng.normal(size=(30, 10)), 8, 0) + 0.01 * rng.normal(size=(240, 10))
     labels = [label for label in rng.integers(2, size=30).astype(str) for _ in range(8)]
     assert linear_probe(points, labels, concepts).accuracy < 0.8
+
+
+def test_probe_does_not_profit_from_another_concept_that_it_has_seen() -> None:
+    """Place and label are those of a's concept, by chance: nothing is left for who holds out a's concept, too."""
+    rng = np.random.default_rng(3)
+    a, b = rng.integers(30, size=(2, 600))
+    points = rng.normal(size=(30, 40))[a] + 0.01 * rng.normal(size=(600, 40))
+    labels = rng.integers(2, size=30).astype(str)[a]
+    assert read_off(points, labels, b).mean() > 0.95
+    right = read_off(points, labels, np.stack([a, b], 1))
+    assert 0.2 < np.isnan(right).mean() < 0.8 and np.nanmean(right) < 0.75
+
+
+def test_probe_reads_what_is_there_from_vectors_of_several_concepts() -> None:
+    points, labels, concepts = clouds(each=200)
+    right = read_off(points, labels, np.stack([concepts, np.random.default_rng(4).permutation(concepts)], 1))
+    assert np.nanmean(right) > 0.95
+
+
+def test_interval_of_two_crossed_sets_of_concepts_knows_both() -> None:
+    """Values u_a + v_b on a grid: the variance of their mean is var(u) / 30 + var(v) / 30."""
+    rng = np.random.default_rng(5)
+    u, v = rng.normal(size=30), 3 * rng.normal(size=30)
+    a, b = (x.ravel() for x in np.meshgrid(np.arange(30), np.arange(30)))
+    values, names = u[a] + v[b], np.stack([np.char.add("a", a.astype(str)), np.char.add("b", b.astype(str))], 1)
+    found = over_concepts(values, names)
+    expected = 2 * 1.96 * math.sqrt(u.var() / 30 + v.var() / 30)
+    assert found.high - found.low == pytest.approx(expected, rel=0.15)
+    of_a_alone = over_concepts(values, names[:, 0])
+    assert of_a_alone.high - of_a_alone.low < 0.5 * expected
+    same = over_concepts(values, names[:, [0, 0]])  # the same concept twice is no second one
+    assert (same.low, same.high) == (of_a_alone.low, of_a_alone.high)
+
+
+def test_interval_leaves_out_what_is_not_known() -> None:
+    values, concepts = np.array([1.0, 0.0, 1.0, np.nan]), list("abcd")
+    assert over_concepts(values, concepts) == over_concepts(values[:3], concepts[:3])
+    with pytest.raises(InputError, match="at least one value"):
+        over_concepts(np.full(4, np.nan), concepts)
 
 
 def test_probe_refuses_what_it_cannot_answer() -> None:
@@ -164,7 +203,9 @@ def test_cloud_is_the_routing_of_its_analogies() -> None:
     torch.testing.assert_close(editor.router.logits(cloud.queries).softmax(-1), cloud.coefficients)
     assert cloud.vectors.shape == (10, cloud.coefficients[0].numel())
     assert cloud.relations.tolist() == [x.relation for x in items]
-    assert cloud.concepts.tolist() == concepts_of(items)
+    assert cloud.concepts.tolist() == cloud.shown[:, 2].tolist() == concepts_of(items)
+    of = {e.key: e.concept for e in load_emoji().emojis}
+    assert cloud.shown.tolist() == [[of[key.split("@")[0]] for key in x.keys[:3]] for x in items]
     assert cloud.styles.tolist() == [x.keys[2].split("@")[1] for x in items]
     assert cloud.families.tolist() == [get_relation(x.relation).family for x in items]
     part = cloud.take(cloud.relations == names[1])
