@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lorweb_mini.editor import Editor
 from lorweb_mini.edits import apply_edit
+from lorweb_mini.evaluation import Estimate
 from lorweb_mini.images import STYLES, InputError, load_emoji
 from lorweb_mini.relations import SPLITS, concept_sides, get_relation
 from lorweb_mini.walking import (
@@ -23,6 +24,7 @@ from lorweb_mini.walking import (
     Scale,
     Trace,
     Truth,
+    beyond_doubt,
     geometric,
     interval,
     ladders,
@@ -228,6 +230,29 @@ def test_what_perfect_ends_would_give() -> None:
     truth = Truth(items, QUARTERS, world(lambda s: s).autoencoder)
     assert truth.blend((0.25,))[0, 0].unique().tolist() == [-0.5]
     assert truth.nearer_end((0.25, 0.75))[1].flatten(1).mean(1).tolist() == [-1, 1]
+
+
+def test_nothing_is_beyond_doubt_on_few_concepts() -> None:
+    made, other = world(lambda s: 2 * s**2 - 1), world(lambda s: 2 * s - 1)
+    for concepts, expected in (("abcde", 0), ("aabbccdd", 0), ("abcdef", 1)):
+        items = [straight(c) for c in concepts]
+        truth = Truth(items, QUARTERS, made.autoencoder)
+        bent, true = (truth.trace(walk(x, items, "coefficients", QUARTERS)) for x in (made, other))
+        assert beyond_doubt(bent.excess(true, 0.5), concepts) == expected
+        assert beyond_doubt(true.excess(bent, 0.5), concepts) == -expected
+        assert beyond_doubt(bent.excess(true, 0.0), concepts) == 0  # both begin on the truth
+    gap = bent.excess(true, 0.5)
+    assert beyond_doubt(gap, "abcdef", least=gap.value + 0.01) == 0
+    assert beyond_doubt(Estimate(0.2, -0.1, 0.3), "abcdefgh") == 0
+
+
+def test_verdicts_on_concepts_that_differ_by_luck_alone_are_rare() -> None:
+    rng, concepts = np.random.default_rng(0), list("abcdef")
+    coins = rng.choice([-1.0, 1.0], (600, 6))
+    found = [beyond_doubt(interval(mean_of(row), concepts, 400), concepts) for row in coins]
+    assert 0 < np.mean(np.abs(found)) < 0.05
+    alike = [beyond_doubt(interval(mean_of(row), concepts, 400), [*concepts, "g"]) for row in np.abs(coins[:2])]
+    assert alike == [1, 1]
 
 
 def test_the_measures_against_a_loop() -> None:

@@ -285,7 +285,8 @@ def solid(count: int = 900) -> go.Figure:
         found.add_scatter3d(x=x, y=y, z=z, text=said[mine], name=label, mode="markers",
                             hovertemplate="%{text}<extra></extra>", marker={"color": colour, "size": 3})  # fmt: skip
     titles = {f"{axis}axis_title": name for axis, name in zip("xyz", ("first", "second", "third"), strict=True)}
-    return found.update_layout(template="none", width=880, height=600, margin=dict(t=10, b=10), scene=titles)
+    room = {"margin": dict(t=40, b=10, l=10, r=20), "legend": {"itemsizing": "constant"}}  # the toolbar lies on top
+    return found.update_layout(template="none", width=880, height=600, scene=titles, **room)
 
 
 figure, axes = figure_of(12.5, 4.2, ncols=3, subplot_kw={"projection": "3d"})

@@ -302,8 +302,8 @@ display(
 
 # %%
 from lorweb_mini.report import gradient_energy
+from lorweb_mini.walking import ENOUGH, beyond_doubt
 
-ENOUGH = 6  # concepts, for a verdict
 full, GRID, BEYOND = lw.load(), (0.0, 0.25, 0.5, 0.75, 1.0), (-0.5, 1.5)
 
 
@@ -418,8 +418,7 @@ RIVALS = ("logits", "example", "latent", "pixel", "nearer true end", "asked")
 
 def marked(gap, concepts) -> str:
     """A difference of errors with its sign, where that is beyond doubt and no less than a hundredth."""
-    sure = len(set(concepts)) >= ENOUGH and (gap.high < 0 or gap.low > 0) and abs(gap.value) >= 0.01
-    return f"{('▼' if gap.value < 0 else '▲') if sure else ''} {gap}".strip()
+    return f"{('', '▲', '▼')[beyond_doubt(gap, concepts, least=0.01)]} {gap}".strip()
 
 
 def across(measured: dict, columns: tuple[str, ...], value) -> str:
