@@ -6,9 +6,14 @@
 >>> editor.edit(analogy.a, analogy.a_prime, analogy.b).image
 """
 
+from typing import TYPE_CHECKING, Any
+
 from .editor import BasisConfig, Editor, EditResult, load
 from .images import InputError, load_emoji
 from .relations import Analogy, analogies, relations
+
+if TYPE_CHECKING:
+    from .flux import load_flux
 
 __all__ = [
     "Analogy",
@@ -19,5 +24,15 @@ __all__ = [
     "analogies",
     "load",
     "load_emoji",
+    "load_flux",
     "relations",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Late: the real scale needs diffusers' whole pipeline, which costs the miniature seconds at every start.
+    if name == "load_flux":
+        from .flux import load_flux
+
+        return load_flux
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

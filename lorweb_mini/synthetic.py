@@ -1,0 +1,56 @@
+"""A checkpoint in the released layout with random values, of any size, written without ever being held in memory.
+
+The released file cannot be part of this repository; one of its shape can be made in seconds, and everything that reads
+the one reads the other. Its numbers mean nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from math import prod
+from pathlib import Path
+
+import torch
+
+from .checkpoint import Modules, ReleasedConfig, ReleasedFile, kontext_modules, open_released, released_shapes
+
+# The paper's sizes: 835,051,520 values on all 494 Linears of the blocks.
+PAPER = ReleasedConfig(n_loras=32, rank=4, keys_dim=128, query_dim=3 * 768)
+SCALE = 0.02
+POOL = 1 << 20
+
+
+def write_random(
+    path: str | Path, config: ReleasedConfig = PAPER, modules: Modules | None = None, seed: int = 0
+) -> ReleasedFile:
+    """Writes and opens a checkpoint of random half-precision values: 2 bytes for each of ``parameters``.
+
+    A safetensors file is the length of a header (8 bytes), the header in JSON (for each tensor its dtype, its shape and
+    where its bytes lie), then the bytes. So a file of any size can be written piece by piece. A tensor is a stretch of
+    one pool of a million normal numbers of deviation 0.02, from a random place on: all differ, and none repeats another
+    from its start.
+
+    Args:
+        config: its sizes.
+        modules: names and widths of the adapted Linears; by default FLUX.1-Kontext's own.
+    """
+    path = Path(path)
+    generator = torch.Generator().manual_seed(seed)
+    pool = (SCALE * torch.randn(POOL, generator=generator)).half().numpy().tobytes()
+    shapes = released_shapes(config, kontext_modules() if modules is None else modules)
+    header: dict[str, object] = {}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * prod(shape)
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for shape in shapes.values():
+            left, place = 2 * prod(shape), 2 * int(torch.randint(POOL, (), generator=generator))
+            while left:
+                left -= file.write(pool[place : place + left])
+                place = 0
+    return open_released(path, modules)
