@@ -29,7 +29,7 @@ from lorweb_mini.space import cloud_of, pca
 
 SMOKE = os.environ.get("LORWEB_PROFILE") == "smoke"
 FEW = ("edit/blur", "edit/darken", "edit/hue", "tone/yellow", "style/noto", "compose/edit/invert")
-matplotlib.rcParams.update({**STYLE, "figure.dpi": 85})  # many pictures: keeps the file small
+matplotlib.rcParams.update({**STYLE, "figure.dpi": 80})  # many pictures: keeps the file small
 
 editor, emoji, relations = lw.load(), lw.load_emoji(), lw.relations()
 names = [name for name in relations if not SMOKE or name.startswith(FEW)]
@@ -221,7 +221,7 @@ COLOURINGS = {
 def png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=85)
+    figure.savefig(file, format="png", dpi=80)
     return file.getvalue()
 
 
