@@ -396,7 +396,7 @@ def _explained(name: str | Path) -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """``python -m lorweb_mini.flux inspect | edit | export``."""
+    """``python -m lorweb_mini.flux inspect | edit | export | precompute | train | estimate``."""
     from .flux_commands import run
 
     run(arguments)

@@ -1,8 +1,10 @@
-"""Command line of the real scale: ``python -m lorweb_mini.flux inspect | edit | export``.
+"""Command line of the real scale: ``python -m lorweb_mini.flux COMMAND``.
 
 inspect   measures a released checkpoint, and routes one's own picture pairs; needs neither FLUX nor a GPU
 edit      draws b' with FLUX.1-Kontext; needs a GPU
 export    writes the LoRA of one analogy, for any tool that reads Flux LoRAs; needs neither FLUX nor a GPU
+
+precompute, train and estimate: see :mod:`~lorweb_mini.flux_training_commands`
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from . import flux_training_commands as training
 from .checkpoint import ReleasedFile, open_released
 from .images import InputError
 from .picture_encoder import CLIP_L, PictureEncoder, read_triplet
@@ -29,9 +32,13 @@ def run(arguments: Sequence[str] | None = None) -> None:
     _inspect_arguments(commands.add_parser("inspect", help="look into a released checkpoint"))
     _edit_arguments(commands.add_parser("edit", help="draw b' with FLUX.1-Kontext"))
     _export_arguments(commands.add_parser("export", help="write one analogy as a plain LoRA"))
+    training.precompute_arguments(commands.add_parser("precompute", help="latents and embeddings to train on"))
+    training.train_arguments(commands.add_parser("train", help="train a basis and its router"))
+    training.estimate_arguments(commands.add_parser("estimate", help="memory and hours of a training, by GPU"))
     options = parser.parse_args(arguments)
+    steps = {"precompute": training.precompute, "train": training.train, "estimate": training.estimate}
     try:
-        {"inspect": _inspect, "edit": _edit, "export": _export}[options.command](options)
+        ({"inspect": _inspect, "edit": _edit, "export": _export} | steps)[options.command](options)
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
 

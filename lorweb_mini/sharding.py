@@ -28,9 +28,14 @@ from .images import InputError
 PROGRESS = "progress.json"
 
 
+def asked() -> bool:
+    """Whether accelerate's launcher asks for FSDP."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
 def wanted() -> bool:
-    """Whether accelerate's launcher asks for FSDP, in a run of several processes."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and dist.is_initialized()
+    """Whether it asks and the processes have met, as they have once there is an ``Accelerator``."""
+    return asked() and dist.is_initialized()
 
 
 def shard(units: Iterable[nn.Module], device: torch.device) -> None:

@@ -62,6 +62,7 @@ def test_wheel_holds_package_and_data(wheel: Path) -> None:
 
     modules = {f"lorweb_mini/{path.name}" for path in (ROOT / "lorweb_mini").glob("*.py")}
     assert modules <= inside.keys()
+    assert {f"lorweb_mini/accelerate/{kind}.yaml" for kind in ("ddp", "fsdp")} <= inside.keys()
     licences = {path.name for path in (data / "emoji" / "LICENSES").iterdir()} | {"LICENSE", "ATTRIBUTION.md"}
     assert len(licences) > 5 and licences == {Path(name).name for name in inside if ".dist-info/licenses/" in name}
     top = {name.split("/")[0] for name in inside}
