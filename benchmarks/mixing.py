@@ -1,11 +1,11 @@
 """What a mixture of N LoRAs costs, beside what else one could pick.
 
-    .venv/bin/python -m benchmarks.mixing            # minutes; --save writes benchmarks/results/mixing.md
+    .venv/bin/python -m benchmarks.mixing            # minutes; --save writes results/mixing.md and the README's table
     .venv/bin/python -m benchmarks.mixing --quick    # seconds, toy sizes: shows that it works
 
 Measured are one adapted Linear and one step of the course's small Flux transformer. Every method's output is checked
 against the formula W x + sum_n c_n B_n A_n x, one sample and one LoRA at a time in double precision, before anything
-is timed.
+is timed. Memory is what tensors hold at once beyond weights and input, counted operation by operation.
 """
 
 from __future__ import annotations
@@ -13,21 +13,27 @@ from __future__ import annotations
 import argparse
 import copy
 import warnings
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from diffusers.loaders import PeftAdapterMixin
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.xlora.layer import XLoraLinearLayer
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lorweb_mini.base import TOKEN_WIDTH, Base, position_ids, transformer_of
 from lorweb_mini.basis import Basis, adapted_linears
 
-from .timing import conditions, interleaved, markdown, ratio, write
+from .timing import conditions, interleaved, markdown, ratio, write, write_readme
 
 TOLERANCE = 1e-4
 EINSUM = "b...i,nir,bn,nro->b...o"  # x A_n B_n c_n summed over n; tokens in the dots, which modulation lacks
@@ -41,10 +47,12 @@ MERGED = "ours, frozen (`Basis.frozen`)"
 MERGE = "– its merge and undoing, once a mixture"
 RELEASED = "einsum formula of the released code"
 LOOP = "loop over N PEFT adapters"
+XLORA = "PEFT's X-LoRA layer"
 WEIGHTED = "PEFT `add_weighted_adapter`"
 WEIGH = "– its new adapter, once a mixture"
-CHECKED = (BARE, PLAIN, GATE, MERGED, RELEASED, LOOP, WEIGHTED)
-ROWS = (BARE, PLAIN, GATE, MERGED, MERGE, RELEASED, LOOP, WEIGHTED, WEIGH)
+CHECKED = (BARE, PLAIN, GATE, MERGED, RELEASED, LOOP, XLORA, WEIGHTED)
+ROWS = (BARE, PLAIN, GATE, MERGED, MERGE, RELEASED, LOOP, XLORA, WEIGHTED, WEIGH)
+README = Path(__file__).parents[1] / "README.md"
 
 Loras = dict[str, tuple[Tensor, Tensor]]  # layer name to A [N, in, r] and B [N, r, out]
 Forward = Callable[[Tensor], Tensor]
@@ -243,6 +251,7 @@ def methods_of(
 
     module, forward = copied()
     many = with_adapters(module, loras)
+    again = copy.deepcopy(many)
     peft = copy.deepcopy(many)  # for the weighted adapter: making N adapters takes PEFT long
     adapted: list[Any] = [module.get_submodule(name) for name in loras]
     # Modulation sees one vector a sample where the other layers see tokens.
@@ -254,6 +263,14 @@ def methods_of(
 
     scale(c)
     loop = Method(forward, loras, c, scale, [*trainable(module), c])
+
+    module = again.base_model.model
+    state = {"scalings": c[:, None]}  # X-LoRA's have tokens on their second axis
+    for layer, name in enumerate(loras):
+        _by_x_lora(module.get_submodule(name), layer, state)
+    x_lora = Method(
+        subject.forward(module), loras, c, lambda c: state.update(scalings=c[:, None]), [*trainable(module), c]
+    )
 
     def weigh() -> None:
         with warnings.catch_warnings():  # that the active adapter goes is meant
@@ -267,8 +284,62 @@ def methods_of(
     weigh()
     weighted = Method(subject.forward(peft.base_model.model), loras, c)
 
-    methods = dict(zip(CHECKED, (bare, plain_lora, gate, merged, released, loop, weighted), strict=True))
+    methods = dict(zip(CHECKED, (bare, plain_lora, gate, merged, released, loop, x_lora, weighted), strict=True))
     return methods, {MERGE: merge, WEIGH: weigh}
+
+
+def _by_x_lora(adapted: Any, layer: int, state: dict[str, Tensor]) -> None:
+    """Lets PEFT's own X-LoRA layer compute an adapted Linear, as its model does, with coefficients from ``state``."""
+    whole: Any = SimpleNamespace(top_k_lora=None, enable_softmax_topk=False, global_scaling_weight=1.0)
+    owner: Any = SimpleNamespace(disabled=False)
+    mixture = XLoraLinearLayer(owner, adapted, adapted.forward, layer, whole)
+
+    def forward(x: Tensor) -> Tensor:
+        if x.ndim == 2:  # modulation, which has no tokens
+            return mixture.forward(x[:, None], scalings=state["scalings"])[:, 0]
+        return mixture.forward(x, scalings=state["scalings"])
+
+    adapted.forward = forward
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of all storages that operations make, and how many of them were alive at once at the most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = self.peak = 0
+        self.made: set[int] = set()
+        self.outside: dict[int, Any] = {}  # held, so that their ids stay theirs
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        for storage in self._storages((args, kwargs)):
+            if id(storage) not in self.made:
+                self.outside[id(storage)] = storage
+        out = func(*args, **(kwargs or {}))
+        for storage in self._storages(out):
+            if id(storage) not in self.made and id(storage) not in self.outside:
+                size = storage.nbytes()
+                self.made.add(id(storage))
+                self.alive += size
+                weakref.finalize(storage, self._gone, id(storage), size)
+        self.peak = max(self.peak, self.alive)
+        return out
+
+    def _gone(self, number: int, size: int) -> None:
+        self.made.discard(number)
+        self.alive -= size
+
+    @staticmethod
+    def _storages(tree: Any) -> list[Any]:
+        return [x.untyped_storage() for x in tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+def peak_mib(run: Callable[[], object]) -> float:
+    """MiB that a run holds at once at the most, beyond what was there before."""
+    with PeakMemory() as memory:
+        out = run()
+    del out
+    return memory.peak / 2**20
 
 
 def check(subject: Subject, plain: nn.Module, methods: dict[str, Method], x: Tensor) -> dict[str, float]:
@@ -280,7 +351,9 @@ def check(subject: Subject, plain: nn.Module, methods: dict[str, Method], x: Ten
         RuntimeError: a difference above ``TOLERANCE``, or LoRAs that do too little for a difference to show.
     """
     gate = methods[GATE]
-    own = torch.randn(gate.c.shape, generator=torch.Generator().manual_seed(2)).mul(2).softmax(-1)
+    generator = torch.Generator().manual_seed(2)
+    own = torch.randn(gate.c.shape, generator=generator).mul(2).softmax(-1)
+    own = own * (0.5 + torch.rand(*own.shape[:-1], 1, generator=generator))  # or with N = 1 all were the same
     apart = naive(subject, plain, x, gate.loras, own)
     together = naive(subject, plain, x, gate.loras, gate.c)
     found = {}
@@ -325,12 +398,41 @@ def passes(methods: dict[str, Method], x: Tensor) -> dict[tuple[str, str], Calla
     return runs
 
 
-def section(subject: Subject, batch: int, sizes: tuple[int, ...], rank: int) -> str:
-    """The table of one subject at one batch size: rows are methods, columns are N."""
+@dataclass(frozen=True)
+class Measured:
+    """One subject at one batch size.
+
+    Attributes:
+        seconds: by N, then by method and pass, one value a round.
+        differences: of each method from the naive loop.
+        mib: by method and pass, at the largest N.
+    """
+
+    subject: Subject
+    batch: int
+    sizes: tuple[int, ...]
+    rank: int
+    seconds: dict[int, dict[tuple[str, str], list[float]]]
+    differences: dict[str, float]
+    mib: dict[tuple[str, str], float]
+
+    def cell(self, name: str, what: str, n: int) -> str:
+        """A method's time as a multiple of the bare base's."""
+        measured = self.seconds[n].get((name, what))
+        return f"{ratio(measured, self.seconds[n][BARE, what]):.2f}" if measured else "–"
+
+    def memory(self, name: str, what: str) -> str:
+        """A method's peak in MiB."""
+        return f"{self.mib[name, what]:.3g}" if (name, what) in self.mib else "–"
+
+
+def measure(subject: Subject, batch: int, sizes: tuple[int, ...], rank: int) -> Measured:
+    """Checks and times all methods of one subject at one batch size."""
     torch.manual_seed(0)
     plain = subject.make().requires_grad_(False).eval()
     x = torch.randn(batch, TOKENS, subject.channels)
-    seconds, differences = {}, {name: 0.0 for name in CHECKED}
+    seconds: dict[int, dict[tuple[str, str], list[float]]] = {}
+    differences, mib = {name: 0.0 for name in CHECKED}, {}
     for n in sizes:
         loras = random_loras(plain, n, rank)
         mixture = torch.randn(n, generator=torch.Generator().manual_seed(3)).mul(2).softmax(-1)
@@ -339,51 +441,76 @@ def section(subject: Subject, batch: int, sizes: tuple[int, ...], rank: int) -> 
             methods, merges = methods_of(subject, plain, loras, c, stack)
             for name, difference in check(subject, plain, methods, x).items():
                 differences[name] = max(differences[name], difference)
-            runs = passes(methods, x) | {(name, "forward"): run for name, run in merges.items()}
-            seconds[n] = interleaved(runs, subject.rounds)
+            runs = passes(methods, x)
+            if n == max(sizes):
+                mib = {key: peak_mib(run) for key, run in runs.items()}
+            seconds[n] = interleaved(runs | {(name, "forward"): run for name, run in merges.items()}, subject.rounds)
+    return Measured(subject, batch, sizes, rank, seconds, differences, mib)
 
-    def cell(name: str, what: str, n: int) -> str:
-        measured = seconds[n].get((name, what))
-        return f"{ratio(measured, seconds[n][BARE, what]):.2f}" if measured else "–"
 
+def section(found: Measured) -> str:
+    """The table of a measurement: rows are methods, columns are N."""
+    sizes = found.sizes
     shown = sizes[len(sizes) // 2]
     rows = [
         [
             name,
-            *[cell(name, what, n) for what in ("forward", "backward") for n in sizes],
-            f"{1e3 * median(seconds[shown][name, 'forward']):.3g}",
-            f"{differences[name]:.0e}" if name in differences else "–",
+            *[found.cell(name, what, n) for what in ("forward", "backward") for n in sizes],
+            f"{1e3 * median(found.seconds[shown][name, 'forward']):.3g}",
+            *[found.memory(name, what) for what in ("forward", "backward")],
+            f"{found.differences[name]:.0e}" if name in found.differences else "–",
         ]
         for name in ROWS
     ]
     head = [
-        f"r = {rank}",
+        f"r = {found.rank}",
         *[f"forward, N = {n}" for n in sizes],
         *[f"forward + backward, N = {n}" for n in sizes],
         f"ms forward, N = {shown}",
+        f"MiB forward, N = {max(sizes)}",
+        f"MiB forward + backward, N = {max(sizes)}",
         "difference",
     ]
-    return f"## {subject.title}, batch {batch} of {TOKENS} tokens\n\n{markdown(head, rows)}"
+    return f"## {found.subject.title}, batch {found.batch} of {TOKENS} tokens\n\n{markdown(head, rows)}"
 
 
-def report(quick: bool) -> str:
-    """Everything as Markdown."""
-    batches: tuple[int, ...]
-    sizes: tuple[int, ...]
+def summary(measured: Sequence[Measured]) -> str:
+    """The README's table: the largest batch of each subject, forward / forward + backward, at the middle N."""
+    most = {found.subject.title: found for found in sorted(measured, key=lambda x: x.batch)}
+    head, columns = ["multiples of the bare base"], []
+    for title, found in most.items():
+        n = found.sizes[len(found.sizes) // 2]
+        head.append(f"{title}, batch {found.batch}, N = {n}")
+        columns.append([f"{found.cell(name, 'forward', n)} / {found.cell(name, 'backward', n)}" for name in ROWS])
+    rows = [[name, *cells] for name, cells in zip(ROWS, zip(*columns, strict=True), strict=True)]
+    return (
+        f"{markdown(head, rows)}\n\nForward / forward + backward, medians over rounds that time every method in turn; "
+        f"{TOKENS} tokens a sample ({conditions()}). `.venv/bin/python -m benchmarks.mixing --save` measures it again."
+    )
+
+
+def plan(quick: bool) -> list[tuple[Subject, int, tuple[int, ...], int]]:
+    """What is measured: subject, batch, all N, r."""
     if quick:
-        subjects, batches, sizes, rank = [linear(64, 2), flux_step(64, 1, 1, 2)], (2,), (2, 3), 2
-    else:
-        subjects = [linear(256, 15), linear(1024, 15), flux_step(256, 2, 4, 7)]
-        batches, sizes, rank = (1, 16), (4, 16, 64), 4
+        return [(subject, 2, (2, 3), 2) for subject in (linear(64, 2), flux_step(64, 1, 1, 2))]
+    batches = [(linear(256, 15), (1, 16)), (linear(1024, 9), (1, 16)), (linear(3072, 5), (1, 4))]
+    wanted = [(subject, batch, (1, 4, 16, 64), 4) for subject, many in batches for batch in many]
+    # A whole model takes PEFT long to fill with adapters.
+    return [*wanted, *[(flux_step(256, 2, 4, 5), batch, (1, 16, 64), 4) for batch in (1, 16)]]
+
+
+def report(measured: Sequence[Measured]) -> str:
+    """Everything as Markdown."""
     return "\n\n".join(
         [
             "# Mixing N LoRAs of rank r",
             "Times are multiples of the bare base's in the same round (median over rounds), those of a merge multiples "
             "of one forward pass. Backward goes to the input, the LoRAs and the coefficients; – where nothing can be "
             "trained. *Difference* is the largest from a naive loop in double precision, over all N, with a mixture "
-            "of its own for every sample and layer too where a method has them (ours dynamic, einsum, loop).",
+            "of its own for every sample and layer too where a method has them (ours dynamic, einsum, loop, X-LoRA). "
+            "*MiB* is the most that tensors hold at once beyond weights and input.",
             conditions(),
-            *[section(subject, batch, sizes, rank) for subject in subjects for batch in batches],
+            *[section(found) for found in measured],
         ]
     )
 
@@ -392,14 +519,16 @@ def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and measures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mixing", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="toy sizes; the numbers mean nothing")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/mixing.md")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/mixing.md and the README's table")
     options = parser.parse_args(arguments)
     if options.quick and options.save:
         parser.error("a quick run's numbers mean nothing and are not saved")
-    text = report(options.quick)
+    measured = [measure(*one) for one in plan(options.quick)]
+    text = report(measured)
     print(text)
     if options.save:
         write("mixing", text)
+        write_readme(README, "mixing", summary(measured))
 
 
 if __name__ == "__main__":

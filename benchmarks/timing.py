@@ -69,3 +69,17 @@ def write(name: str, text: str) -> None:
     """Keeps a result as ``benchmarks/results/<name>.md``."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+
+
+def write_readme(readme: Path, name: str, text: str) -> None:
+    """Replaces what stands between a README's two marks of a name.
+
+    Raises:
+        ValueError: there are no such marks.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    content = readme.read_text(encoding="utf-8")
+    if begin not in content or end not in content:
+        raise ValueError(f"expected the marks {begin} and {end} in {readme}")
+    before, rest = content.split(begin, 1)
+    readme.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")

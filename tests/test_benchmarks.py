@@ -45,7 +45,60 @@ def test_mixing_has_every_method_and_checks_each(capsys: pytest.CaptureFixture[s
         assert all(float(table[name][difference]) <= mixing.TOLERANCE for name in mixing.CHECKED)
         assert {float(x) for x in table[mixing.BARE][:4]} == {1.0}, "the bare base is the measure"
         trained = [name for name in table if "–" not in table[name][:4]]
-        assert trained == [mixing.BARE, mixing.PLAIN, mixing.GATE, mixing.RELEASED, mixing.LOOP]
+        assert trained == [mixing.BARE, mixing.PLAIN, mixing.GATE, mixing.RELEASED, mixing.LOOP, mixing.XLORA]
+
+
+def test_mixing_saves_its_table_in_the_readme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import mixing, timing
+
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- mixing:begin -->\nold\n<!-- mixing:end -->\nafter\n", encoding="utf-8")
+    monkeypatch.setattr(mixing, "README", readme)
+    monkeypatch.setattr(timing, "RESULTS", tmp_path / "results")
+    plan = [(mixing.linear(32, rounds=1), 2, (1, 2, 3), 2), (mixing.linear(48, rounds=1), 1, (2,), 2)]
+    monkeypatch.setattr(mixing, "plan", lambda quick: plan)
+    mixing.main(["--save"])
+    printed, written = capsys.readouterr().out, readme.read_text(encoding="utf-8")
+    assert (tmp_path / "results" / "mixing.md").read_text(encoding="utf-8") == printed
+    assert written.startswith("before\n<!-- mixing:begin -->\n|") and written.endswith("<!-- mixing:end -->\nafter\n")
+    (table,) = _tables(written.split("begin -->\n")[1])
+    assert set(table.pop("")) == {"One Linear, 32 → 32, batch 2, N = 2", "One Linear, 48 → 48, batch 1, N = 2"}
+    assert list(table) == list(mixing.ROWS) and table[mixing.BARE] == ["1.00 / 1.00"] * 2
+    readme.write_text("no marks", encoding="utf-8")
+    with pytest.raises(ValueError, match="expected the marks"):
+        mixing.main(["--save"])
+
+
+def test_full_mixing_covers_what_it_claims() -> None:
+    from benchmarks import mixing
+
+    plan = mixing.plan(quick=False)
+    assert {256, 3072} <= {subject.channels for subject, *_ in plan}
+    for subject, _, sizes, rank in plan:
+        assert {min(sizes), max(sizes)} == {1, 64} and rank == 4
+        batches = {batch for other, batch, *_ in plan if other.title == subject.title}
+        assert min(batches) == 1 < max(batches)
+
+
+def test_peak_memory_by_hand() -> None:
+    """Tensors of 1 MiB: views, what was there before and what is freed in between do not add to the peak."""
+    from benchmarks.mixing import peak_mib
+
+    x = torch.zeros(2**18)
+
+    def run() -> Tensor:
+        y = x.view(2, -1) + 1
+        z = y.T * 2
+        del y
+        return z.exp() + 1
+
+    assert peak_mib(run) == 3, "z, its exp, and the sum"
+    assert peak_mib(lambda: x.mul_(2)) == 0
+    w = torch.ones(2**18, requires_grad=True)
+    kept = peak_mib(lambda: torch.autograd.grad((w * x).exp(), [w], torch.ones_like(x)))
+    assert kept == pytest.approx(4), "the exp is kept for its gradient; ones, two gradients"
 
 
 @pytest.mark.parametrize("wrong", ["b...i,nir,bm,nro->b...o", "b...i,nir,bn,mro->b...o"])
@@ -54,7 +107,7 @@ def test_mixing_refuses_to_time_a_wrong_formula(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr(mixing, "EINSUM", wrong)
     with pytest.raises(RuntimeError, match=r"einsum .* differs from the naive loop"):
-        mixing.section(mixing.linear(32, rounds=1), batch=2, sizes=(3,), rank=2)
+        mixing.measure(mixing.linear(32, rounds=1), batch=2, sizes=(3,), rank=2)
 
 
 def test_editing_has_every_method_and_part(
