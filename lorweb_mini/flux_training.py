@@ -44,6 +44,7 @@ TRAINING = TrainingConfig(
     weight_decay=0.05,
     ema_decay=None,
     checkpoint_minutes=30,
+    log_every=1,
 )
 
 

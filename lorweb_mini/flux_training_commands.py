@@ -89,6 +89,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Trains; the released layout is in the run's folder at the end."""
+    from accelerate import PartialState
     from diffusers import FluxKontextPipeline, FluxTransformer2DModel
 
     from . import flux, sharding, training
@@ -125,7 +126,8 @@ def train(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     summary = training.train(recipe, config, options.out, options.fresh)
-    print({k: round(v, 4) for k, v in summary.items()})
+    if PartialState().is_main_process:
+        print({k: round(v, 4) for k, v in summary.items()})
 
 
 def estimate_arguments(parser: argparse.ArgumentParser) -> None:

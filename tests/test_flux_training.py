@@ -304,9 +304,9 @@ def alone(made, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _same(one: Path, two: Path) -> None:
     """Loss curves, written weights and sample pictures of runs with the same global batch."""
-    np.testing.assert_allclose(
-        [r["loss"] for r in read_log(two / LOG)], [r["loss"] for r in read_log(one / LOG)], rtol=1e-4
-    )
+    curves = [[row["loss"] for row in read_log(x / LOG)] for x in (one, two)]
+    assert len(curves[0]) == 6
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-4)
     ours, theirs = (load_file(x / WEIGHTS) for x in (one, two))
     assert ours.keys() == theirs.keys()
     # A weight whose gradient is float noise moves by the learning rate in either direction.
@@ -322,6 +322,17 @@ def test_two_processes_give_the_run_of_one(made, alone: Path, tmp_path: Path, ki
     _finish(_launch(kind, _command(made, tmp_path, "--sample-every", "3")))
     _same(alone, tmp_path)
     assert not list(tmp_path.glob("state*")), "a finished run leaves no state behind"
+
+
+def test_sharded_half_precision_base(made, tmp_path: Path) -> None:
+    """Frozen bfloat16 and trained single precision in the same sharded block."""
+    half = ("--dtype", "bfloat16", "--sample-every", "0")
+    main(_command(made, tmp_path / "one", *half))
+    _finish(_launch("fsdp", _command(made, tmp_path / "two", *half)))
+    one, two = ([r["loss"] for r in read_log(tmp_path / x / LOG)] for x in ("one", "two"))
+    assert len(one) == 6
+    np.testing.assert_allclose(two, one, rtol=1e-3)
+    assert load_file(tmp_path / "two" / WEIGHTS).keys() == load_file(tmp_path / "one" / WEIGHTS).keys()
 
 
 def test_killed_run_resumes_exactly(made, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
