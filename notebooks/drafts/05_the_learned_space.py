@@ -523,7 +523,7 @@ for label, both in gains.items():
     words = ["better than" if x.low > 0 else "worse than" if x.high < 0 else "not clearly better or worse than"
              for x in both]  # fmt: skip
     routed, luck = (over_concepts(read[label, s], cloud.shown[ASKED[label][1]]) for s in ("routing", "shuffled"))
-    weak = "" if routed.low > luck.high else "; no better than shuffled labels"
+    weak = "" if routed.low > luck.high else "; not clearly better than off shuffled labels"
     said_of.append(f"- **{label}**: read off the routing {words[0]} off the query, {words[1]} off the change{weak}.")
 nmi, apart = clusters["relation", "routing"].nmi, clusters["relation", "routing"].silhouette
 lie = "separate clouds" if apart > 0.25 else "overlapping clouds" if apart > 0 else "no clouds of their own"
