@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import Modules, ReleasedConfig, ReleasedFile, kontext_modules, open_released, released_shapes
+from .checkpoint import KEYS, Modules, ReleasedConfig, ReleasedFile, kontext_modules, open_released, released_shapes
 
 # The paper's sizes: 835,051,520 values on all 494 Linears of the blocks.
 PAPER = ReleasedConfig(n_loras=32, rank=4, keys_dim=128, query_dim=3 * 768)
 SCALE = 0.02
-POOL = 1 << 20
+POOL = 1 << 22  # more than the largest tensor of FLUX has
 
 
 def write_random(
@@ -28,8 +28,8 @@ def write_random(
 
     A safetensors file is the length of a header (8 bytes), the header in JSON (for each tensor its dtype, its shape and
     where its bytes lie), then the bytes. So a file of any size can be written piece by piece. A tensor is a stretch of
-    one pool of a million normal numbers of deviation 0.02, from a random place on: all differ, and none repeats another
-    from its start.
+    one pool of four million normal numbers of deviation 0.02, from a random place on; keys are a stretch of another of
+    deviation 1, as a router starts with.
 
     Args:
         config: its sizes.
@@ -37,7 +37,8 @@ def write_random(
     """
     path = Path(path)
     generator = torch.Generator().manual_seed(seed)
-    pool = (SCALE * torch.randn(POOL, generator=generator)).half().numpy().tobytes()
+    normal = torch.randn(POOL, generator=generator)
+    small, large = ((scale * normal).half().numpy().tobytes() for scale in (SCALE, 1.0))
     shapes = released_shapes(config, kontext_modules() if modules is None else modules)
     header: dict[str, object] = {}
     end = 0
@@ -48,7 +49,8 @@ def write_random(
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for shape in shapes.values():
+        for name, shape in shapes.items():
+            pool = large if name.endswith(f".{KEYS}") else small
             left, place = 2 * prod(shape), 2 * int(torch.randint(POOL, (), generator=generator))
             while left:
                 left -= file.write(pool[place : place + left])
