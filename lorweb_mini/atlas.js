@@ -11,37 +11,38 @@ function render({ model, el }) {
   const part = (name) => page.querySelector(`[data-part=${name}]`);
   const [plane, marks, warning] = [".plane", ".marks", ".warning"].map((name) => page.querySelector(name));
 
-  let due = null; // what was asked last and is not answered yet
+  let due = 0; // messages that are not answered yet
   let next = null; // the last place or look that came meanwhile
   let timer;
+  const silent = () => {
+    warning.hidden = false;
+    due = 0;
+  };
   const send = (ask, value) => {
     const small = ask === "move" || ask === "look";
     if (due && small) {
       next = [ask, value];
       return;
     }
-    due = ask;
+    next = null; // a place from before a button was pressed would undo it
+    due += 1;
     page.ariaBusy = "true";
     clearTimeout(timer);
-    timer = setTimeout(() => { warning.hidden = false; due = null; }, PATIENCE);
+    timer = setTimeout(silent, PATIENCE);
     try {
       model.send({ ask, value });
     } catch {
-      warning.hidden = false;
-      due = null;
+      silent();
     }
   };
   const answered = (message) => {
     if (!message.answered) return;
-    clearTimeout(timer);
     warning.hidden = true;
+    due = Math.max(0, due - 1); // an answer may come after patience has ended, or to another page of this map
+    if (due) return;
+    clearTimeout(timer);
     page.ariaBusy = "false";
-    due = null;
-    if (next) {
-      const [ask, value] = next;
-      next = null;
-      send(ask, value);
-    }
+    if (next) send(...next);
   };
   model.on("msg:custom", answered);
 

@@ -8,8 +8,6 @@ button was pressed.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,10 +31,10 @@ from .browser import picture_tag
 from .editor import Editor
 from .figures import LINE, PALE, appearance, figure_of, relation_label, styled
 from .images import InputError, load_emoji, read_image, to_pil
-from .mixer import NO_ANSWER
 from .relations import Analogy, analogies, get_relation, relations
-from .rendering import Latest, Renderer
+from .rendering import Latest, Renderer, in_turn
 from .space import Map, pca, routing_vectors
+from .still import NO_ANSWER, Bundle, with_still
 
 CHUNK = 64
 EACH = 12  # analogies of a family on a map that was given none
@@ -443,6 +441,7 @@ class Atlas:
         self.home()
         self.panel.on_msg(lambda _, message, __: self._answer(message))
 
+    @in_turn
     def _answer(self, message: Mapping[str, Any]) -> None:
         """Does what the page asks for, ``{"ask": ..., "value": ...}``, and says so, or the page would warn."""
         ask, value = message.get("ask"), message.get("value")
@@ -587,16 +586,11 @@ class Atlas:
             for i, picture in zip(kept, shown, strict=True)
         )
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Bundle:
         """The live widget, and the atlas as a still picture for whoever has no kernel."""
-        data, _ = self.panel._repr_mimebundle_() or ({}, {})
-        file = io.BytesIO()
         note = "Dragging over it needs a running kernel: run this cell."
         still = atlas_figure(self.editor, self.found, self.families, self.b, 9, self.steps, self.seed, note=note)
-        still.savefig(file, format="png", dpi=80)
-        data["image/png"] = base64.b64encode(file.getvalue()).decode()
-        data["text/plain"] = "Map of the LoRA space: needs a running kernel"
-        return data
+        return with_still(self.panel, still, "Map of the LoRA space")
 
 
 def _check(editor: Editor) -> None:

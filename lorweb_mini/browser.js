@@ -1,5 +1,7 @@
 // The page of lorweb_mini/browser.py: it shows the HTML that Python writes and tells Python which button was pressed.
 // The parts are replaced one by one, so the search box keeps its text; a button that had the focus gets it back.
+const PATIENCE = 6000; // milliseconds without an answer, then the warning appears
+
 function render({ model, el }) {
   const page = document.createElement("div");
   page.className = "lorweb-browser";
@@ -7,16 +9,34 @@ function render({ model, el }) {
   page.innerHTML = model.get("frame");
   el.append(page);
 
+  const warning = page.querySelector(".warning");
+  let patience;
+  const send = (ask, value) => {
+    page.ariaBusy = "true";
+    clearTimeout(patience);
+    patience = setTimeout(() => { warning.hidden = false; }, PATIENCE);
+    try {
+      model.send({ ask, value });
+    } catch {
+      warning.hidden = false;
+    }
+  };
+  model.on("change:heard", () => {
+    clearTimeout(patience);
+    page.ariaBusy = "false";
+    warning.hidden = true;
+  });
+
   const input = page.querySelector("input");
   input.value = model.get("query");
   let timer;
   input.addEventListener("input", () => {
     clearTimeout(timer);
-    timer = setTimeout(() => model.send({ ask: "search", value: input.value }), 200);
+    timer = setTimeout(() => send("search", input.value), 200);
   });
   page.addEventListener("click", (event) => {
     const button = event.target.closest("[data-ask]");
-    if (button) model.send({ ask: button.dataset.ask, value: button.dataset.value });
+    if (button) send(button.dataset.ask, button.dataset.value);
   });
   page.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
@@ -59,5 +79,9 @@ function render({ model, el }) {
     draw(part);
   }
   model.on("change:chosen", mark);
+  return () => {
+    clearTimeout(timer);
+    clearTimeout(patience);
+  };
 }
 export default { render };

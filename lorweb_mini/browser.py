@@ -32,6 +32,8 @@ from torch import Tensor
 from .figures import LINE, PALE, STYLE, relation_label
 from .images import STYLES, InputError, load_emoji, to_pil
 from .relations import SPLITS, STYLE_NAMES, concept_sides, differ, get_relation, relations
+from .rendering import in_turn
+from .still import NO_ANSWER, Bundle, with_still
 
 PAGE = 48  # emojis in the grid of results
 THUMBNAIL, DRAWING, ANSWER = 48, 64, 96  # sides in CSS pixels
@@ -348,7 +350,7 @@ def static(emoji: int, style: str, relation: str | None, families: int = 4) -> F
 
 # --- on a page ------------------------------------------------------------------------------------
 
-FRAME = """
+FRAME = f"""
 <label>Search by name or keyword
   <input type="search" placeholder="cat, rain, hand …" autocomplete="off" spellcheck="false"></label>
 <p data-part="status" role="status"></p>
@@ -357,11 +359,12 @@ FRAME = """
 <section data-part="pairs" aria-label="pairs of the relation" aria-live="polite"></section></div>
 <p class="pale">Tab moves from group to group, the arrow keys move within one, Enter chooses.
 The browser needs a running kernel.</p>
+<p class="warning" role="alert" hidden>{NO_ANSWER}</p>
 """
 
 
 class _Panel(anywidget.AnyWidget):
-    """The page: HTML of each part, and which buttons are pressed."""
+    """The page: HTML of each part, which buttons are pressed, and how many messages of the page were answered."""
 
     _esm, _css = Path(__file__).with_suffix(".js"), Path(__file__).with_suffix(".css")
     frame = traitlets.Unicode(FRAME).tag(sync=True)
@@ -371,6 +374,7 @@ class _Panel(anywidget.AnyWidget):
     emoji = traitlets.Unicode().tag(sync=True)
     pairs = traitlets.Unicode().tag(sync=True)
     chosen = traitlets.Dict().tag(sync=True)
+    heard = traitlets.Int().tag(sync=True)
 
 
 class Browser:
@@ -407,8 +411,15 @@ class Browser:
             self.follow(relation)
         self.panel.on_msg(lambda _, message, __: self._answer(message))
 
+    @in_turn
     def _answer(self, message: Mapping[str, Any]) -> None:
         """Does what a button of the page asks for, ``{"ask": ..., "value": ...}``; the value is text."""
+        try:
+            self._obey(message)
+        finally:
+            self.panel.heard += 1
+
+    def _obey(self, message: Mapping[str, Any]) -> None:
         ask, value = message.get("ask"), str(message.get("value", ""))
         if ask == "search":
             self.search(value)
@@ -484,11 +495,7 @@ class Browser:
             self.panel.pairs = pairs_html(self.relation, self.emoji, self.style)
             self.panel.chosen = {"emoji": str(self.emoji), "style": self.style, "relation": self.relation or ""}
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Bundle:
         """The live widget, and a still picture for whoever has no kernel."""
-        data, _ = self.panel._repr_mimebundle_() or ({}, {})
-        file = io.BytesIO()
-        static(self.emoji, self.style, self.relation).savefig(file, format="png", dpi=80)
-        data["image/png"] = base64.b64encode(file.getvalue()).decode()
-        data["text/plain"] = "Browser of emojis and their relations: needs a running kernel"
-        return data
+        still = static(self.emoji, self.style, self.relation)
+        return with_still(self.panel, still, "Browser of emojis and their relations")

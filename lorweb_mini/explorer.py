@@ -47,7 +47,9 @@ from .relations import (
     get_relation,
     relations,
 )
+from .rendering import in_turn
 from .space import routing_vectors
+from .still import Bundle, with_still
 from .widgets import Latest, shares
 
 NAMES = {"a": "a", "a_prime": "a′", "b": "b"}
@@ -586,6 +588,7 @@ class Explorer:
 
     # --- what the page asks for
 
+    @in_turn
     def _answer(self, message: Mapping[str, Any], buffers: Sequence[Any] = ()) -> None:
         """Does what a control asks for, ``{"ask": ..., "value": ..., "slot": ...}``; refusals become the message."""
         # At once, so that the page knows that somebody listens.
@@ -838,15 +841,10 @@ class Explorer:
         else:
             self.panel.neighbours = neighbours_html(self._nearest(), self.answer.names)
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Bundle:
         """The live widget, and a still picture for whoever has no kernel; it has the nearest relations if known."""
-        data, _ = self.panel._repr_mimebundle_() or ({}, {})
-        file = io.BytesIO()
         neighbours = [] if self._missing else self._nearest()
-        static(self.slots, self.answer, neighbours).savefig(file, format="png", dpi=80)
-        data["image/png"] = base64.b64encode(file.getvalue()).decode()
-        data["text/plain"] = "Explorer of analogies: needs a running kernel"
-        return data
+        return with_still(self.panel, static(self.slots, self.answer, neighbours), "Explorer of analogies")
 
 
 def _all_relations() -> tuple[str, ...]:

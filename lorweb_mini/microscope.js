@@ -10,36 +10,39 @@ function render({ model, el }) {
   const part = (name) => page.querySelector(`[data-part=${name}]`);
   const warning = page.querySelector(".warning");
 
-  let due = null;
-  let next = null;
+  let due = 0; // messages that are not answered yet
+  let next = null; // the last layer that was chosen meanwhile
   let timer;
+  const silent = () => {
+    warning.hidden = false;
+    due = 0;
+  };
   const send = (ask, value) => {
     if (due && ask === "layer") {
       next = value;
       return;
     }
-    due = ask;
+    due += 1;
     page.ariaBusy = "true";
     clearTimeout(timer);
-    timer = setTimeout(() => { warning.hidden = false; due = null; }, PATIENCE);
+    timer = setTimeout(silent, PATIENCE);
     try {
       model.send({ ask, value });
     } catch {
-      warning.hidden = false;
-      due = null;
+      silent();
     }
   };
   model.on("msg:custom", (message) => {
     if (!message.answered) return;
-    clearTimeout(timer);
     warning.hidden = true;
+    due = Math.max(0, due - 1); // an answer may come after patience has ended, or to another page of this microscope
+    if (due) return;
+    clearTimeout(timer);
     page.ariaBusy = "false";
-    due = null;
-    if (next !== null) {
-      const value = next;
-      next = null;
-      send("layer", value);
-    }
+    if (next === null) return;
+    const value = next;
+    next = null;
+    send("layer", value);
   });
 
   const options = () => [...page.querySelectorAll("[role=option]")];

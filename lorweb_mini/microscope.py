@@ -27,6 +27,7 @@ import traitlets
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor, nn
 
@@ -35,9 +36,9 @@ from .browser import picture_tag
 from .editor import Editor
 from .figures import COLOURS, INK, LINE, PALE, figure_of, styled
 from .images import InputError, read_image, to_pil
-from .mixer import NO_ANSWER
-from .rendering import Latest
+from .rendering import Latest, in_turn
 from .space import update_gram
+from .still import NO_ANSWER, Bundle, with_still
 
 CHUNK = 64
 SIDE, CELL = 112, 6  # CSS pixels: of a picture, of a coefficient in the heat map
@@ -231,6 +232,7 @@ def _bars(axes: Axes, row: Tensor, other: Tensor) -> None:
     axes.set(xlabel="LoRA", ylabel="coefficient", xlim=(-0.7, len(row) - 0.3))
     axes.set_ylim(0, 1.3 * max(float(row.max()), float(other.max())))
     axes.grid(axis="x", visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=7.5, ncols=3, loc="upper left", borderaxespad=0.2, columnspacing=1.2, handletextpad=0.4)
 
 
@@ -478,6 +480,7 @@ class Microscope:
         self.choose(int(self.sweep("off").argmax()))
         self.panel.on_msg(lambda _, message, __: self._answer(message))
 
+    @in_turn
     def _answer(self, message: Mapping[str, Any]) -> None:
         """Does what the page asks for, ``{"ask": ..., "value": ...}``, and says so, or the page would warn."""
         ask, value = message.get("ask"), str(message.get("value", ""))
@@ -559,12 +562,7 @@ class Microscope:
             f"<div class='pictures'>{''.join(replaced)}</div>"
         )
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Bundle:
         """The live widget, and a still picture for whoever has no kernel."""
-        data, _ = self.panel._repr_mimebundle_() or ({}, {})
-        file = io.BytesIO()
         note = "Choosing another layer needs a running kernel: run this cell."
-        microscope_figure(self, note).savefig(file, format="png", dpi=80)
-        data["image/png"] = base64.b64encode(file.getvalue()).decode()
-        data["text/plain"] = "Layer microscope: needs a running kernel"
-        return data
+        return with_still(self.panel, microscope_figure(self, note), "Layer microscope")

@@ -35,6 +35,7 @@ function render({ model, el }) {
   const send = () => {
     if (!changes.size) return;
     waiting = true;
+    page.ariaBusy = "true";
     clearTimeout(timer);
     timer = setTimeout(() => { waiting = notice.hidden = false; }, PATIENCE);
     model.send({ changes: [...changes] });
@@ -124,6 +125,7 @@ function render({ model, el }) {
       send();
       return;
     }
+    page.ariaBusy = "false";
     // Only now are the values of the page and of Python those of the same moment.
     for (const control of find("input[data-key], select[data-key]")) {
       const value = String(values[control.dataset.key]);

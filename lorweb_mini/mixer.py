@@ -32,7 +32,8 @@ from .editor import Editor
 from .figures import LINE, PALE, STYLE, figure_of, relation_label
 from .images import InputError, read_image, to_pil
 from .relations import Analogy
-from .rendering import Latest, Renderer
+from .rendering import Latest, Renderer, in_turn
+from .still import NO_ANSWER, Bundle, with_still
 
 Point = tuple[float, float]
 ZOOM = 3  # of the pictures beside the controls
@@ -41,7 +42,6 @@ SQUARE: tuple[Point, ...] = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
 CLOCKWISE = {3: [TRIANGLE[k] for k in (0, 2, 1)], 4: [SQUARE[k] for k in (0, 1, 3, 2)]}
 HEIGHT = {3: math.sqrt(3) / 2, 4: 1.0}  # of a pad, its width being 1
 STATIC = 5  # pictures along a side of the static pad
-NO_ANSWER = "No answer from the kernel: it is busy or has stopped. Run this cell again to bring it back."
 
 
 # --- a page with controls and a picture -----------------------------------------------------------
@@ -138,6 +138,7 @@ class Instrument(ABC):
     def static(self) -> Figure:
         """What a reader without a kernel sees."""
 
+    @in_turn
     def _answer(self, message: Mapping[str, Any]) -> None:
         """Does what the page asks for: ``{"changes": [[control, value], ...]}``."""
         for key, value in message["changes"]:
@@ -151,14 +152,9 @@ class Instrument(ABC):
             self.panel.values, self.panel.bars = self.values, self.bars(mixture)
             self.panel.drawn += 1
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Bundle:
         """The live page, and a still picture for whoever has no kernel."""
-        data, _ = self.panel._repr_mimebundle_() or ({}, {})
-        file = io.BytesIO()
-        self.static().savefig(file, format="png", dpi=80)
-        data["image/png"] = base64.b64encode(file.getvalue()).decode()
-        data["text/plain"] = f"{type(self).__name__}: needs a running kernel"
-        return data
+        return with_still(self.panel, self.static(), f"{type(self).__name__} of LoRAs")
 
 
 # --- between three or four analogies --------------------------------------------------------------

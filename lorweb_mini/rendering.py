@@ -12,15 +12,17 @@ them cost more to call than to compute. Here
 The keys and values of the reference cannot be kept from step to step. They would be fixed in an encoder; here the
 reference's tokens attend to the noisy ones and are modulated by the time, so they are others at every step.
 
-:class:`Latest` drops the frames that come too late.
+:class:`Latest` drops the frames that come too late, and :func:`in_turn` keeps two from being drawn at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import threading
 from collections.abc import Callable, Sequence
 from numbers import Integral
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +35,8 @@ from .editor import Editor
 from .images import InputError, read_image
 
 T = TypeVar("T")
+P = ParamSpec("P")
+TURN = threading.RLock()
 ALL = slice(None)
 
 
@@ -276,13 +280,29 @@ class Renderer:
         return picture.clone()  # outside of inference mode a tensor like any other
 
 
+def in_turn(job: Callable[P, T]) -> Callable[P, T]:
+    """Lets a function wait until no other one of these runs, on whatever thread.
+
+    A current JupyterLab has a kernel answer a page's messages on a second thread (a subshell), but the first of them on
+    the main one. Without turns two frames would be drawn at once, with one editor between them, and the older of them
+    might be the one that stays.
+    """
+
+    @functools.wraps(job)
+    def waiting(*arguments: P.args, **named: P.kwargs) -> T:
+        with TURN:
+            return job(*arguments, **named)
+
+    return waiting
+
+
 class Latest(Generic[T]):
     """Runs a job for the latest of many wishes; wishes that came while it was busy are dropped, never queued.
 
-    A slider sends more values than the editor can draw. ``ask`` only notes the value and puts one job on the event
+    A slider sends more values than the editor can draw. ``ask`` only notes the value and puts a job on the event
     loop; values that arrive before it runs overwrite the note. So at most one frame is ever waiting, and the last
-    picture always belongs to the last value. Everything stays on the kernel's one thread: a cell never runs at the
-    same time as a frame. Without an event loop (plain Python, tests) the job runs at once.
+    picture always belongs to the last value. Messages may come on several threads, each with a loop of its own; the
+    jobs are done :func:`in_turn`. Without an event loop (plain Python, tests) the job runs at once.
 
     Args:
         wait: seconds in which messages that are already here may overwrite the wish before it is fulfilled; 0 where
@@ -293,24 +313,23 @@ class Latest(Generic[T]):
         self.job, self.wait = job, wait
         self.dropped = 0
         self._wanted: list[T] = []
-        self._scheduled = False
+        self._note = threading.Lock()
 
     def ask(self, value: T) -> None:
         """Wishes for the job to be done with this value."""
-        self.dropped += len(self._wanted)
-        self._wanted = [value]
-        if self._scheduled:
-            return
+        with self._note:
+            self.dropped += len(self._wanted)
+            self._wanted = [value]
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             self._run()
         else:
-            self._scheduled = True
             loop.call_later(self.wait, self._run)
 
+    @in_turn
     def _run(self) -> None:
-        self._scheduled = False
-        wanted, self._wanted = self._wanted, []
+        with self._note:
+            wanted, self._wanted = self._wanted, []
         for value in wanted:
             self.job(value)

@@ -7,8 +7,6 @@ is the picture that the sliders ask for, :func:`static` a table of such pictures
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from .base import Base, unpack
 from .figures import LINE, PALE, STYLE, figure_of
 from .images import InputError, read_image, to_pil
 from .instructions import vectors_of
+from .still import Bundle, with_still
 from .widgets import Latest, _figure
 
 STEPS_MAX = 16
@@ -246,15 +245,10 @@ class Sampler:
         runs = cost(steps, guidance, instruction)
         self._cost.value = f"The transformer runs <b>{runs}</b> time{'s' if runs > 1 else ''} for this picture."
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Bundle:
         """The live widget, and the static table for whoever has no kernel."""
-        bundle = dict(self.box._repr_mimebundle_())
         table = static(self.base, self.autoencoder, self.b, self._start[0], self.seed)
-        file = io.BytesIO()
-        table.savefig(file, format="png", dpi=80)
-        bundle["image/png"] = base64.b64encode(file.getvalue()).decode()
-        bundle["text/plain"] = "Sampler with sliders for steps and guidance: needs a running kernel"
-        return bundle
+        return with_still(self.box, table, "Sampler with sliders for steps and guidance")
 
 
 def static(

@@ -6,8 +6,6 @@ places for readers without a kernel. :class:`Walk` puts ipywidgets around them.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +18,7 @@ from torch import Tensor
 from .browser import picture_rows
 from .editor import Editor
 from .images import InputError, to_pil
+from .still import Bundle, with_still
 from .walking import PATHS, Ladder, Truth, walk
 from .widgets import Latest, _figure
 
@@ -170,16 +169,11 @@ class Walk:
             self._truth.value = _figure(to_pil(found.truth), "true b′")
             self._error.value = f"error <b>{found.error:.3f}</b> (1 is the squared distance of the two true ends)"
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Bundle:
         """The live widget, and the static strip for whoever has no kernel."""
-        bundle = dict(self.box._repr_mimebundle_())
         name, path, _ = self._start
         strip = static(self.editor, name, self._truth_of(name), path, self.steps, self.seed)
-        file = io.BytesIO()
-        strip.savefig(file, format="png", dpi=80)
-        bundle["image/png"] = base64.b64encode(file.getvalue()).decode()
-        bundle["text/plain"] = f"Walk along {name} with a slider for t: needs a running kernel"
-        return bundle
+        return with_still(self.box, strip, f"Walk along {name} with a slider for t")
 
 
 def static(

@@ -1,62 +1,68 @@
 """Sliders over the LoRA space: turn a mixture by hand and see what the editor draws with it.
 
-What needs no browser is plain functions: :func:`remix` maps sliders to coefficients, :class:`Latest` decides which
-frame is drawn, :func:`static` draws a strip of pictures for readers without a kernel. :class:`Mixer` puts ipywidgets
-around them.
+What needs no browser is plain functions: :func:`remix` maps sliders to coefficients, :func:`static` draws a strip of
+pictures for readers without a kernel. :class:`Mixer` puts a page around them, see :mod:`~lorweb_mini.mixer`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import io
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-import ipywidgets
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from .editor import Editor
-from .figures import COLOURS, PALE, figure_of
+from .figures import PALE, figure_of
 from .images import InputError, read_image, to_pil
+from .mixer import Instrument, bar_html
+from .mixer import picture_html as _figure
+from .rendering import Latest
+
+__all__ = ["Latest", "Mixer", "_figure", "remix", "shares", "static", "strongest"]
 
 GAIN_MAX, GAIN_STEP = 8.0, 0.25
 GAINS = (0.0, 1.0, 2.0, 4.0, 8.0)  # what the static strip shows
-ZOOM = 4
+ALL_LAYERS, RESET = "", "reset"
+KINDS = {"transformer_blocks": "double", "single_transformer_blocks": "single"}
 
-T = TypeVar("T")
 
-
-def remix(coefficients: Tensor, gains: Mapping[int, float]) -> Tensor:
-    """Turns chosen LoRAs of a mixture up or down, in all layers alike.
+def remix(coefficients: Tensor, gains: Mapping[int, float], layer: int | None = None) -> Tensor:
+    """Turns chosen LoRAs of a mixture up or down, in all layers alike or in one.
 
         c'_{l,n} = g_n c_{l,n} / sum_m g_m c_{l,m},        g_n = 1 for every LoRA without a slider
 
     so that 1 everywhere is the router's own mixture, 0 takes a LoRA out, a large gain lets it take over wherever the
     router gave it anything, and every row still sums to 1. A row from which everything was taken is zero: that layer
-    is the bare base's.
+    is the bare base's. Remixing twice multiplies the gains.
 
     Args:
         coefficients: [..., layers, N], not negative.
         gains: index of a LoRA to its gain, at least 0.
+        layer: the only one that changes; None for all.
 
     Raises:
-        InputError: a LoRA that the basis does not have, or a gain that is negative or not finite.
+        InputError: a LoRA or a layer that the basis does not have, or a gain that is negative or not finite.
     """
-    factor = coefficients.new_ones(coefficients.shape[-1])
+    count = coefficients.shape[-2]
+    if layer is not None and not 0 <= layer < count:
+        raise InputError(f"expected a layer from 0 to {count - 1}, got {layer}")
+    factor = torch.ones_like(coefficients)
+    rows = slice(None) if layer is None else layer
     for n, gain in gains.items():
-        if not 0 <= n < len(factor):
-            raise InputError(f"expected LoRAs 0..{len(factor) - 1}, got {n}")
+        if not 0 <= n < factor.shape[-1]:
+            raise InputError(f"expected LoRAs 0..{factor.shape[-1] - 1}, got {n}")
         if not 0 <= gain < float("inf"):
             raise InputError(f"expected a gain of at least 0 for LoRA {n}, got {gain}")
-        factor[n] = gain
+        factor[..., rows, n] = gain
     weighted = coefficients * factor
     total = weighted.sum(-1, keepdim=True)
-    return torch.where(total > 0, weighted / total.clamp_min(1e-12), torch.zeros_like(weighted))
+    turned = torch.where(total > 0, weighted / total.clamp_min(1e-12), torch.zeros_like(weighted))
+    # A row that nothing turned stays as it is, whatever its sum.
+    return torch.where((factor == 1).all(-1, keepdim=True), coefficients, turned)
 
 
 def shares(coefficients: Tensor) -> Tensor:
@@ -69,56 +75,23 @@ def strongest(coefficients: Tensor, count: int = 4) -> tuple[int, ...]:
     return tuple(shares(coefficients).topk(min(count, coefficients.shape[-1])).indices.tolist())
 
 
-class Latest(Generic[T]):
-    """Runs a job for the latest of many wishes; wishes that came while it was busy are dropped, never queued.
-
-    A slider sends more values than the editor can draw. ``ask`` only notes the value and puts one job on the event
-    loop; values that arrive before it runs overwrite the note. So at most one frame is ever waiting, and the last
-    picture always belongs to the last value. Everything stays on the kernel's one thread: a cell never runs at the
-    same time as a frame. Without an event loop (plain Python, tests) the job runs at once.
-    """
-
-    def __init__(self, job: Callable[[T], None], wait: float = 0.01) -> None:
-        self.job, self.wait = job, wait
-        self.dropped = 0
-        self._wanted: list[T] = []
-        self._scheduled = False
-
-    def ask(self, value: T) -> None:
-        """Wishes for the job to be done with this value."""
-        self.dropped += len(self._wanted)
-        self._wanted = [value]
-        if self._scheduled:
-            return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self._run()
-        else:
-            self._scheduled = True
-            # The short wait lets messages that are already here overwrite the wish before it is fulfilled.
-            loop.call_later(self.wait, self._run)
-
-    def _run(self) -> None:
-        self._scheduled = False
-        wanted, self._wanted = self._wanted, []
-        for value in wanted:
-            self.job(value)
-
-
-class Mixer:
+class Mixer(Instrument):
     """The router's mixture under sliders, the result beside b. Showing it in a notebook is naming it in a cell.
 
-    Each slider is the gain of one LoRA in all layers (:func:`remix`); 1 is as the router decided. Tab moves between
-    sliders, arrow keys turn them. Where no kernel runs, the notebook shows :func:`static` instead.
+    Each slider is the gain of one LoRA (:func:`remix`), in all layers or in the one that was chosen above; 1 is as the
+    router decided. Gains of one layer multiply those of all layers. Beside each slider stands the LoRA's share of the
+    mixture. Where no kernel runs, the notebook shows :func:`static`.
 
     Args:
         editor: any editor.
         b: one picture.
         coefficients: the mixture to start from, [layers, N] or [1, layers, N].
         context: (a, a_prime) for layouts whose transformer sees them.
-        loras: which LoRAs get a slider; the four with the largest shares when None.
+        loras: which LoRAs come first; the four with the largest shares when None. The others wait behind a fold.
         steps, seed: as in :meth:`Editor.generate`.
+
+    Attributes:
+        layer: the chosen one, None for all. loras: in the order of the sliders that come first.
 
     Raises:
         InputError: as :meth:`Editor.generate`; a LoRA that the basis does not have; more than one mixture.
@@ -134,72 +107,110 @@ class Mixer:
         steps: int = 4,
         seed: int = 0,
     ) -> None:
-        self.editor, self.b, self.context = editor, read_image(b, "b"), context
         self.coefficients = _one(editor, coefficients)
         self.loras = strongest(self.coefficients) if loras is None else tuple(loras)
-        self.steps, self.seed = steps, seed
-        self.picture = Image.new("RGB", (1, 1))
         remix(self.coefficients, dict.fromkeys(self.loras, 1.0))  # refuses LoRAs that are not there
-        self._latest = Latest(self._draw)
-        self._build()
-        self._draw(self.gains)
+        super().__init__(editor, b, context, steps, seed)
+        self.layer: int | None = None
+        self._gains: dict[int | None, dict[int, float]] = {}
+        self._open(
+            self._controls(),
+            "Gain of each LoRA: 1 is the router's choice. Tab moves from slider to slider, arrow keys turn them. "
+            "The sliders need a running kernel.",
+        )
+
+    @property
+    def mixture(self) -> Tensor:
+        """Coefficients as the sliders stand, [layers, N]."""
+        mixture = self.coefficients
+        for layer, gains in self._gains.items():
+            mixture = remix(mixture, gains, layer)
+        return mixture
 
     @property
     def gains(self) -> dict[int, float]:
-        """Where the sliders stand: LoRA to gain."""
-        return {n: slider.value for n, slider in self.sliders.items()}
+        """Where the sliders stand, for the chosen layer or for all: LoRA to gain, 1 where nothing was turned."""
+        return dict.fromkeys(range(self.coefficients.shape[-1]), 1.0) | self._gains.get(self.layer, {})
+
+    def turn(self, lora: int, gain: float) -> None:
+        """Turns one slider and draws; InputError for a LoRA that is not there or a gain outside [0, 8]."""
+        self._change(str(lora), gain)
+        self._draw(self.mixture)
+
+    def look_at(self, layer: int | None) -> None:
+        """Chooses the layer that the sliders turn, None for all of them; InputError if there is no such layer."""
+        self._change("layer", ALL_LAYERS if layer is None else str(layer))
+        self._draw(self.mixture)
 
     def reset(self) -> None:
-        """All sliders back to 1, the router's own mixture."""
-        for slider in self.sliders.values():
-            slider.value = 1.0
+        """All gains back to 1 in all layers, the router's own mixture."""
+        self._change(RESET, True)
+        self._draw(self.mixture)
 
-    def _build(self) -> None:
-        self.sliders = {
-            n: ipywidgets.FloatSlider(
-                value=1.0,
-                min=0.0,
-                max=GAIN_MAX,
-                step=GAIN_STEP,
-                description=f"LoRA {n}",
-                tooltip=f"gain of LoRA {n} in all layers; 1 is as the router decided",
-                readout_format=".2f",
-                layout=ipywidgets.Layout(width="330px"),
+    @property
+    def values(self) -> dict[str, Any]:
+        """The gains and the chosen layer, as the page knows them."""
+        chosen = ALL_LAYERS if self.layer is None else str(self.layer)
+        return {str(n): gain for n, gain in self.gains.items()} | {"layer": chosen}
+
+    def bars(self, mixture: Tensor) -> dict[str, float]:
+        """Share of every LoRA in the chosen layer or, on average, in all; ``others`` are those behind the fold."""
+        share = (shares(mixture) if self.layer is None else mixture[self.layer]).tolist()
+        others = sum(value for n, value in enumerate(share) if n not in self.loras)
+        return {str(n): round(value, 4) for n, value in enumerate(share)} | {"others": round(others, 4)}
+
+    def static(self) -> Figure:
+        """The first slider as a strip of pictures."""
+        lora = self.loras[0] if self.loras else None
+        return static(self.editor, self.b, self.coefficients, self.context, lora, self.steps, self.seed)
+
+    def _change(self, key: str, value: Any) -> None:
+        if key == RESET:
+            self._gains = {}
+        elif key == "layer":
+            layer = None if value == ALL_LAYERS else int(value)
+            remix(self.coefficients, {}, layer)  # refuses a layer that is not there
+            self.layer = layer
+        else:
+            gain = float(value)
+            if not 0 <= gain <= GAIN_MAX:
+                raise InputError(f"expected a gain from 0 to {GAIN_MAX:g} for LoRA {key}, got {value!r}")
+            remix(self.coefficients, {int(key): gain})
+            self._gains.setdefault(self.layer, {})[int(key)] = gain
+
+    def _controls(self) -> str:
+        layers, count = self.editor.basis.layers, self.coefficients.shape[-1]
+        groups = itertools.groupby(enumerate(layers), key=lambda item: item[1].split(".")[:2])
+        options = "".join(
+            f"<optgroup label='{KINDS[kind]} block {number}'>"
+            + "".join(
+                f"<option value='{i}'>{KINDS[kind]} {number} · {name.split('.', 2)[2]}</option>" for i, name in members
             )
-            for n in self.loras
-        }
-        for slider in self.sliders.values():
-            slider.observe(lambda change: self._latest.ask(self.gains), names="value")
-        button = ipywidgets.Button(
-            description="Back to the router's mixture", layout=ipywidgets.Layout(width="auto", margin="8px 0")
+            + "</optgroup>"
+            for (kind, number), members in groups
         )
-        button.on_click(lambda _: self.reset())
-        self._result, self._mixture = ipywidgets.HTML(), ipywidgets.HTML()
-        hint = ipywidgets.HTML(
-            "<span style='opacity:.7'>Gain of each LoRA: 1 is the router's choice. Tab and arrow keys work. "
-            "The sliders need a running kernel.</span>"
+        rest = [n for n in range(count) if n not in self.loras]
+        fold = (
+            f"<details><summary>The other {len(rest)} LoRAs {bar_html('others', 'all others')}</summary>"
+            f"<div>{''.join(map(_slider, rest))}</div></details>"
         )
-        pictures = ipywidgets.HBox([ipywidgets.HTML(_figure(to_pil(self.b), "b")), self._result])
-        controls = ipywidgets.VBox([*self.sliders.values(), button, self._mixture])
-        controls.layout = ipywidgets.Layout(padding="4px 0 0 16px")
-        row = ipywidgets.HBox([pictures, controls], layout=ipywidgets.Layout(flex_flow="row wrap"))
-        self.box = ipywidgets.VBox([row, hint])
+        return (
+            "<div class='controls'><label>Turn in <select data-key='layer' aria-label='layers that the sliders turn'>"
+            f"<option value='{ALL_LAYERS}'>all {len(layers)} layers</option>{options}</select></label>"
+            "<div class='row head'><span></span><span>gain</span><span></span><span>share of the mixture</span></div>"
+            f"{''.join(map(_slider, self.loras))}{fold if rest else ''}"
+            f"<button data-key='{RESET}'>Back to the router's mixture</button></div>"
+        )
 
-    def _draw(self, gains: dict[int, float]) -> None:
-        mixture = remix(self.coefficients, gains)
-        self.picture = self.editor.generate(self.b, mixture, self.context, self.steps, self.seed).image
-        self._result.value = _figure(self.picture, "result")
-        self._mixture.value = _bars(shares(mixture), self.loras)
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        """The live widget, and the static strip for whoever has no kernel."""
-        bundle = dict(self.box._repr_mimebundle_())
-        strip = static(self.editor, self.b, self.coefficients, self.context, self.loras[0], self.steps, self.seed)
-        file = io.BytesIO()
-        strip.savefig(file, format="png", dpi=80)
-        bundle["image/png"] = base64.b64encode(file.getvalue()).decode()
-        bundle["text/plain"] = f"Mixer of LoRAs {', '.join(map(str, self.loras))}: needs a running kernel"
-        return bundle
+def _slider(lora: int) -> str:
+    """The row of one LoRA: its gain, and its share of the mixture."""
+    name = f"LoRA {lora}"
+    return (
+        f"<div class='row'><label><span>{name}</span>"
+        f"<input type='range' data-key='{lora}' min='0' max='{GAIN_MAX:g}' step='{GAIN_STEP:g}' value='1' "
+        f"aria-label='gain of {escape(name)}'><output></output></label>{bar_html(str(lora), name)}</div>"
+    )
 
 
 def static(
@@ -245,31 +256,3 @@ def _one(editor: Editor, coefficients: Tensor) -> Tensor:
     if len(checked) != 1:
         raise InputError(f"expected the coefficients of one analogy, got a batch of {len(checked)}")
     return checked[0].detach()
-
-
-def _figure(picture: Image.Image, caption: str) -> str:
-    """A picture with its caption, enlarged without blur, as HTML that needs no file."""
-    width, height = picture.width * ZOOM, picture.height * ZOOM
-    file = io.BytesIO()
-    picture.resize((width, height), Image.Resampling.NEAREST).save(file, "PNG")
-    source = base64.b64encode(file.getvalue()).decode()
-    return (
-        "<figure style='margin:0 12px 0 0; text-align:center; line-height:1.6'>"
-        f"<img alt='{escape(caption)}' width='{width}' height='{height}' "
-        f"style='border-radius:8px; max-width:none' src='data:image/png;base64,{source}'>"
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
-
-
-def _bars(share: Tensor, loras: Sequence[int]) -> str:
-    """The shares [N] of the LoRAs with sliders, and of all others together, as small bars."""
-    rows = [(f"LoRA {n}", float(share[n])) for n in loras]
-    rows.append(("all others", float(share.sum()) - sum(value for _, value in rows)))
-    cells = "".join(
-        f"<tr><td style='padding-right:8px'>{name}</td>"
-        f"<td style='width:170px'><div style='background:{COLOURS[0]}; height:9px; border-radius:2px; "
-        f"width:{max(value, 0):.1%}'></div></td>"
-        f"<td style='padding-left:8px; text-align:right'>{max(value, 0):.0%}</td></tr>"
-        for name, value in rows
-    )
-    return f"<table aria-label='share of the mixture' style='line-height:1.35'>{cells}</table>"

@@ -223,16 +223,25 @@ def test_an_emoji_that_the_style_lacks_brings_its_own_style(browser: Browser) ->
 
 
 def test_without_a_kernel_a_picture_is_shown(browser: Browser) -> None:
-    bundle = browser._repr_mimebundle_()
+    bundle, metadata = browser._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle
     picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
     assert picture.width > 400
     assert len(bundle["image/png"]) < 300_000
-    assert "kernel" in bundle["text/plain"]
+    assert "running kernel" in metadata["image/png"]["alt"] == bundle["text/plain"]
+
+
+def test_every_message_of_the_page_is_answered(browser: Browser) -> None:
+    """Also one that changes nothing, and one that is refused: the page waits for it."""
+    press(browser, "emoji", browser.emoji)
+    assert browser.panel.heard == 1
+    with pytest.raises(InputError, match="expected an emoji in"):
+        browser._answer({"ask": "emoji", "value": "-1"})
+    assert browser.panel.heard == 2
 
 
 def test_the_page_says_that_it_needs_a_kernel(browser: Browser) -> None:
-    assert "running kernel" in browser.panel.frame
+    assert "running kernel" in browser.panel.frame and 'role="alert" hidden' in browser.panel.frame
     assert "<label>" in browser.panel.frame and 'type="search"' in browser.panel.frame
 
 

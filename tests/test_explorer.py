@@ -636,11 +636,11 @@ def test_without_a_router_there_is_no_neighbour() -> None:
 
 
 def test_without_a_kernel_a_picture_is_shown(explorer: Explorer) -> None:
-    bundle = explorer._repr_mimebundle_()
+    bundle, metadata = explorer._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle
     picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
     assert picture.width > 400 and len(bundle["image/png"]) < 300_000
-    assert "kernel" in bundle["text/plain"]
+    assert "running kernel" in metadata["image/png"]["alt"] == bundle["text/plain"]
 
 
 def test_the_still_picture_has_what_the_page_has(explorer: Explorer) -> None:

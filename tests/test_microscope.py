@@ -283,11 +283,11 @@ def test_the_page_hears_that_the_kernel_lives(scope: Microscope, monkeypatch: py
 
 
 def test_without_a_kernel_a_picture_is_shown(scope: Microscope) -> None:
-    bundle = scope._repr_mimebundle_()
+    bundle, metadata = scope._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).width > 700
     assert len(bundle["image/png"]) < 600_000
-    assert "kernel" in bundle["text/plain"]
+    assert "running kernel" in metadata["image/png"]["alt"] == bundle["text/plain"]
 
 
 def test_the_figure_shows_everything(scope: Microscope) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -187,3 +190,31 @@ def test_without_an_event_loop_each_wish_is_fulfilled_at_once() -> None:
     latest.ask(1)
     latest.ask(2)
     assert drawn == [1, 2]
+
+
+def test_wishes_from_two_threads_are_done_one_at_a_time_and_the_last_one_last() -> None:
+    """As in JupyterLab: the first message comes on the main thread, those after it on another one."""
+    running, most, drawn = 0, 0, []
+
+    def draw(value: int) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.1 if value == 0 else 0.01)
+        drawn.append(value)
+        running -= 1
+
+    latest: Latest[int] = Latest(draw, wait=0)
+
+    async def messages(values: Sequence[int], before: float) -> None:
+        await asyncio.sleep(before)
+        for value in values:
+            latest.ask(value)
+            await asyncio.sleep(0.005)
+
+    other = threading.Thread(target=lambda: asyncio.run(messages(range(1, 6), 0.03)))
+    other.start()
+    asyncio.run(messages([0], 0.0))
+    other.join(10)
+    assert most == 1
+    assert drawn[0] == 0 and drawn[-1] == 5

@@ -73,8 +73,11 @@ def test_controls_are_labelled(widget: Walk) -> None:
 
 
 def test_without_a_kernel_a_strip_is_shown(editor: Editor, widget: Walk) -> None:
-    bundle = widget._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle and "kernel" in bundle["text/plain"]
+    bundle, metadata = widget._repr_mimebundle_()
+    assert (
+        "application/vnd.jupyter.widget-view+json" in bundle
+        and "running kernel" in metadata["image/png"]["alt"] == bundle["text/plain"]
+    )
     picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
     assert picture.width > 400 and len(bundle["image/png"]) < 400_000
     strip = static(editor, "first", Truth([ladder(0)], (0.0, 0.1), editor.autoencoder), ts=(0.0, 0.1), steps=1)

@@ -1,35 +1,28 @@
-"""The widgets' logic without a browser: sliders to coefficients, dropped frames, what is shown without a kernel."""
+"""The mixer's logic without a browser: sliders to coefficients and pictures, what is shown without a kernel."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import io
+import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import tiny_editor
 
-from lorweb_mini.autoencoder import MiniAutoencoder
-from lorweb_mini.base import Base, transformer_of
-from lorweb_mini.editor import BasisConfig, Editor
-from lorweb_mini.encoder import TinyCLIP
+from lorweb_mini.editor import Editor
 from lorweb_mini.images import InputError
-from lorweb_mini.widgets import GAIN_MAX, Latest, Mixer, remix, shares, static, strongest
+from lorweb_mini.widgets import GAIN_MAX, Mixer, remix, shares, static, strongest
 
 N = 6
 
 
 @pytest.fixture(scope="module")
 def editor() -> Editor:
-    torch.manual_seed(0)
-    config = BasisConfig(n_loras=N, rank=2, keys_dim=8)
-    made = Editor(MiniAutoencoder(), TinyCLIP(48, 1, 16), Base(transformer_of(64, 1, 1)), config)
-    with torch.no_grad():
-        for i in range(len(made.basis.layers)):
-            high = made.basis.modules[i].lora_B["basis"].weight
-            high.copy_(torch.randn_like(high) * 0.3)
-    return made
+    return tiny_editor(n_loras=N)
 
 
 @pytest.fixture
@@ -62,6 +55,17 @@ def test_remix_takes_batches(mixture: torch.Tensor) -> None:
     torch.testing.assert_close(remix(batch, {2: 2.0})[1], remix(mixture.flip(-1), {2: 2.0}))
 
 
+def test_remix_of_one_layer_leaves_the_others(mixture: torch.Tensor) -> None:
+    found = remix(mixture, {1: 0.0, 4: 3.5}, layer=2)
+    assert torch.equal(found[[0, 1, *range(3, len(mixture))]], mixture[[0, 1, *range(3, len(mixture))]])
+    torch.testing.assert_close(found[2], remix(mixture, {1: 0.0, 4: 3.5})[2])
+
+
+def test_remixing_twice_multiplies_the_gains(mixture: torch.Tensor) -> None:
+    twice = remix(remix(mixture, {0: 2.0, 3: 0.5}), {0: 1.5, 1: 4.0})
+    torch.testing.assert_close(twice, remix(mixture, {0: 3.0, 1: 4.0, 3: 0.5}))
+
+
 def test_nothing_left_is_the_bare_base(mixture: torch.Tensor) -> None:
     assert (remix(mixture, dict.fromkeys(range(N), 0.0)) == 0).all()
 
@@ -78,6 +82,12 @@ def test_remix_refuses(mixture: torch.Tensor, gains: dict[int, float]) -> None:
         remix(mixture, gains)
 
 
+@pytest.mark.parametrize("layer", [-1, 10_000])
+def test_remix_refuses_layers_that_are_not_there(mixture: torch.Tensor, layer: int) -> None:
+    with pytest.raises(InputError, match="expected a layer from 0 to"):
+        remix(mixture, {0: 1.0}, layer)
+
+
 def test_strongest_are_those_with_the_largest_share() -> None:
     c = torch.tensor([[0.5, 0.1, 0.4], [0.1, 0.2, 0.7]])
     assert strongest(c, 2) == (2, 0)
@@ -85,44 +95,22 @@ def test_strongest_are_those_with_the_largest_share() -> None:
     assert shares(c).tolist() == pytest.approx([0.3, 0.15, 0.55])
 
 
-def test_late_wishes_are_dropped_and_the_last_one_wins() -> None:
-    drawn: list[int] = []
-
-    async def drag() -> Latest[int]:
-        latest: Latest[int] = Latest(drawn.append, wait=0.001)
-        for value in range(50):
-            latest.ask(value)
-        await asyncio.sleep(0.05)
-        assert drawn == [49]
-        for value in range(100, 110):
-            latest.ask(value)
-        await asyncio.sleep(0.05)
-        return latest
-
-    latest = asyncio.run(drag())
-    assert drawn == [49, 109]
-    assert latest.dropped == 49 + 9
+# --- the page -------------------------------------------------------------------------------------
 
 
-def test_a_slow_drag_is_drawn_on_the_way() -> None:
-    drawn: list[int] = []
-
-    async def drag() -> None:
-        latest: Latest[int] = Latest(drawn.append, wait=0.001)
-        for value in range(3):
-            latest.ask(value)
-            await asyncio.sleep(0.03)
-
-    asyncio.run(drag())
-    assert drawn == [0, 1, 2]
+def press(mixer: Mixer, *changes: tuple[str, object]) -> None:
+    """What the page sends."""
+    mixer._answer({"changes": [list(change) for change in changes]})
 
 
-def test_without_an_event_loop_each_wish_is_fulfilled_at_once() -> None:
-    drawn: list[int] = []
-    latest: Latest[int] = Latest(drawn.append)
-    latest.ask(1)
-    latest.ask(2)
-    assert drawn == [1, 2]
+def grey_levels(first: Image.Image, second: Image.Image) -> int:
+    """The largest difference of two pictures."""
+    return int(np.abs(np.asarray(first, int) - np.asarray(second, int)).max())
+
+
+def result(mixer: Mixer) -> Image.Image:
+    """The picture that the page shows."""
+    return Image.open(io.BytesIO(base64.b64decode(mixer.panel.picture.partition(",")[2])))
 
 
 def test_a_slider_changes_the_picture_to_what_generate_draws(
@@ -130,30 +118,88 @@ def test_a_slider_changes_the_picture_to_what_generate_draws(
 ) -> None:
     mixer = Mixer(editor, b, mixture, steps=2)
     assert mixer.loras == strongest(mixture)
-    first = mixer._result.value
+    first, drawn = mixer.panel.picture, mixer.panel.drawn
+    assert grey_levels(result(mixer), editor.generate(b, mixture, steps=2).image) <= 1
     lora = mixer.loras[0]
-    mixer.sliders[lora].value = GAIN_MAX
-    assert mixer._result.value != first
+    press(mixer, (str(lora), GAIN_MAX))
+    assert mixer.panel.picture != first and mixer.panel.drawn == drawn + 1
     expected = editor.generate(b, remix(mixture, {lora: GAIN_MAX}), steps=2).image
-    assert mixer.picture.tobytes() == expected.tobytes()
+    assert grey_levels(result(mixer), expected) <= 1 and grey_levels(mixer.picture, expected) <= 1
+    assert mixer.panel.values[str(lora)] == GAIN_MAX
+    press(mixer, ("reset", True))
+    assert mixer.panel.picture == first
+    assert mixer.panel.values[str(lora)] == 1
+
+
+def test_one_layer_alone(editor: Editor, b: torch.Tensor, mixture: torch.Tensor) -> None:
+    mixer = Mixer(editor, b, mixture, steps=1)
+    press(mixer, ("2", 3.0), ("layer", "4"), ("2", 0.0), ("1", 2.0))
+    assert mixer.layer == 4 and mixer.gains[2] == 0 and mixer.gains[1] == 2
+    expected = remix(mixture, {2: 3.0})
+    expected[4] = mixture[4] * torch.tensor([1, 2, 0, 1, 1, 1])
+    expected[4] /= expected[4].sum()
+    torch.testing.assert_close(mixer.mixture, expected)
+    assert mixer.panel.bars["2"] == 0 and mixer.panel.bars["1"] == pytest.approx(float(expected[4, 1]), abs=1e-3)
+    press(mixer, ("layer", ""))
+    assert mixer.layer is None and mixer.gains[2] == 3 and mixer.gains[1] == 1
+    torch.testing.assert_close(mixer.mixture, expected)
+    assert mixer.panel.bars["2"] == pytest.approx(float(expected[:, 2].mean()), abs=1e-3)
     mixer.reset()
-    assert mixer._result.value == first
+    torch.testing.assert_close(mixer.mixture, mixture)
 
 
-def test_sliders_are_labelled_and_start_at_one(editor: Editor, b: torch.Tensor, mixture: torch.Tensor) -> None:
+def test_methods_do_what_the_page_asks_for(editor: Editor, b: torch.Tensor, mixture: torch.Tensor) -> None:
+    byhand, bypage = Mixer(editor, b, mixture, steps=1), Mixer(editor, b, mixture, steps=1)
+    byhand.turn(3, 4.0)
+    byhand.look_at(7)
+    byhand.turn(0, 0.5)
+    press(bypage, ("3", 4.0), ("layer", "7"), ("0", 0.5))
+    assert byhand.panel.picture == bypage.panel.picture and byhand.panel.values == bypage.panel.values
+    assert byhand.panel.values["layer"] == "7"
+    byhand.look_at(None)
+    assert byhand.panel.values["layer"] == ""
+
+
+def test_shares_add_up(editor: Editor, b: torch.Tensor, mixture: torch.Tensor) -> None:
+    bars = Mixer(editor, b, mixture, loras=(5, 2), steps=1).panel.bars
+    assert sum(bars[str(n)] for n in range(N)) == pytest.approx(1, abs=1e-3)
+    assert bars["others"] == pytest.approx(sum(bars[str(n)] for n in (0, 1, 3, 4)), abs=1e-3)
+
+
+def test_a_drag_on_the_event_loop_draws_the_last_value(editor: Editor, b: torch.Tensor, mixture: torch.Tensor) -> None:
+    mixer = Mixer(editor, b, mixture, steps=1)
+    drawn = mixer.panel.drawn
+
+    async def drag() -> None:
+        for gain in (2.0, 3.0, 5.0):
+            press(mixer, ("1", gain))
+        await asyncio.sleep(0.2)
+
+    asyncio.run(drag())
+    assert mixer.panel.drawn == drawn + 1, "two late frames dropped"
+    expected = editor.generate(b, remix(mixture, {1: 5.0}), steps=1).image
+    assert grey_levels(result(mixer), expected) <= 1
+
+
+def test_every_control_is_labelled_and_starts_at_one(editor: Editor, b: torch.Tensor, mixture: torch.Tensor) -> None:
     mixer = Mixer(editor, b, mixture[None], loras=(5, 2), steps=1)
-    assert [slider.description for slider in mixer.sliders.values()] == ["LoRA 5", "LoRA 2"]
-    assert mixer.gains == {5: 1.0, 2: 1.0}
-    assert "alt='result'" in mixer._result.value
+    inputs = re.findall(r"<input type='range' data-key='(\d+)'[^>]* aria-label='([^']+)'", mixer.panel.frame)
+    assert [int(n) for n, _ in inputs] == [5, 2, 0, 1, 3, 4], "all of them, the wanted ones first"
+    assert all(label == f"gain of LoRA {n}" for n, label in inputs)
+    assert mixer.gains == dict.fromkeys(range(N), 1.0)
+    options = re.findall(r"<option value='(\d+)'>([^<]+)", mixer.panel.frame)
+    assert [int(i) for i, _ in options] == list(range(len(editor.basis.layers)))
+    assert all(editor.basis.layers[int(i)].endswith(text.split(" · ")[1]) for i, text in options)
+    assert all(name in mixer.panel.frame for name in ("alt='b'", "alt='result'", "data-key='reset'", "role='alert'"))
 
 
 def test_without_a_kernel_a_picture_is_shown(editor: Editor, b: torch.Tensor, mixture: torch.Tensor) -> None:
-    bundle = Mixer(editor, b, mixture, steps=1)._repr_mimebundle_()
+    bundle, metadata = Mixer(editor, b, mixture, steps=1)._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle
     picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
     assert picture.width > 400
     assert len(bundle["image/png"]) < 200_000
-    assert "kernel" in bundle["text/plain"]
+    assert "running kernel" in metadata["image/png"]["alt"] == bundle["text/plain"]
 
 
 def test_the_strip_shows_b_and_every_gain(editor: Editor, b: torch.Tensor, mixture: torch.Tensor) -> None:
@@ -173,3 +219,14 @@ def test_mixer_refuses_loras_that_are_not_there(
 def test_mixer_refuses_two_mixtures(editor: Editor, b: torch.Tensor, mixture: torch.Tensor) -> None:
     with pytest.raises(InputError, match="one analogy, got a batch of 2"):
         Mixer(editor, b, torch.stack([mixture, mixture]))
+
+
+@pytest.mark.parametrize("change", [("6", 1.0), ("0", -0.5), ("0", 8.5), ("0", float("nan")), ("layer", "999")])
+def test_mixer_refuses_what_no_page_would_send(
+    editor: Editor, b: torch.Tensor, mixture: torch.Tensor, change: tuple[str, object]
+) -> None:
+    mixer = Mixer(editor, b, mixture, steps=1)
+    before = mixer.panel.drawn
+    with pytest.raises(InputError, match="expected"):
+        press(mixer, change)
+    assert mixer.panel.drawn == before and torch.equal(mixer.mixture, mixture)
