@@ -208,7 +208,7 @@ def film_figure(film: Film, items: Sequence[Analogy], n_loras: int) -> Figure:
     shown = middle.pcolormesh(edges, range(layers + 1), film.perplexity.T, cmap="cividis", vmin=1, vmax=n_loras)
     middle.invert_yaxis()
     middle.set(xlabel="step", ylabel="layer, first block on top")
-    middle.set_title(f"LoRAs in use, of {n_loras}", loc="left")
+    middle.set_title(f"LoRAs in one routing, of {n_loras}", loc="left")
     middle.grid(False)
     figure.colorbar(shown, ax=middle, label="perplexity of a routing", pad=0.02)
     _, _, b, b_prime = as_batch(list(items[:count]))

@@ -99,7 +99,7 @@ class Instrument(ABC):
     picture: Image.Image
 
     def __init__(
-        self, editor: Editor, b: Any, context: tuple[Any, Any] | None = None, steps: int = 4, seed: int = 0
+        self, editor: Editor, b: Any, context: tuple[Any, Any] | None = None, steps: int = 2, seed: int = 0
     ) -> None:
         self.editor, self.b, self.context, self.steps, self.seed = editor, read_image(b, "b"), context, steps, seed
         self.renderer = Renderer(editor, self.b, context, steps, seed)
@@ -238,7 +238,7 @@ class Pads(Instrument):
         editor: Editor,
         analogies: Sequence[Analogy | tuple[Any, Any]],
         b: Any,
-        steps: int = 4,
+        steps: int = 2,
         seed: int = 0,
     ) -> None:
         if editor.layout.needs_context:
@@ -352,7 +352,7 @@ def static(
     corners: Sequence[Corner],
     coefficients: Tensor,
     b: Any,
-    steps: int = 4,
+    steps: int = 2,
     seed: int = 0,
     side: int = STATIC,
 ) -> Figure:
