@@ -41,6 +41,47 @@ class ResidualBlock(nn.Module):
         return x_in + self.conv2(F.silu(self.norm2(x)))
 
 
+class Decoder(nn.Module):
+    """Latents to pictures in two parts that add up: a coarse picture drawn at 16×16, and detail drawn at 32×32.
+
+    Args:
+        channels: channels of a latent and at 8×8, 16×16 and 32×32; 0 for the last leaves the detail out.
+        blocks: residual blocks at each of the three.
+    """
+
+    def __init__(self, channels: tuple[int, int, int, int], blocks: tuple[int, int, int]) -> None:
+        super().__init__()
+        latent, deep, middle, fine = channels
+        self.deep = nn.Sequential(
+            nn.Conv2d(latent, deep, 3, padding=1), *[ResidualBlock(deep) for _ in range(blocks[0])]
+        )
+        self.middle = nn.Sequential(
+            nn.Conv2d(deep, 4 * middle, 1), nn.PixelShuffle(2), *[ResidualBlock(middle) for _ in range(blocks[1])]
+        )
+        self.coarse = nn.Sequential(
+            nn.GroupNorm(8, middle), nn.SiLU(), nn.Conv2d(middle, 48, 3, padding=1), nn.PixelShuffle(4)
+        )
+        self.detail: nn.Sequential | None = None
+        if fine:
+            last = nn.Conv2d(fine, 12, 3, padding=1)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.detail = nn.Sequential(
+                nn.Conv2d(middle, 4 * fine, 1),
+                nn.PixelShuffle(2),
+                *[ResidualBlock(fine) for _ in range(blocks[2])],
+                nn.GroupNorm(8, fine),
+                nn.SiLU(),
+                last,
+                nn.PixelShuffle(2),
+            )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Raw latents [B, latent, h, w] to pictures [B, 3, 8h, 8w]."""
+        x = self.middle(self.deep(z))
+        return self.coarse(x) if self.detail is None else self.coarse(x) + self.detail(x)
+
+
 class MiniAutoencoder(ModelMixin, ConfigMixin):
     """Pixel-unshuffle autoencoder.
 
@@ -48,7 +89,9 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
         block_out_channels: channels at resolutions 64, 32, 16 and 8. The first two are given by the pixel-unshuffle
             (3 and 12); they are listed because diffusers reads the downsampling factor off this tuple's length.
         latent_channels: channels of a latent, 16 as in Flux.
-        layers_per_block: residual blocks at each learned resolution, in the encoder; the decoder has one more.
+        layers_per_block: residual blocks at each learned resolution, in the encoder.
+        decoder_blocks: residual blocks at 8×8, 16×16 and 32×32, in the decoder.
+        detail_channels: channels at 32×32, in the decoder alone; 0 leaves that stage out.
         latent_noise: standard deviation of the posterior in units of the raw latent. It is fixed, not learned: its
             only task is to make the latent space smooth.
         scaling_factor, shift_factor: ``(z - shift_factor) * scaling_factor`` has mean 0 and deviation 1 on the
@@ -61,6 +104,8 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
         block_out_channels: tuple[int, ...] = (3, 12, 64, 128),
         latent_channels: int = 16,
         layers_per_block: int = 1,
+        decoder_blocks: tuple[int, int, int] = (3, 3, 2),
+        detail_channels: int = 48,
         latent_noise: float = 0.05,
         scaling_factor: float = 1.0,
         shift_factor: float = 0.0,
@@ -79,17 +124,7 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
             nn.SiLU(),
             nn.Conv2d(deep, latent_channels, 1),
         )
-        self.decoder = nn.Sequential(
-            nn.Conv2d(latent_channels, deep, 3, padding=1),
-            *[ResidualBlock(deep) for _ in range(blocks + 1)],
-            nn.Conv2d(deep, 4 * middle, 1),
-            nn.PixelShuffle(2),
-            *[ResidualBlock(middle) for _ in range(blocks + 1)],
-            nn.GroupNorm(8, middle),
-            nn.SiLU(),
-            nn.Conv2d(middle, 48, 3, padding=1),
-            nn.PixelShuffle(4),
-        )
+        self.decoder = Decoder((latent_channels, deep, middle, detail_channels), tuple(decoder_blocks))
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """Pictures [B, 3, H, W] in [-1, 1], H and W multiples of 8, to a posterior over latents [B, 16, H/8, W/8]."""

@@ -1,4 +1,4 @@
-"""Command line of training: ``python -m lorweb_mini.train autoencoder|encoder|base|starter|full``."""
+"""Command line of training: ``python -m lorweb_mini.train autoencoder|decoder|encoder|base|starter|full``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from .weights import weights_dir
 
 DEFAULTS = {
     "autoencoder": TrainingConfig(minutes=25, batch_size=32, learning_rate=2e-3, weight_decay=1e-3, ema_decay=0.998),
+    "decoder": TrainingConfig(
+        minutes=60, batch_size=32, learning_rate=1e-3, warmup_steps=200, weight_decay=1e-3, ema_decay=0.999
+    ),
     "encoder": TrainingConfig(minutes=10, batch_size=512, learning_rate=2e-3, weight_decay=0.05, ema_decay=0.998),
     "base": TrainingConfig(minutes=105, batch_size=64, learning_rate=1e-3, warmup_steps=200, betas=(0.9, 0.95)),
     "starter": TrainingConfig(minutes=10, batch_size=32, learning_rate=1e-2, warmup_steps=50, ema_decay=0.995),
     "full": TrainingConfig(minutes=20, batch_size=48, learning_rate=1e-2, warmup_steps=50, ema_decay=0.998),
 }
+FOLDERS = {"decoder": "autoencoder"}
 BASES = {
     "starter": BasisConfig(n_loras=16, rank=4, layout="b"),
     "full": BasisConfig(n_loras=32, rank=4, layout="b"),
@@ -43,6 +47,8 @@ def recipe_of(
     torch.manual_seed(seed)
     if part == "autoencoder":
         return recipes.AutoencoderRecipe()
+    if part == "decoder":
+        return recipes.AutoencoderRecipe(decoder_only=True)
     if part == "encoder":
         return recipes.EncoderRecipe(edited_pairs)
     if part == "base":
@@ -95,9 +101,12 @@ def main(arguments: list[str] | None = None) -> None:
         }
         basis = replace(basis, **{k: v for k, v in changed.items() if v is not None}, routed=not options.no_router)
     recipe = recipe_of(options.part, basis, options.edited_pairs, options.seed, options.teacher)
+    folder = weights_dir() / FOLDERS.get(options.part, options.part)
     if options.from_weights is not None:
         recipe.start_from(options.from_weights)
-    summary = train(recipe, config, options.folder or weights_dir() / options.part, options.fresh)
+    elif options.part == "decoder":
+        recipe.start_from(folder)
+    summary = train(recipe, config, options.folder or folder, options.fresh)
     print({k: round(v, 4) for k, v in summary.items()})
 
 
