@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from .autoencoder import MiniAutoencoder
 from .images import InputError, load_emoji
 from .relations import Relation, training_pictures
-from .weights import fingerprint, weights_dir
+from .weights import latent_fingerprint, weights_dir
 
 SAME_LATENT = 0.03  # mean distance of normalised latents below which two pictures look the same
 
@@ -104,7 +104,7 @@ class LatentBank:
 def encoded(autoencoder: MiniAutoencoder, name: str, shown: np.ndarray, edit: Callable[[Tensor], Tensor]) -> Tensor:
     """Latents of pictures [P, 2] (emoji, style) after an edit, from the cache where they are there."""
     content = zlib.crc32(np.ascontiguousarray(shown).tobytes())
-    mark = f"{fingerprint(weights_dir() / 'autoencoder')}-{re.sub(r'[^a-z0-9]+', '_', name)}-{content:08x}"
+    mark = f"{latent_fingerprint(weights_dir() / 'autoencoder')}-{re.sub(r'[^a-z0-9]+', '_', name)}-{content:08x}"
     path = cache_dir() / f"{mark}.safetensors"
     if path.is_file():
         return load_file(path)["latents"]
