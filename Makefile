@@ -48,10 +48,10 @@ format: $(STAMP)  ## let ruff mend what it can
 
 figures: $(STAMP)  ## every static figure again
 	$(PY) -m data.build.contact
-	$(PY) -m lorweb_mini.figures
+	$(PY) -m lorweb_mini.show.figures
 
 report: $(STAMP)  ## measure the shipped weights; their reports, model card and losses again
-	$(PY) -m lorweb_mini.report
+	$(PY) -m benchmarks.model_card
 
 data: $(STAMP)  ## the picture sheets, relations and splits again, from the npm packages (needs npm and network)
 	$(PY) -m data.build.build

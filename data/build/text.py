@@ -7,9 +7,10 @@ import json
 import torch
 from safetensors.torch import save_file
 
-from lorweb_mini.images import data_dir, load_emoji
-from lorweb_mini.instructions import embed
-from lorweb_mini.relations import relations
+from lorweb_mini.emoji.relations import relations
+from lorweb_mini.emoji.sheets import load_emoji
+from lorweb_mini.files import data_dir
+from lorweb_mini.models.text import embed
 
 
 def main() -> None:
