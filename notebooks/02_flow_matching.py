@@ -323,7 +323,7 @@ display(
 # %%
 import torch.nn.functional as F
 
-from lorweb_mini.models.base import pack, unpack
+from lorweb_mini.core.layout import pack, unpack
 
 TOKEN = 6
 torch.manual_seed(1)
@@ -419,7 +419,8 @@ def progress(losses: list[float], drawn: torch.Tensor) -> Figure:
 # both loops above.
 
 # %%
-from lorweb_mini.models.base import TEXT_WIDTH, position_ids, transformer_of
+from lorweb_mini.core.layout import position_ids
+from lorweb_mini.models.base import TEXT_WIDTH, transformer_of
 
 torch.manual_seed(0)
 transformer = transformer_of(width=64, double_blocks=1, single_blocks=2)
@@ -1025,7 +1026,7 @@ print(check_place(token_rows, token_columns))
 # token_rows, token_columns = slice(32, 48), slice(16, 32)
 # ```
 #
-# Token 9 stands in row 2, column 1, counted from 0. It is the `pack` of `lorweb_mini/models/base.py`, and the order in
+# Token 9 stands in row 2, column 1, counted from 0. It is the `pack` of `lorweb_mini/core/layout.py`, and the order in
 # which diffusers' Flux pipelines pack.
 #
 # </details>

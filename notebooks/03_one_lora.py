@@ -127,8 +127,9 @@ display(Markdown("| | numbers |\n|:--|--:|\n" + "\n".join(lines)))
 
 # %%
 from lorweb_mini.analysis.evaluation import Estimate, resampling_weights
+from lorweb_mini.core.layout import pack, position_ids, unpack
 from lorweb_mini.emoji.relations import differ
-from lorweb_mini.models.base import Base, noise_for, pack, position_ids, unpack
+from lorweb_mini.models.base import Base, noise_for
 
 RELATION = "tone/yellow>dark"
 rng = np.random.default_rng(0)

@@ -24,12 +24,11 @@ from diffusers.pipelines.flux.pipeline_flux_kontext import calculate_shift
 from torch import Tensor, nn
 
 from ..core.basis import Basis
+from ..core.layout import pack, position_ids
 from ..core.router import Router, routing_statistics
 from ..errors import InputError
 from ..images import to_pil
-from ..models.base import pack, position_ids
-from ..training.loop import Recipe, TrainingConfig
-from ..training.recipes import torch_generator
+from ..training.loop import Recipe, TrainingConfig, torch_generator
 from .checkpoint import open_released, released_tensors, write_released
 from .shards import LatentShards
 

@@ -18,32 +18,11 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from torch import Tensor, nn
 
+from ..core.layout import pack, position_ids, unpack
 from .weights import load_pretrained, save_pretrained
 
 TEXT_WIDTH = 384  # MiniLM
 TOKEN_WIDTH = 64  # 16 latent channels × 2 × 2
-
-
-def pack(latent: Tensor) -> Tensor:
-    """Latents [B, C, h, w] to tokens [B, h/2 · w/2, 4C], the same order as diffusers' Flux pipelines."""
-    b, c, h, w = latent.shape
-    return latent.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, 4 * c)
-
-
-def unpack(tokens: Tensor, height: int = 8, width: int = 8) -> Tensor:
-    """Tokens [B, h/2 · w/2, 4C] back to latents [B, C, h, w]; inverse of :func:`pack`."""
-    b, _, c = tokens.shape
-    grid = tokens.reshape(b, height // 2, width // 2, c // 4, 2, 2)
-    return grid.permute(0, 3, 1, 4, 2, 5).reshape(b, c // 4, height, width)
-
-
-def position_ids(rows: int, columns: int, picture: int = 0) -> Tensor:
-    """Ids [rows · columns, 3] of one picture's tokens: (picture, row, column)."""
-    ids = torch.zeros(rows, columns, 3)
-    ids[..., 0] = picture
-    ids[..., 1] = torch.arange(rows)[:, None]
-    ids[..., 2] = torch.arange(columns)[None, :]
-    return ids.reshape(rows * columns, 3)
 
 
 def transformer_of(width: int = 256, double_blocks: int = 2, single_blocks: int = 4) -> FluxTransformer2DModel:

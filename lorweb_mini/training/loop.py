@@ -113,6 +113,11 @@ class Recipe(nn.Module):
         raise NotImplementedError
 
 
+def torch_generator(rng: np.random.Generator) -> torch.Generator:
+    """A torch generator seeded from a numpy one."""
+    return torch.Generator().manual_seed(int(rng.integers(2**62)))
+
+
 def learning_rate_factor(config: TrainingConfig, step: int, progress: float) -> float:
     """Warm-up and half a cosine: 1 at the peak, ``final_fraction`` at ``progress`` = 1."""
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))

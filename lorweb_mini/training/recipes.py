@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.editor import BasisConfig, Editor, load, new_editor
+from ..core.layout import pack, position_ids
 from ..core.router import routing_statistics
 from ..emoji.edits import apply_edit, parse_relation
 from ..emoji.latents import LatentBank, encoded
@@ -21,20 +22,15 @@ from ..emoji.relations import Relation, relations, select, training_pictures
 from ..emoji.sheets import load_emoji
 from ..errors import InputError
 from ..models.autoencoder import MiniAutoencoder
-from ..models.base import Base, pack, position_ids
+from ..models.base import Base
 from ..models.text import vectors_of
 from ..models.tiny_clip import TinyCLIP
 from ..models.weights import weights_dir
-from .loop import Recipe
+from .loop import Recipe, torch_generator
 
 SCALE_ROWS = 2048  # pictures that set the latents' scale and shift, and the router's
 SHIFT = 0.8  # towards noise, where it is decided what to draw; near t = 0 it is only finished
 ROUTER_SCALE = 0.1  # at the LoRAs' own rate the router collapses onto one LoRA within a hundred steps
-
-
-def torch_generator(rng: np.random.Generator) -> torch.Generator:
-    """A torch generator seeded from a numpy one."""
-    return torch.Generator().manual_seed(int(rng.integers(2**62)))
 
 
 def known_relations() -> list[Relation]:

@@ -19,10 +19,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from ..core.layout import unpack
 from ..errors import InputError
 from ..images import read_image, to_pil
 from ..models.autoencoder import MiniAutoencoder
-from ..models.base import Base, unpack
+from ..models.base import Base
 from ..models.text import vectors_of
 from ..show.style import LINE, PALE, STYLE, figure_of
 from .mixer import Latest, _figure

@@ -17,12 +17,13 @@ from tiny_models import tiny_base, tiny_editor
 
 from benchmarks import model_card
 from lorweb_mini.analysis.evaluation import Estimate, reconstruct
+from lorweb_mini.core.layout import pack, position_ids, unpack
 from lorweb_mini.emoji.relations import analogies, as_batch, differ, get_relation, select, splits
 from lorweb_mini.emoji.sheets import STYLES, load_emoji
 from lorweb_mini.errors import InputError
 from lorweb_mini.files import data_dir
 from lorweb_mini.models.autoencoder import MiniAutoencoder
-from lorweb_mini.models.base import noise_for, pack, position_ids, unpack
+from lorweb_mini.models.base import noise_for
 from lorweb_mini.models.weights import fingerprint, weights_dir
 
 CARD = "# Card\n\n<!-- begin one -->\nold 1\n<!-- end -->\nprose\n<!-- begin two -->\nold 2\n<!-- end -->\nlast line\n"

@@ -7,9 +7,8 @@ import torch
 from diffusers import FluxKontextPipeline
 from torch import Tensor
 
-from lorweb_mini.core.layout import LAYOUTS, Layout, grid
+from lorweb_mini.core.layout import LAYOUTS, Layout, grid, pack
 from lorweb_mini.errors import InputError
-from lorweb_mini.models.base import pack
 
 SIZES = {"b": (16, 16), "tokens": (16, 48), "grid": (64, 64)}
 

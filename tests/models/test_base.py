@@ -8,8 +8,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline
 from tiny_models import pictures, tiny_base, transformer_inputs
 from torch import Tensor
 
+from lorweb_mini.core.layout import pack, position_ids, unpack
 from lorweb_mini.models.autoencoder import MiniAutoencoder
-from lorweb_mini.models.base import Base, noise_for, pack, position_ids, unpack
+from lorweb_mini.models.base import Base, noise_for
 
 
 @pytest.fixture(scope="module")

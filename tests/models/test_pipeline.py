@@ -13,9 +13,10 @@ from tiny_models import mixtures, pictures, tiny_base, tiny_editor
 from torch import Tensor
 
 import lorweb_mini as lw
+from lorweb_mini.core.layout import pack, position_ids, unpack
 from lorweb_mini.images import to_pil
 from lorweb_mini.models.autoencoder import MiniAutoencoder
-from lorweb_mini.models.base import Base, noise_for, pack, position_ids, unpack
+from lorweb_mini.models.base import Base, noise_for
 from lorweb_mini.models.pipeline import kontext_inputs, kontext_pipeline
 from lorweb_mini.models.text import vectors_of
 from lorweb_mini.models.weights import weights_dir

@@ -17,8 +17,8 @@ from lorweb_mini.emoji.relations import Analogy
 from lorweb_mini.errors import InputError
 from lorweb_mini.show.figures import film_figure
 from lorweb_mini.training.live_training import DRAWING_STEPS, FILM, Film, Watched, read_film, unfinished
-from lorweb_mini.training.loop import STATE, Recipe, TrainingConfig, train
-from lorweb_mini.training.recipes import flow_sample, torch_generator
+from lorweb_mini.training.loop import STATE, Recipe, TrainingConfig, torch_generator, train
+from lorweb_mini.training.recipes import flow_sample
 
 N, STEPS, ALWAYS = 3, 6, 0.0
 CONFIG = TrainingConfig(

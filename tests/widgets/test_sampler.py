@@ -12,10 +12,11 @@ from PIL import Image
 from tiny_models import pictures, tiny_base
 from torch import Tensor
 
+from lorweb_mini.core.layout import pack, position_ids, unpack
 from lorweb_mini.errors import InputError
 from lorweb_mini.images import to_pil
 from lorweb_mini.models.autoencoder import MiniAutoencoder
-from lorweb_mini.models.base import Base, noise_for, pack, position_ids, unpack
+from lorweb_mini.models.base import Base, noise_for
 from lorweb_mini.models.text import vectors_of
 from lorweb_mini.widgets.sampler import NO_INSTRUCTION, Sampler, cost, draw, static, strip, trajectory
 
