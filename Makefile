@@ -37,10 +37,13 @@ lab: $(STAMP)  ## JupyterLab on the course
 notebooks: $(STAMP)  ## generate and execute every .ipynb from its .py
 	LORWEB_PROFILE=$(PROFILE) $(PY) notebooks/build/execute.py
 
-lint: $(STAMP)  ## ruff (notebook sources included) and mypy
+lint: $(STAMP)  ## ruff (notebook sources included), mypy, the direction of imports, the declared dependencies
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy lorweb_mini
+	$(VENV)/bin/lint-imports --no-logo
+	$(VENV)/bin/deptry lorweb_mini
+	$(VENV)/bin/deptry benchmarks data/build notebooks --ignore DEP002,DEP004
 
 format: $(STAMP)  ## let ruff mend what it can
 	$(PY) -m ruff check --fix .
@@ -48,10 +51,10 @@ format: $(STAMP)  ## let ruff mend what it can
 
 figures: $(STAMP)  ## every static figure again
 	$(PY) -m data.build.contact
-	$(PY) -m lorweb_mini.figures
+	$(PY) -m lorweb_mini.show.figures
 
 report: $(STAMP)  ## measure the shipped weights; their reports, model card and losses again
-	$(PY) -m lorweb_mini.report
+	$(PY) -m benchmarks.model_card
 
 data: $(STAMP)  ## the picture sheets, relations and splits again, from the npm packages (needs npm and network)
 	$(PY) -m data.build.build
@@ -60,5 +63,5 @@ wheel: $(STAMP)  ## dist/lorweb_mini-*.whl with the data and the weights inside
 	$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean:  ## remove the environment, caches and builds; data, weights and figures stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -21,12 +21,12 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from lorweb_mini.autoencoder import MiniAutoencoder
-from lorweb_mini.images import STYLES
-from lorweb_mini.recipes import AutoencoderRecipe
-from lorweb_mini.report import drawings, psnr_of
-from lorweb_mini.train import DEFAULTS
-from lorweb_mini.training import TrainingConfig, train
+from benchmarks.model_card import drawings, psnr_of
+from lorweb_mini.commands.train import DEFAULTS
+from lorweb_mini.emoji.sheets import STYLES
+from lorweb_mini.models.autoencoder import MiniAutoencoder
+from lorweb_mini.training.loop import TrainingConfig, train
+from lorweb_mini.training.recipes import AutoencoderRecipe
 
 from .timing import conditions, markdown, write
 

@@ -34,13 +34,13 @@ import torch
 from torch import Tensor
 
 import lorweb_mini as lw
-from lorweb_mini.editor import Editor
-from lorweb_mini.evaluation import by_relation, evaluate
+from lorweb_mini.analysis.evaluation import by_relation, evaluate
+from lorweb_mini.core.editor import Editor
+from lorweb_mini.emoji.relations import Analogy, as_batch, select
 from lorweb_mini.images import to_pil
-from lorweb_mini.mixer import Instrument, Pads, source_of
-from lorweb_mini.relations import Analogy, as_batch, select
-from lorweb_mini.rendering import Renderer
-from lorweb_mini.widgets import GAIN_MAX, Mixer
+from lorweb_mini.widgets.mixer import GAIN_MAX, Mixer
+from lorweb_mini.widgets.pads import Instrument, Pads, source_of
+from lorweb_mini.widgets.rendering import Renderer
 
 from .timing import conditions, interleaved, markdown, write
 
@@ -164,8 +164,8 @@ SOURCE = """
 import torch
 torch.set_num_threads({threads})
 import lorweb_mini as lw
-from lorweb_mini.mixer import Pads
-from lorweb_mini.widgets import Mixer
+from lorweb_mini.widgets.pads import Pads
+from lorweb_mini.widgets.mixer import Mixer
 editor = lw.load({weights!r})
 items = [lw.analogies("val", name, n=1)[0] for name in {relations!r}]
 one = items[0]

@@ -30,8 +30,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lorweb_mini.base import TOKEN_WIDTH, Base, position_ids, transformer_of
-from lorweb_mini.basis import Basis, adapted_linears
+from lorweb_mini.core.basis import Basis, adapted_linears
+from lorweb_mini.core.layout import position_ids
+from lorweb_mini.models.base import TOKEN_WIDTH, Base, transformer_of
 
 from .timing import conditions, interleaved, markdown, ratio, write, write_readme
 

@@ -19,12 +19,12 @@ from statistics import mean, stdev
 
 import torch
 
-from lorweb_mini.editor import load
-from lorweb_mini.evaluation import MEASURES, Evaluation, by_relation, evaluate, methods_of
-from lorweb_mini.run import GROUPS, PROFILES, gathered, root, trained
-from lorweb_mini.train import DEFAULTS
-from lorweb_mini.training import LOG, read_log
-from lorweb_mini.weights import weights_dir
+from lorweb_mini.analysis.evaluation import MEASURES, Evaluation, by_relation, evaluate, methods_of
+from lorweb_mini.commands.run import GROUPS, PROFILES, gathered, root, trained
+from lorweb_mini.commands.train import DEFAULTS
+from lorweb_mini.core.editor import load
+from lorweb_mini.models.weights import weights_dir
+from lorweb_mini.training.loop import LOG, read_log
 
 from .timing import conditions, markdown, write
 

@@ -26,8 +26,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from lorweb_mini.train import DEFAULTS, recipe_of
-from lorweb_mini.training import Recipe, TrainingConfig
+from lorweb_mini.commands.train import DEFAULTS, recipe_of
+from lorweb_mini.training.loop import Recipe, TrainingConfig
 
 from .timing import conditions, interleaved, markdown, ratio, write
 

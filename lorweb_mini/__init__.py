@@ -8,12 +8,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .editor import BasisConfig, Editor, EditResult, load
-from .images import InputError, load_emoji
-from .relations import Analogy, analogies, relations
+from .core.editor import BasisConfig, Editor, EditResult, load
+from .emoji.relations import Analogy, analogies, relations
+from .emoji.sheets import load_emoji
+from .errors import InputError
 
 if TYPE_CHECKING:
-    from .flux import load_flux
+    from .flux.editor import load_flux
 
 __all__ = [
     "Analogy",
@@ -32,7 +33,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Late: the real scale needs diffusers' whole pipeline, which costs the miniature seconds at every start.
     if name == "load_flux":
-        from .flux import load_flux
+        from .flux.editor import load_flux
 
         return load_flux
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

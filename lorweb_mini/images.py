@@ -1,4 +1,4 @@
-"""Pictures: the emoji sheets, and reading whatever a caller calls a picture.
+"""Reading whatever a caller calls a picture, and giving pictures back.
 
 Inside the package a picture is a float32 tensor [3, 64, 64] (a batch: [B, 3, 64, 64]) in [-1, 1], RGB,
 composed on white.
@@ -6,13 +6,8 @@ composed on white.
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 import warnings
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,188 +16,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-STYLES = ("noto", "twemoji", "openmoji", "openmoji_black", "fluent_3d", "fluent_flat")
+from .errors import InputError
+
 SIZE = 64
-COLUMNS = 64
 MAX_PIXELS = 64_000_000
-
-
-class InputError(ValueError):
-    """The one exception for bad input; its message says what was expected and what came."""
-
-
-def data_dir() -> Path:
-    """Folder of the data files: $LORWEB_DATA, else `data` in the installed package, else beside the checkout's package.
-
-    Raises:
-        InputError: none of them holds `emoji/emoji.json`.
-    """
-    here = Path(__file__).resolve().parent
-    override = os.environ.get("LORWEB_DATA")
-    candidates = [Path(override)] if override else [here / "data", here.parent / "data"]
-    for folder in candidates:
-        if (folder / "emoji" / "emoji.json").is_file():
-            return folder
-    raise InputError(f"expected emoji/emoji.json in {' or '.join(map(str, candidates))}; found none")
-
-
-@dataclass(frozen=True)
-class Emoji:
-    """One emoji, in any number of styles.
-
-    Attributes:
-        key: code points in lowercase hex joined by "-", without the variation selector fe0f.
-        tone: skin tone 1 (light) to 5 (dark), a pair of them for two people, None without one.
-        gender: "woman" or "man" where Unicode spells one out, else None.
-        concept: key that names the class of all tones, genders and mirrored versions of the same thing;
-            the unit by which the data are split.
-        styles: the styles that draw it.
-    """
-
-    key: str
-    char: str
-    name: str
-    group: str
-    subgroup: str
-    keywords: tuple[str, ...]
-    version: float
-    tone: int | tuple[int, int] | None
-    gender: str | None
-    concept: str
-    styles: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class EmojiSet:
-    """All emojis in all styles.
-
-    Attributes:
-        emojis: n of them, in Unicode order.
-        index: key -> position in `emojis`.
-        present: bool [n, 6], whether a style draws an emoji.
-        rgba: uint8 [n, 6, 64, 64, 4], not premultiplied; zero where absent.
-    """
-
-    emojis: tuple[Emoji, ...]
-    index: dict[str, int]
-    present: np.ndarray
-    rgba: np.ndarray = field(repr=False)
-
-    @functools.cached_property
-    def _names(self) -> dict[str, int]:
-        names: dict[str, int] = {}
-        for position, emoji in enumerate(self.emojis):
-            for name in (emoji.key, emoji.char.replace("\ufe0f", ""), emoji.name):
-                names.setdefault(name.lower(), position)
-        return names
-
-    def tensor(
-        self,
-        emoji: int | Sequence[int] | np.ndarray | Tensor,
-        style: int | Sequence[int] | np.ndarray | Tensor,
-        background: float | Sequence[float] = 1.0,
-    ) -> Tensor:
-        """Pictures composed on a plain background.
-
-        Args:
-            emoji: k positions in `emojis`.
-            style: k positions in `STYLES` (or one for all).
-            background: grey or RGB in [0, 1].
-
-        Returns:
-            float32 [k, 3, 64, 64] in [-1, 1].
-
-        Raises:
-            InputError: a position out of range, an emoji that a style lacks, or a background out of range.
-        """
-        rows, columns = np.broadcast_arrays(np.atleast_1d(np.asarray(emoji)), np.atleast_1d(np.asarray(style)))
-        if rows.size and (rows.min() < 0 or rows.max() >= len(self.emojis)):
-            raise InputError(f"emoji: expected positions in 0..{len(self.emojis) - 1}; got {rows.min()}..{rows.max()}")
-        if rows.size and (columns.min() < 0 or columns.max() >= len(STYLES)):
-            raise InputError(f"style: expected 0..{len(STYLES) - 1}; got {columns.min()}..{columns.max()}")
-        absent = np.flatnonzero(~self.present[rows, columns])
-        if absent.size:
-            key, missing = self.emojis[rows[absent[0]]].key, STYLES[columns[absent[0]]]
-            raise InputError(f"expected emojis that their style draws; {missing} has no {key}")
-        ground = torch.as_tensor(background, dtype=torch.float32)
-        if ground.numel() not in (1, 3) or not bool(((ground >= 0) & (ground <= 1)).all()):
-            raise InputError(f"background: expected a grey or an RGB in [0, 1]; got {background!r}")
-        picked = torch.from_numpy(self.rgba[rows, columns]).permute(0, 3, 1, 2).float().div_(255)
-        colour, alpha = picked[:, :3], picked[:, 3:]
-        return (colour * alpha + ground.reshape(-1, 1, 1) * (1 - alpha)) * 2 - 1
-
-    def find(self, key_or_char_or_name: str) -> int:
-        """Position of an emoji given by key, character or (English CLDR) name; InputError if there is none."""
-        position = self._names.get(key_or_char_or_name.strip().lower().replace("\ufe0f", ""))
-        if position is None:
-            raise InputError(
-                f"expected the key, character or name of an emoji, such as '1f525', '🔥' or 'fire'; "
-                f"got {key_or_char_or_name!r}"
-            )
-        return position
-
-    def picture(self, key_or_char_or_name: str, style: str = "noto") -> Image.Image:
-        """One picture, 64×64 RGBA; InputError for an unknown emoji or style, or one that the style lacks."""
-        if style not in STYLES:
-            raise InputError(f"style: expected one of {', '.join(STYLES)}; got {style!r}")
-        position = self.find(key_or_char_or_name)
-        if not self.present[position, STYLES.index(style)]:
-            emoji = self.emojis[position]
-            raise InputError(f"{emoji.name}: expected one of {', '.join(emoji.styles)}; got {style!r}, which lacks it")
-        return Image.fromarray(self.rgba[position, STYLES.index(style)], "RGBA")
-
-
-def _pair(tone: int | list[int] | None) -> int | tuple[int, int] | None:
-    return (tone[0], tone[1]) if isinstance(tone, list) else tone
-
-
-@functools.lru_cache(maxsize=1)
-def load_emoji() -> EmojiSet:
-    """The six sheets and their index, read once a process (a few seconds; 0.4 GiB, and twice that while it reads).
-
-    Raises:
-        InputError: the data files are not there or do not fit each other.
-    """
-    folder = data_dir() / "emoji"
-    table = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
-    if tuple(table["styles"]) != STYLES:
-        raise InputError(f"{folder / 'emoji.json'}: expected the styles {STYLES}; got {tuple(table['styles'])}")
-    emojis = tuple(
-        Emoji(
-            **{
-                **entry,
-                "keywords": tuple(entry["keywords"]),
-                "styles": tuple(entry["styles"]),
-                "tone": _pair(entry["tone"]),
-            }
-        )
-        for entry in table["emojis"]
-    )
-    n = len(emojis)
-    rgba = np.empty((n, len(STYLES), SIZE, SIZE, 4), np.uint8)
-    with ThreadPoolExecutor(2) as pool:  # decoding lets go of the interpreter
-        list(pool.map(lambda column: _read_sheet(folder / f"{STYLES[column]}.webp", rgba[:, column]), range(6)))
-    present = np.array([[style in emoji.styles for style in STYLES] for emoji in emojis])
-    rgba.setflags(write=False)
-    present.setflags(write=False)
-    return EmojiSet(emojis, {emoji.key: i for i, emoji in enumerate(emojis)}, present, rgba)
-
-
-def _read_sheet(path: Path, out: np.ndarray) -> None:
-    """Cut a sheet of 64 columns into its first n cells: out is uint8 [n, 64, 64, 4]."""
-    n = len(out)
-    with Image.open(path) as sheet:
-        expected = (COLUMNS * SIZE, -(-n // COLUMNS) * SIZE)
-        if sheet.size != expected or sheet.mode != "RGBA":
-            raise InputError(f"{path}: expected RGBA {expected} for {n} emojis; got {sheet.mode} {sheet.size}")
-        for start in range(0, n, COLUMNS):
-            # Row by row: copies of whole sheets would double the memory.
-            row = sheet.crop((0, start // COLUMNS * SIZE, expected[0], (start // COLUMNS + 1) * SIZE))
-            cells = np.asarray(row).reshape(SIZE, COLUMNS, SIZE, 4).swapaxes(0, 1)
-            out[start : start + COLUMNS] = cells[: n - start]
-
-
-# --- reading --------------------------------------------------------------------------------------
 
 
 def read_image(x: Any, name: str = "a") -> Tensor:

@@ -19,9 +19,10 @@ import torch
 from IPython.display import Markdown, display
 
 import lorweb_mini as lw
-from lorweb_mini.evaluation import reconstruct, squared
-from lorweb_mini.figures import COLOURS, figure_of, relation_label, triplets
-from lorweb_mini.relations import as_batch, splits
+from lorweb_mini.analysis.evaluation import reconstruct, squared
+from lorweb_mini.emoji.relations import as_batch, splits
+from lorweb_mini.show.figures import relation_label, triplets
+from lorweb_mini.show.style import COLOURS, figure_of
 
 SMOKE = os.environ.get("LORWEB_PROFILE") == "smoke"
 STEPS = 2 if SMOKE else 8
@@ -66,7 +67,7 @@ display(
 # Is everything here?
 
 # %%
-from lorweb_mini.preflight import preflight
+from lorweb_mini.show.preflight import preflight
 
 preflight()
 
@@ -153,7 +154,7 @@ figure.colorbar(shown, label="coefficient", pad=0.01)
 figure
 
 # %%
-from lorweb_mini.widgets import shares, strongest
+from lorweb_mini.widgets.mixer import shares, strongest
 
 leaders = strongest(coefficients, 3)
 taken = shares(coefficients)[list(leaders)]
@@ -216,7 +217,7 @@ figure
 # pictures instead.
 
 # %%
-from lorweb_mini.widgets import Mixer
+from lorweb_mini.widgets.mixer import Mixer
 
 mixer = Mixer(editor, question.b, coefficients, context=(question.a, question.a_prime), steps=2 if SMOKE else 4)
 mixer
@@ -343,7 +344,7 @@ print(check_half(half))
 #
 # [arXiv 2602.15727](https://arxiv.org/abs/2602.15727), *Spanning the Visual Analogy Space with a Weight Basis of
 # LoRAs*: its method section has the basis, the router's query and the softmax over keys of the formula above. In this
-# repository they are `lorweb_mini/basis.py` and `lorweb_mini/router.py`, a page each.
+# repository they are `lorweb_mini/core/basis.py` and `lorweb_mini/core/router.py`, a page each.
 
 # %%
 seconds = time.perf_counter() - START

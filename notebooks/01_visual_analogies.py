@@ -20,8 +20,9 @@ import torch
 from IPython.display import Markdown, display
 
 import lorweb_mini as lw
-from lorweb_mini.figures import STYLE, relation_label, triplets
-from lorweb_mini.relations import Analogy, Relation, as_batch, relations
+from lorweb_mini.emoji.relations import Analogy, Relation, as_batch, relations
+from lorweb_mini.show.figures import relation_label, triplets
+from lorweb_mini.show.style import STYLE
 
 matplotlib.rcParams.update(STYLE)
 SMOKE = os.environ.get("LORWEB_PROFILE") == "smoke"
@@ -62,9 +63,9 @@ triplets(questions, {"b + (a′ − a)": pixel_arithmetic(questions)}, title=TIT
 # made what, and what was changed, is in `data/emoji/ATTRIBUTION.md`.
 
 # %%
-from lorweb_mini.browser import picture_rows
-from lorweb_mini.images import STYLES
-from lorweb_mini.relations import STYLE_NAMES
+from lorweb_mini.emoji.relations import STYLE_NAMES
+from lorweb_mini.emoji.sheets import STYLES
+from lorweb_mini.show.figures import picture_rows
 
 emoji = lw.load_emoji()
 drawings = {name: emoji.tensor(emoji.find(name), np.arange(6)) for name in ("fox", "rocket", "woman astronaut")}
@@ -138,7 +139,7 @@ display(
 # relation with *P* training pairs gets the weight $\sqrt{\min(P, 400)}$: more pairs, more turns, but not in proportion.
 
 # %%
-from lorweb_mini.figures import COLOURS, INK, LINE, PALE, figure_of
+from lorweb_mini.show.style import COLOURS, INK, LINE, PALE, figure_of
 
 
 def shares(weight) -> dict[str, float]:
@@ -199,7 +200,7 @@ picture_rows(strips, title="Ordered relations", size=0.62, label_width=1.1)
 # three is held out of training, so that we can ask: does a model that knows weak and strong know medium?
 
 # %%
-from lorweb_mini.edits import EDITS, apply_edit, relation_name
+from lorweb_mini.emoji.edits import EDITS, apply_edit, relation_name
 
 b = emoji.tensor(emoji.find("snail"), 0)
 dials, notes = {}, {}
@@ -273,7 +274,7 @@ picture_rows(leaked, title=f"One concept: {len(runners)} emoji, {len(chosen)} dr
 # %%
 from collections import Counter
 
-from lorweb_mini.relations import DEGREES, select
+from lorweb_mini.emoji.relations import DEGREES, select
 
 found = Counter((r.degree, r.known_to_base) for r in relations().values())
 lines = [
@@ -309,7 +310,7 @@ picture_rows(four, columns=["a", "a′", "b", "true b′"], title="One question 
 # *apple*, or a character of your own. On a page without a running kernel you see a still picture instead.
 
 # %%
-from lorweb_mini.browser import Browser
+from lorweb_mini.widgets.browser import Browser
 
 browser = Browser()
 browser
@@ -318,7 +319,7 @@ browser
 # The same in code: `search` finds emoji, `relations_of` the relations that start at a drawing, `pairs_of` their pairs.
 
 # %%
-from lorweb_mini.browser import relations_of, search
+from lorweb_mini.widgets.browser import relations_of, search
 
 heart = search("red heart")[0]
 starting = [name for name in relations_of(heart, "noto") if name.split("/")[0] in semantic]
@@ -348,10 +349,10 @@ display(Markdown(f"At Noto's *{emoji.emojis[heart].name}* start: " + ", ".join(f
 # > **Predict before you run.** In which groups will arithmetic beat doing nothing? Is there one where it does harm?
 
 # %%
-from lorweb_mini.autoencoder import MiniAutoencoder
-from lorweb_mini.evaluation import by_relation as sort_by_relation
-from lorweb_mini.evaluation import draw, evaluate, reconstruct, squared, table
-from lorweb_mini.weights import weights_dir
+from lorweb_mini.analysis.evaluation import by_relation as sort_by_relation
+from lorweb_mini.analysis.evaluation import draw, evaluate, reconstruct, squared, table
+from lorweb_mini.models.autoencoder import MiniAutoencoder
+from lorweb_mini.models.weights import weights_dir
 
 autoencoder = MiniAutoencoder.load(weights_dir() / "autoencoder")
 GROUPS = {

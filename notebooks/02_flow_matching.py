@@ -22,11 +22,11 @@ import torch
 from IPython.display import Markdown, display
 
 import lorweb_mini as lw
-from lorweb_mini.editor import load_frozen
-from lorweb_mini.figures import COLOURS, INK, LINE, PALE, STYLE, figure_of
-from lorweb_mini.images import STYLES
-from lorweb_mini.instructions import vectors_of
-from lorweb_mini.sampler import strip, trajectory
+from lorweb_mini.core.editor import load_frozen
+from lorweb_mini.emoji.sheets import STYLES
+from lorweb_mini.models.text import vectors_of
+from lorweb_mini.show.style import COLOURS, INK, LINE, PALE, STYLE, figure_of
+from lorweb_mini.widgets.sampler import strip, trajectory
 
 SMOKE = os.environ.get("LORWEB_PROFILE") == "smoke"
 STEPS = 3 if SMOKE else 8
@@ -280,10 +280,10 @@ display(
 # What the autoencoder loses is lost for every model built on it. How much is that?
 
 # %%
-from lorweb_mini.autoencoder import psnr
-from lorweb_mini.browser import picture_rows
-from lorweb_mini.evaluation import reconstruct
-from lorweb_mini.relations import SPLITS, STYLE_NAMES, concept_sides
+from lorweb_mini.analysis.evaluation import reconstruct
+from lorweb_mini.emoji.relations import SPLITS, STYLE_NAMES, concept_sides
+from lorweb_mini.models.autoencoder import psnr
+from lorweb_mini.show.figures import picture_rows
 
 SHOWN = ("octopus", "fire engine", "pineapple", "peacock", "parachute", "pizza", "dragon face", "watermelon", "tram")
 gallery = torch.cat([emoji.tensor(emoji.find(name), i % len(STYLES)) for i, name in enumerate(SHOWN)])
@@ -323,7 +323,7 @@ display(
 # %%
 import torch.nn.functional as F
 
-from lorweb_mini.base import pack, unpack
+from lorweb_mini.core.layout import pack, unpack
 
 TOKEN = 6
 torch.manual_seed(1)
@@ -380,8 +380,8 @@ display(
 # %%
 from matplotlib.figure import Figure
 
-from lorweb_mini.evaluation import squared
-from lorweb_mini.relations import as_batch
+from lorweb_mini.analysis.evaluation import squared
+from lorweb_mini.emoji.relations import as_batch
 
 EDIT = "edit/hue=120"
 relation = lw.relations()[EDIT]
@@ -419,7 +419,8 @@ def progress(losses: list[float], drawn: torch.Tensor) -> Figure:
 # both loops above.
 
 # %%
-from lorweb_mini.base import TEXT_WIDTH, position_ids, transformer_of
+from lorweb_mini.core.layout import position_ids
+from lorweb_mini.models.base import TEXT_WIDTH, transformer_of
 
 torch.manual_seed(0)
 transformer = transformer_of(width=64, double_blocks=1, single_blocks=2)
@@ -489,7 +490,7 @@ every = 10 if SMOKE else 40
 losses, film = train(30 if SMOKE else 1600, every)
 
 # %%
-from lorweb_mini.evaluation import Estimate, resampling_weights
+from lorweb_mini.analysis.evaluation import Estimate, resampling_weights
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray, resamples: int = 1000) -> Estimate:
@@ -514,10 +515,10 @@ display(
 )
 
 # %% [markdown]
-# `lorweb_mini/base.py` has the same loop with diffusers' scheduler, an instruction and guidance. Is it the same?
+# `lorweb_mini/models/base.py` has the same loop with diffusers' scheduler, an instruction and guidance. Is it the same?
 
 # %%
-from lorweb_mini.base import Base
+from lorweb_mini.models.base import Base
 
 start = torch.randn_like(test_reference)
 package = Base(transformer.eval()).sample(start, test_reference, ids, steps=8)
@@ -771,7 +772,7 @@ strip(autoencoder, path, person[0], man[0], title=f"“{open_wish}”")
 # > **Predict before you run.** Which of the two makes the picture sharper? Can one of them replace the other?
 
 # %%
-from lorweb_mini.sampler import Sampler
+from lorweb_mini.widgets.sampler import Sampler
 
 offered = [open_wish, *(lw.relations()[name].instructions[0] for name in EDITS), ""]
 sampler = Sampler(base, autoencoder, person[0], offered, steps=8)
@@ -789,8 +790,8 @@ sampler
 # > **Predict before you run.** From one step to ten: will the error of *each* wish fall?
 
 # %%
-from lorweb_mini.figures import relation_label
-from lorweb_mini.report import gradient_energy
+from lorweb_mini.analysis.sharpness import gradient_energy
+from lorweb_mini.show.figures import relation_label
 
 ONE_ANSWER = ("edit/grey", "edit/hue=240", "edit/flip_horizontal")
 OPEN = ("gender/person>man", "style/openmoji>fluent_3d", "style/openmoji_black>twemoji")
@@ -1025,8 +1026,8 @@ print(check_place(token_rows, token_columns))
 # token_rows, token_columns = slice(32, 48), slice(16, 32)
 # ```
 #
-# Token 9 stands in row 2, column 1, counted from 0. It is the `pack` of `lorweb_mini/base.py`, and the order in which
-# diffusers' Flux pipelines pack.
+# Token 9 stands in row 2, column 1, counted from 0. It is the `pack` of `lorweb_mini/core/layout.py`, and the order in
+# which diffusers' Flux pipelines pack.
 #
 # </details>
 
@@ -1209,8 +1210,9 @@ print(check_average(error_of_average))
 #   reference tokens have 1 on the first axis of the position ids. Both as here.
 # - Its transformer has 19 double and 38 single blocks. Ours has 2 and 4, from the same class,
 #   diffusers' `FluxTransformer2DModel`.
-# - In this repository: `lorweb_mini/base.py` (loss target, sampler, guidance), `lorweb_mini/autoencoder.py`,
-#   `lorweb_mini/recipes.py` (`flow_sample` draws t more often where the drawing is decided).
+# - In this repository: `lorweb_mini/models/base.py` (loss target, sampler, guidance),
+#   `lorweb_mini/models/autoencoder.py`, `lorweb_mini/training/recipes.py` (`flow_sample` draws t more often where the
+#   drawing is decided).
 
 # %%
 seconds = time.perf_counter() - START

@@ -25,10 +25,11 @@ import torch
 from IPython.display import Markdown, display
 
 import lorweb_mini as lw
-from lorweb_mini.evaluation import reconstruct, squared
-from lorweb_mini.figures import COLOURS, PALE, STYLE, figure_of, relation_label, triplets
-from lorweb_mini.relations import as_batch, splits
-from lorweb_mini.weights import weights_dir
+from lorweb_mini.analysis.evaluation import reconstruct, squared
+from lorweb_mini.emoji.relations import as_batch, splits
+from lorweb_mini.models.weights import weights_dir
+from lorweb_mini.show.figures import relation_label, triplets
+from lorweb_mini.show.style import COLOURS, PALE, STYLE, figure_of
 
 SMOKE = os.environ.get("LORWEB_PROFILE") == "smoke"
 STEPS = 2 if SMOKE else 8
@@ -101,8 +102,8 @@ display(
 # %%
 from collections import Counter
 
-from lorweb_mini.basis import adapted_linears
-from lorweb_mini.editor import load_frozen
+from lorweb_mini.core.basis import adapted_linears
+from lorweb_mini.core.editor import load_frozen
 
 autoencoder, encoder, base = load_frozen()
 layers = {name: base.transformer.get_submodule(name) for name in adapted_linears(base.transformer)}
@@ -125,9 +126,10 @@ display(Markdown("| | numbers |\n|:--|--:|\n" + "\n".join(lines)))
 # and unseen ones to judge by.
 
 # %%
-from lorweb_mini.base import Base, noise_for, pack, position_ids, unpack
-from lorweb_mini.evaluation import Estimate, resampling_weights
-from lorweb_mini.relations import differ
+from lorweb_mini.analysis.evaluation import Estimate, resampling_weights
+from lorweb_mini.core.layout import pack, position_ids, unpack
+from lorweb_mini.emoji.relations import differ
+from lorweb_mini.models.base import Base, noise_for
 
 RELATION = "tone/yellow>dark"
 rng = np.random.default_rng(0)
@@ -450,9 +452,9 @@ with torch.no_grad():
 # same loop and as many steps, and watch.
 
 # %%
-from lorweb_mini.editor import BasisConfig, Editor
+from lorweb_mini.core.editor import BasisConfig, Editor
 from lorweb_mini.images import to_pil
-from lorweb_mini.instructions import vectors_of
+from lorweb_mini.models.text import vectors_of
 
 RANK = 16
 RATE = 5e-3  # at this rank
@@ -526,7 +528,7 @@ display(
 # > **Predict before you run.** Will the fire engine stay as it is?
 
 # %%
-from lorweb_mini.browser import picture_rows
+from lorweb_mini.show.figures import picture_rows
 
 emoji = lw.load_emoji()
 THINGS = ("fire engine", "pizza", "octopus", "watermelon", "lemon", "sun", "cheese wedge")
@@ -585,7 +587,8 @@ with tempfile.TemporaryDirectory() as folder:
 # every tool that uses LoRAs.
 
 # %%
-from lorweb_mini.one_lora import RankSlider, by_direction, energy_kept, kept
+from lorweb_mini.analysis.one_lora import by_direction, energy_kept, kept
+from lorweb_mini.widgets.rank_slider import RankSlider
 
 directions = by_direction(lora, base)
 pairs_shown = {f"person {i + 1}": (test[i].b, test[i].b_prime) for i in range(4)}
@@ -627,7 +630,7 @@ display(
 # **die**. Both can be computed from the pictures alone, with no network and before any training. Let us do that first.
 
 # %%
-from lorweb_mini.relations import SPLITS, concept_sides, training_pictures
+from lorweb_mini.emoji.relations import SPLITS, concept_sides, training_pictures
 
 EDITS = ("hue=120", "flip_horizontal", "invert", "background=220", "shrink=0.35", "blur=4", "grey", "darken=0.25")
 NAMES = [name.replace("=", " ").replace("_", " ") for name in EDITS]
@@ -779,7 +782,7 @@ display(
 # others. See it at work: one b, the LoRA that learnt all the edits, six different noises.
 
 # %%
-from lorweb_mini.evaluation import nearest
+from lorweb_mini.analysis.evaluation import nearest
 
 SEEDS = 2 if SMOKE else 6
 dice = torch.stack([drawn_by(blind[most].base, many_reference, seed=seed) for seed in range(SEEDS)])  # [seeds, k, …]
@@ -901,7 +904,7 @@ display(
 # are both on our eight edits, on the same unseen pictures, with pairs of other unseen concepts.
 
 # %%
-from lorweb_mini.training import read_log
+from lorweb_mini.training.loop import read_log
 
 pair_a_prime = all_edits(pair_a)  # [edits, k, 3, 64, 64]
 seen = {"one LoRA, sees a, a′": one, "basis and router": mixed}
@@ -1114,7 +1117,8 @@ print(check_thin(thin_singular_values))
 #     return torch.linalg.svdvals(left @ right.T)
 # ```
 #
-# The slider above does it this way, with the directions kept as well: `svd_of_product` in `lorweb_mini/one_lora.py`.
+# The slider above does it this way, with the directions kept as well: `svd_of_product` in
+# `lorweb_mini/analysis/one_lora.py`.
 #
 # </details>
 
@@ -1252,8 +1256,8 @@ print(check_guess(guessing))
 # - LoRWeB ([arXiv 2602.15727](https://arxiv.org/abs/2602.15727)) asks whether a basis, mixed by the input, generalises
 #   to analogies of unseen kinds and keeps detail better than one LoRA, and what basis size and rank are for. Its LoRAs
 #   are in every linear layer of the blocks, modulation included, $A$ from a uniform distribution and $B$ zero, as here.
-# - In this repository: `lorweb_mini/basis.py` (one PEFT adapter), `lorweb_mini/one_lora.py` (directions, the slider),
-#   `data/weights/one_lora` (the baseline that sees a, a′).
+# - In this repository: `lorweb_mini/core/basis.py` (one PEFT adapter), `lorweb_mini/analysis/one_lora.py` (directions),
+#   `lorweb_mini/widgets/rank_slider.py` (the slider), `data/weights/one_lora` (the baseline that sees a, a′).
 
 # %%
 seconds = time.perf_counter() - START

@@ -23,9 +23,10 @@ import torch
 from IPython.display import Markdown, display
 
 import lorweb_mini as lw
-from lorweb_mini.figures import COLOURS, INK, LINE, PALE, STYLE, figure_of, relation_label, triplets
+from lorweb_mini.emoji.relations import as_batch, splits
 from lorweb_mini.images import to_pil
-from lorweb_mini.relations import as_batch, splits
+from lorweb_mini.show.figures import relation_label, triplets
+from lorweb_mini.show.style import COLOURS, INK, LINE, PALE, STYLE, figure_of
 
 SMOKE = os.environ.get("LORWEB_PROFILE") == "smoke"
 STEPS = 2 if SMOKE else 8
@@ -211,13 +212,13 @@ with torch.no_grad():
     print(f"PEFT with our hook against the loop: {(layer(x) - naive).abs().max() / naive.abs().max():.0e}")
 
 # %% [markdown]
-# `lorweb_mini.basis.Basis` does this to every `Linear` inside the blocks of the transformer. Here is its hook, and a
-# check of **all** layers of the trained starter basis against the loop, each sample with a mixture of its own:
+# `lorweb_mini.core.basis.Basis` does this to every `Linear` inside the blocks of the transformer. Here is its hook, and
+# a check of **all** layers of the trained starter basis against the loop, each sample with a mixture of its own:
 
 # %%
 import inspect
 
-from lorweb_mini.basis import Basis
+from lorweb_mini.core.basis import Basis
 
 print(inspect.getsource(Basis._gate))
 torch.manual_seed(1)
@@ -393,7 +394,7 @@ print(f"largest difference to the package's router: {(mine - package).abs().max(
 # %%
 from diffusers import FluxTransformer2DModel
 
-from lorweb_mini.basis import adapted_linears
+from lorweb_mini.core.basis import adapted_linears
 
 
 def parameters(linears: list, n: int, rank: int, keys: int, query: int) -> dict[str, int]:
@@ -465,9 +466,9 @@ display(
 # that a training needs: latents of the true pairs of all relations, a new basis (B = 0) and a new router.
 
 # %%
-from lorweb_mini import recipes
-from lorweb_mini.run import PROFILES
-from lorweb_mini.train import DEFAULTS, recipe_of
+from lorweb_mini.commands.run import PROFILES
+from lorweb_mini.commands.train import DEFAULTS, recipe_of
+from lorweb_mini.training import recipes
 
 if SMOKE:
     recipes.SCALE_ROWS = 128  # training triplets for μ and σ
@@ -626,7 +627,7 @@ display(
 # all; and the variation with the question.
 
 # %%
-from lorweb_mini.editor import new_editor
+from lorweb_mini.core.editor import new_editor
 
 MEAN, DEVIATION = new_router.mean.clone(), new_router.deviation.clone()
 
@@ -803,8 +804,8 @@ from pathlib import Path
 
 from IPython.utils.capture import capture_output
 
-from lorweb_mini.live_training import unfinished
-from lorweb_mini.training import train
+from lorweb_mini.training.live_training import unfinished
+from lorweb_mini.training.loop import train
 
 SHORT, FAILS_AT = (3, 2) if SMOKE else (20, 12)
 REHEARSAL = replace(DEFAULTS["starter"], steps=SHORT, minutes=None, batch_size=BATCH // 2, checkpoint_minutes=0.01)
@@ -858,8 +859,9 @@ display(
 # > move pixels and which only recolour them.)
 
 # %%
-from lorweb_mini.live_training import Watched, film_figure, read_film
-from lorweb_mini.weights import WEIGHTS
+from lorweb_mini.models.weights import WEIGHTS
+from lorweb_mini.show.figures import film_figure
+from lorweb_mini.training.live_training import Watched, read_film
 
 MINUTES = TRAIN_MINUTES or 1.5
 FOLDER = Path("../runs/notebook_04") / f"{'smoke' if SMOKE else f'{MINUTES:g}_minutes'}"
@@ -886,7 +888,7 @@ else:
     print(f"{summary['seconds']:.0f} seconds by the clock, {watched.seconds:.0f} of them spent on looking")
 
 # %%
-from lorweb_mini.browser import picture_rows
+from lorweb_mini.show.figures import picture_rows
 
 moments = sorted({round(i) for i in np.linspace(0, len(film.steps) - 1, 7)})
 rows = {relation_label(x.relation).replace(": ", "\n"): torch.stack([x.b, *film.pictures[moments, i], x.b_prime])
@@ -912,9 +914,9 @@ display(
 # The shipped starter has the same form. This is the log of its training, beside what has just been reached here.
 
 # %%
-from lorweb_mini.figures import routing_curves
-from lorweb_mini.training import read_log
-from lorweb_mini.weights import load_config, weights_dir
+from lorweb_mini.models.weights import load_config, weights_dir
+from lorweb_mini.show.figures import routing_curves
+from lorweb_mini.training.loop import read_log
 
 shipped_log = read_log(weights_dir() / "starter" / "log.csv")
 flow = "flow_matching" if "flow_matching" in shipped_log[0] else "loss"
@@ -955,7 +957,7 @@ display(
 # - **oracle**: the frozen editor alone, and the edit is told to it *in words*. It never has to guess the edit.
 
 # %%
-from lorweb_mini.evaluation import counterfactuals, draw, evaluate, methods_of, reconstruct, squared
+from lorweb_mini.analysis.evaluation import counterfactuals, draw, evaluate, methods_of, reconstruct, squared
 
 here, one_lora = lw.load(FOLDER), lw.load(weights_dir() / "one_lora")
 editor, other = (here, shipped) if TRAIN_MINUTES else (shipped, here)
@@ -1093,7 +1095,7 @@ answers = editor.edit(*as_batch(twins)[:3], steps=STEPS)
 tables(twins, answers, columns=6)
 
 # %%
-from lorweb_mini.space import coefficients_of
+from lorweb_mini.analysis.space import coefficients_of
 
 items = [item for several in test.values() for item in several]
 names = np.array([item.relation for item in items])
@@ -1161,7 +1163,7 @@ display(
 # slider as a strip.
 
 # %%
-from lorweb_mini.widgets import Mixer
+from lorweb_mini.widgets.mixer import Mixer
 
 routed = editor.route(question.a, question.a_prime, question.b)
 mixer = Mixer(editor, question.b, routed, context=(question.a, question.a_prime), steps=2 if SMOKE else 4)
@@ -1379,7 +1381,7 @@ print(check_gate(gates))
 # %%
 def check_start(expected) -> str:
     """Predicted perplexity of new routers against measured ones."""
-    from lorweb_mini.router import Router
+    from lorweb_mini.core.router import Router
 
     if expected(1.0, 576, 16) is None:
         return "Not yet: `expected_perplexity` returns None."
@@ -1457,8 +1459,9 @@ print(check_start(expected_perplexity))
 # - Query: CLIP ViT-L/14's embeddings of a, a′ and b, joined. Softmax over keys, one head, no temperature to learn.
 # - Departures here: the query is standardised; the router learns at a tenth of the LoRAs' rate; the transformer sees b
 #   alone (in the paper it sees a grid of a, a′, b), so that the edit has no other way in than the mixture.
-# - In this repository: `lorweb_mini/basis.py`, `lorweb_mini/router.py`, `BasisRecipe` in `lorweb_mini/recipes.py`,
-#   `lorweb_mini/training.py`, and `lorweb_mini/live_training.py` for what you watched.
+# - In this repository: `lorweb_mini/core/basis.py`, `lorweb_mini/core/router.py`, `BasisRecipe` in
+#   `lorweb_mini/training/recipes.py`, `lorweb_mini/training/loop.py`, and
+#   `lorweb_mini/training/live_training.py` for what you watched.
 
 # %%
 seconds = time.perf_counter() - START

@@ -23,9 +23,12 @@ import torch
 from IPython.display import Markdown, display
 
 import lorweb_mini as lw
-from lorweb_mini.figures import COLOURS, INK, PALE, STYLE, figure_of, relation_label
-from lorweb_mini.images import STYLES, to_pil
-from lorweb_mini.space import cloud_of, pca
+from lorweb_mini.algebra import pca
+from lorweb_mini.analysis.space import cloud_of
+from lorweb_mini.emoji.sheets import STYLES
+from lorweb_mini.images import to_pil
+from lorweb_mini.show.figures import relation_label
+from lorweb_mini.show.style import COLOURS, INK, PALE, STYLE, figure_of
 
 SMOKE = os.environ.get("LORWEB_PROFILE") == "smoke"
 FEW = ("edit/blur", "edit/darken", "edit/hue", "tone/yellow", "style/noto", "compose/edit/invert")
@@ -201,8 +204,8 @@ import json
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
-from lorweb_mini.edits import EDITS, relation_name
-from lorweb_mini.relations import STYLE_NAMES
+from lorweb_mini.emoji.edits import EDITS, relation_name
+from lorweb_mini.emoji.relations import STYLE_NAMES
 
 ROUND = ("hue", "rotate", "background", "tint")  # their strength is an angle, neither weak nor strong
 GRADES = ("weak", "middle", "strong")
@@ -308,7 +311,7 @@ interactive(solid(), figure)
 # Under the pointer appear the analogy's a, a′ and b; a click lets the editor draw with the coefficients of that place.
 
 # %%
-from lorweb_mini.atlas import Atlas
+from lorweb_mini.widgets.atlas import Atlas
 
 Atlas(editor, lw.analogies("test", names, n=1) if SMOKE else None)
 
@@ -333,7 +336,7 @@ Atlas(editor, lw.analogies("test", names, n=1) if SMOKE else None)
 # %%
 import re
 
-from lorweb_mini.space import variance_share
+from lorweb_mini.analysis.space import variance_share
 
 KINDS = {"norm1.linear": "modulation", "norm.linear": "modulation", "attn.to_q": "q", "attn.to_k": "k",
          "attn.to_v": "v", "attn.to_out.0": "out", "proj_out": "out", "ff.net.0.proj": "MLP in", "proj_mlp": "MLP in",
@@ -465,7 +468,7 @@ Choice(
 # > routing do better than the query from which it was computed? Can it do better at all?
 
 # %%
-from lorweb_mini.space import clustering, over_concepts, read_off
+from lorweb_mini.analysis.space import clustering, over_concepts, read_off
 
 _, index, counts = np.unique(cloud.relations, return_inverse=True, return_counts=True)
 spread = np.array([len(set(cloud.concepts[index == i])) for i in range(len(counts))])
@@ -556,8 +559,8 @@ display(
 # > **Predict before you run.** `edit/sepia` is of an unseen family. Which known relation will be its neighbour?
 
 # %%
-from lorweb_mini.relations import composition_parts
-from lorweb_mini.space import nearest_known
+from lorweb_mini.analysis.space import nearest_known
+from lorweb_mini.emoji.relations import composition_parts
 
 known = [name for name in relations if relations[name].degree == "seen" and name in set(cloud.relations)]
 found = nearest_known(cloud.vectors, cloud.relations, known)
@@ -614,7 +617,7 @@ display(
 # everything), **what is lost without it** (take it out). They need not agree.
 
 # %%
-from lorweb_mini.space import basis_usage
+from lorweb_mini.analysis.space import basis_usage
 
 present = [sort for sort in SORTS if (sorts == sort).any()]
 usage = np.stack([cloud.coefficients[torch.from_numpy(sorts == sort)].mean((0, 1)).numpy() for sort in present])
@@ -654,9 +657,9 @@ display(
 # > **Predict before you run.** Will a LoRA alone draw *one* edit that you could name?
 
 # %%
-from lorweb_mini.browser import picture_rows
-from lorweb_mini.evaluation import reconstruct, squared
-from lorweb_mini.relations import SPLITS, concept_sides
+from lorweb_mini.analysis.evaluation import reconstruct, squared
+from lorweb_mini.emoji.relations import SPLITS, concept_sides
+from lorweb_mini.show.figures import picture_rows
 
 STEPS = 1 if SMOKE else 4
 SHOWN = ("octopus", "fire engine", "pineapple", "tram", "pizza", "peacock")
@@ -717,10 +720,10 @@ display(
 # > have? If all LoRAs did the same, how many?
 
 # %%
-from lorweb_mini.evaluation import resampling_weights
-from lorweb_mini.relations import as_batch
-from lorweb_mini.space import coefficients_of
-from lorweb_mini.widgets import remix
+from lorweb_mini.analysis.evaluation import resampling_weights
+from lorweb_mini.analysis.space import coefficients_of
+from lorweb_mini.emoji.relations import as_batch
+from lorweb_mini.widgets.mixer import remix
 
 TASKS = ("tone/yellow>dark", "tone/dark>light", "gender/man>woman", "style/noto>openmoji_black", "style/twemoji>noto",
          "edit/hue=120", "edit/grey", "edit/invert", "edit/background=220", "edit/darken=0.25", "edit/threshold",
@@ -765,7 +768,7 @@ figure
 
 # %%
 own = routed.mean(1).reshape(len(tasks), EACH, N).mean(1).numpy()  # how much each relation uses each LoRA
-from lorweb_mini.order import rank_correlation
+from lorweb_mini.analysis.order import rank_correlation
 
 agree = np.array([rank_correlation(u, c) for u, c in zip(own, change, strict=True)])
 worst = change.argmax(1)
@@ -812,7 +815,8 @@ display(
 # > **Predict before you run.** We give every LoRA another gauge, at random. Which of the four tables below will stay?
 
 # %%
-from lorweb_mini.space import cosines, update_gram
+from lorweb_mini.algebra import cosines
+from lorweb_mini.analysis.space import update_gram
 
 LAYER = most  # the layer that knows the relation best
 A, B = (x.detach().double() for x in editor.basis.factors(LAYER))  # [N, r, in], [N, out, r]
@@ -925,7 +929,8 @@ display(
 # $\sigma_i / \sum_j \sigma_j$: *k* for *k* equal ones.
 
 # %%
-from lorweb_mini.space import effective_rank, update_spectrum
+from lorweb_mini.algebra import effective_rank
+from lorweb_mini.analysis.space import update_spectrum
 
 ROUTED = "the router's mixture"
 chosen = rng.permutation(len(cloud))[: 3 if SMOKE else 16]
@@ -981,7 +986,7 @@ display(
 # It would also if you had asked for medium, dark, light: five clouds that lie apart in many dimensions can be read off
 # **in any order**. (Exercise 3 lets you do it.) Such a test finds that the tones are different, and calls it order.
 #
-# So the order must not choose the direction. Two statistics, both in `lorweb_mini/order.py`:
+# So the order must not choose the direction. Two statistics, both in `lorweb_mini/analysis/order.py`:
 #
 # 1. **Held out.** Fit the direction in which the levels' centres differ *most* (their first principal component; for a
 #    circle the plane of the first two) on half of the concepts. Project the centres of the other half onto it, seen
@@ -1003,7 +1008,7 @@ display(
 # > trained.)
 
 # %%
-from lorweb_mini.order import CIRCLE, LINE, corrected, crossed, dial, held_out_order, order_of, verdict
+from lorweb_mini.analysis.order import CIRCLE, LINE, corrected, crossed, dial, held_out_order, order_of, verdict
 
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 STEP = {f"tone/{s}>{t}": float(TONES.index(t) - TONES.index(s)) for s in TONES for t in TONES if s != t}
@@ -1359,7 +1364,7 @@ display(Markdown("| statistic | value |\n|:--|:--|\n" + "\n".join(f"| {what} | {
 #   course's own, on this course's small model; they prove and disprove nothing about the paper's.
 # - Effective rank: Roy and Vetterli, EUSIPCO 2007. Circular correlation: Fisher and Lee, Biometrika 70, 1983. Mantel's
 #   test: Cancer Research 27, 1967. False discovery rate: Benjamini and Hochberg, JRSS B 57, 1995.
-# - In this repository: `lorweb_mini/space.py` and `lorweb_mini/order.py`.
+# - In this repository: `lorweb_mini/analysis/space.py` and `lorweb_mini/analysis/order.py`.
 
 # %%
 seconds = time.perf_counter() - START

@@ -22,10 +22,10 @@ import torch
 from IPython.display import Markdown, display
 
 import lorweb_mini as lw
-from lorweb_mini.browser import picture_rows
-from lorweb_mini.evaluation import reconstruct, squared
-from lorweb_mini.figures import COLOURS, MARKERS, PALE, STYLE, figure_of, relation_label
-from lorweb_mini.walking import SCALES, Truth, ladders, walk
+from lorweb_mini.analysis.evaluation import reconstruct, squared
+from lorweb_mini.analysis.walking import SCALES, Truth, ladders, walk
+from lorweb_mini.show.figures import picture_rows, relation_label
+from lorweb_mini.show.style import COLOURS, MARKERS, PALE, STYLE, figure_of
 
 SMOKE = os.environ.get("LORWEB_PROFILE") == "smoke"
 STEPS = 1 if SMOKE else 4  # Euler steps a picture; half of the usual, since thousands are drawn here
@@ -74,8 +74,8 @@ picture_rows(
 # %%
 from itertools import combinations
 
-from lorweb_mini.relations import get_relation, splits
-from lorweb_mini.walking import render
+from lorweb_mini.analysis.walking import render
+from lorweb_mini.emoji.relations import get_relation, splits
 
 names = [name for name in splits()["starter"]["seen"] if name.startswith("edit/")]
 some = found_b[: 2 if SMOKE else 5]
@@ -184,7 +184,7 @@ display(
 # Believe it when you see it:
 
 # %%
-from lorweb_mini.walking import ends, geometric
+from lorweb_mini.analysis.walking import ends, geometric
 
 c_0, c_1 = (c[0] for c in ends(starter, [shown]))  # [layers, N] each
 T = 0.3
@@ -304,8 +304,8 @@ display(
 # once in thirty-two. So **nothing is called beyond doubt on fewer than six concepts**, however narrow the interval.
 
 # %%
-from lorweb_mini.report import gradient_energy
-from lorweb_mini.walking import ENOUGH, beyond_doubt
+from lorweb_mini.analysis.sharpness import gradient_energy
+from lorweb_mini.analysis.walking import ENOUGH, beyond_doubt
 
 full, GRID, BEYOND = lw.load(), (0.0, 0.25, 0.5, 0.75, 1.0), (-0.5, 1.5)
 
@@ -496,7 +496,7 @@ picture_rows(
 # > **Predict before you run.** At half strength, will the edit be half made, less than half, or more?
 
 # %%
-from lorweb_mini.walking import FROM_NOTHING
+from lorweb_mini.analysis.walking import FROM_NOTHING
 
 UP = ("coefficients", "example", "latent", "pixel", "asked")
 some_scales = list(FROM_NOTHING.items())[:: 5 if SMOKE else 1]
@@ -604,7 +604,7 @@ display(
 # > apart?
 
 # %%
-from lorweb_mini.walking_widget import Walk
+from lorweb_mini.widgets.walk import Walk
 
 MENU = (HUE, "tone: light → dark", "darken: 0.65 → 0.25", "shrink: 0.75 → 0.35", "blur: 1 → 4 pixels")
 walks = {HUE: shown, **{name: ladders(SCALES[name], 4)[1] for name in MENU[1:]}}
@@ -620,7 +620,7 @@ walker
 # gets quite there. From corner to corner the path leads along the edge of the space.
 
 # %%
-from lorweb_mini.widgets import strongest
+from lorweb_mini.widgets.mixer import strongest
 
 count, layers = starter.basis.n_loras, len(starter.basis.layers)
 leaders = strongest(c_0, 2) + strongest(c_1, 2)
@@ -667,8 +667,9 @@ display(
 # > **Predict before you run.** How many standard deviations can you go before the projection changes the picture?
 
 # %%
-from lorweb_mini.atlas import onto_simplex
-from lorweb_mini.space import coefficients_of, pca
+from lorweb_mini.algebra import pca
+from lorweb_mini.analysis.space import coefficients_of
+from lorweb_mini.widgets.atlas import onto_simplex
 
 cloud = lw.analogies("test", splits()["starter"]["seen"], seed=2, n=2 if SMOKE else 24)
 routings = coefficients_of(starter, cloud)  # [k, layers, N]
@@ -730,8 +731,8 @@ display(
 # %%
 import functools
 
-from lorweb_mini.relations import composition_parts
-from lorweb_mini.space import concepts_of
+from lorweb_mini.analysis.space import concepts_of
+from lorweb_mini.emoji.relations import composition_parts
 
 
 @functools.cache
@@ -758,8 +759,8 @@ def both_parts(items: list[lw.Analogy]) -> list[torch.Tensor]:
 
 
 # %%
-from lorweb_mini.relations import as_batch
-from lorweb_mini.walking import interval, median_ratio
+from lorweb_mini.analysis.walking import interval, median_ratio
+from lorweb_mini.emoji.relations import as_batch
 
 RECIPES = {
     "first alone": lambda one, two, centre, still: one,
@@ -960,7 +961,7 @@ def few_shot(editor, relations: list[str], n: int) -> dict:
 
 
 # %%
-from lorweb_mini.report import spread_out
+from lorweb_mini.analysis.space import spread_out
 
 each = 2 if SMOKE else 5
 degrees = ("strength", "composition", "family")
@@ -1178,7 +1179,7 @@ print(check_logits(logits_path))
 
 
 # %%
-from lorweb_mini.space import update_gram
+from lorweb_mini.analysis.space import update_gram
 
 LAYER = len(starter.basis.layers) // 2
 gram = update_gram(starter.basis, LAYER)  # float64 [N, N]
@@ -1251,7 +1252,8 @@ print(check_middle(share_in_the_middle))
 # - Adding and subtracting fine-tuned weights is *task arithmetic* ([arXiv 2212.04089](https://arxiv.org/abs/2212.04089)),
 #   averaging them *model soups* ([arXiv 2203.05482](https://arxiv.org/abs/2203.05482)). With a shared basis both are
 #   arithmetic of a few coefficients.
-# - In this repository: `lorweb_mini/walking.py` (ladders, paths, measures), `lorweb_mini/walking_widget.py` (slider).
+# - In this repository: `lorweb_mini/analysis/walking.py` (ladders, paths, measures),
+#   `lorweb_mini/widgets/walk.py` (slider).
 
 # %%
 seconds = time.perf_counter() - START

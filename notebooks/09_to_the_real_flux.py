@@ -31,13 +31,14 @@ import torch
 from IPython.display import Markdown, display
 
 import lorweb_mini as lw
-from lorweb_mini.editor import load_frozen
-from lorweb_mini.figures import COLOURS, INK, PALE, figure_of, relation_label
-from lorweb_mini.flux import export
+from lorweb_mini.core.editor import load_frozen
+from lorweb_mini.emoji.relations import as_batch, splits
+from lorweb_mini.flux.editor import export
+from lorweb_mini.flux.lora_file import folded
 from lorweb_mini.images import to_pil
-from lorweb_mini.pipeline import kontext_inputs, kontext_pipeline
-from lorweb_mini.plain_lora import folded
-from lorweb_mini.relations import as_batch, splits
+from lorweb_mini.models.pipeline import kontext_inputs, kontext_pipeline
+from lorweb_mini.show.figures import relation_label
+from lorweb_mini.show.style import COLOURS, INK, PALE, figure_of
 
 warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters, on purpose
 folder = tempfile.TemporaryDirectory()  # emptied when the kernel ends
@@ -161,9 +162,9 @@ display(
 # %%
 from diffusers import FluxTransformer2DModel
 
-from lorweb_mini.basis import Basis
-from lorweb_mini.checkpoint import KONTEXT
-from lorweb_mini.router import Router
+from lorweb_mini.core.basis import Basis
+from lorweb_mini.core.router import Router
+from lorweb_mini.flux.checkpoint import KONTEXT
 
 with torch.device("meta"):
     kontext = FluxTransformer2DModel(**KONTEXT)
@@ -190,7 +191,7 @@ display(
 # ### Where the parameters sit
 
 # %%
-from lorweb_mini.checkpoint import kontext_modules
+from lorweb_mini.flux.checkpoint import kontext_modules
 
 
 def kind_of(name: str) -> str:
@@ -274,7 +275,7 @@ print(check_count(count))
 # %%
 from copy import deepcopy
 
-from lorweb_mini.checkpoint import open_released, released_tensors, write_released
+from lorweb_mini.flux.checkpoint import open_released, released_tensors, write_released
 
 plain_router = deepcopy(editor.router)
 plain_router.mean.zero_()
@@ -297,8 +298,8 @@ display(
 # routing and its pictures should lose nothing either.
 
 # %%
-from lorweb_mini.editor import new_editor
-from lorweb_mini.inspection import route_released
+from lorweb_mini.core.editor import new_editor
+from lorweb_mini.flux.inspect import route_released
 
 same_bits = all(torch.equal(x, tensors[key]) for key, x in mini.tensors().items())
 again = new_editor(editor.config)
@@ -348,8 +349,8 @@ import shutil
 import subprocess
 import sys
 
-from lorweb_mini.checkpoint import ReleasedConfig
-from lorweb_mini.synthetic import PAPER, write_random
+from lorweb_mini.flux.checkpoint import ReleasedConfig
+from lorweb_mini.flux.synthetic import PAPER, write_random
 
 room = shutil.disk_usage(FILES).free
 if SMOKE:
@@ -394,7 +395,7 @@ display(
 # > share directions, would the singular values of the average fall faster or slower than for random LoRAs?
 
 # %%
-from lorweb_mini.inspection import inspect_released
+from lorweb_mini.flux.inspect import inspect_released
 
 found = inspect_released(mini)
 control = inspect_released(write_random(FILES / "control.safetensors", mini.config, mini.modules))
@@ -464,9 +465,10 @@ figure
 # %%
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from lorweb_mini.inspection import route_pictures
-from lorweb_mini.picture_encoder import PictureEncoder
-from lorweb_mini.space import pca, variance_share
+from lorweb_mini.algebra import pca
+from lorweb_mini.analysis.space import variance_share
+from lorweb_mini.flux.inspect import route_pictures
+from lorweb_mini.flux.picture_encoder import PictureEncoder
 
 if REAL_CLIP:
     eye = PictureEncoder.load(REAL_CLIP)
@@ -566,7 +568,7 @@ display(
 # %%
 from diffusers import FluxKontextPipeline
 
-from lorweb_mini.plain_lora import single_file
+from lorweb_mini.flux.lora_file import single_file
 
 thin = {name: (torch.randn(1, wide), torch.randn(high, 1)) for name, (wide, high) in kontext_modules().items()}
 theirs = single_file(thin)
@@ -594,7 +596,7 @@ display(
 # > cannot tell apart?
 
 # %%
-from lorweb_mini.plain_lora import svd_of_product, truncated
+from lorweb_mini.flux.lora_file import svd_of_product, truncated
 
 RANKS = [1, 4, N * rank] if SMOKE else [1, 2, 3, 4, 6, 8, 12, 16, 32, N * rank]
 strips = {R: torch.cat([drawn_by_diffusers(b[[i]], lora_file(i, R)) for i in SHOWN]) for R in RANKS}
@@ -801,8 +803,8 @@ display(
 # operation, on the same shapes: with the grid of four 512-pixel pictures the sequence has 512 + 2 · 64² tokens.
 
 # %%
-from lorweb_mini.flux import QUANTISED_PARTS
-from lorweb_mini.memory import estimate, forward_flops, kontext_models
+from lorweb_mini.flux.editor import QUANTISED_PARTS
+from lorweb_mini.flux.memory import estimate, forward_flops, kontext_models
 
 models = kontext_models()
 config = ReleasedConfig(32, 4, 128, 2304)
@@ -940,8 +942,8 @@ else:
 #
 # - [arXiv 2602.15727](https://arxiv.org/abs/2602.15727): the method section for the layer and the router; the released
 #   weights are `hilamanor/lorweb` on the hub, the base `black-forest-labs/FLUX.1-Kontext-dev`.
-# - Here: `lorweb_mini/checkpoint.py` (layout), `inspection.py` (measures), `plain_lora.py` (files), `memory.py`
-#   (estimates), `flux.py` (the editor). `python -m lorweb_mini.flux --help` lists the commands.
+# - Here, in `lorweb_mini/flux/`: `checkpoint.py` (layout), `inspect.py` (measures), `lora_file.py` (files), `memory.py`
+#   (estimates), `editor.py` (the editor). `python -m lorweb_mini.flux --help` lists the commands.
 
 # %%
 seconds = time.perf_counter() - START

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lorweb_mini.autoencoder import MiniAutoencoder
-from lorweb_mini.relations import Analogy
+from lorweb_mini.emoji.relations import Analogy
+from lorweb_mini.models.autoencoder import MiniAutoencoder
 
 
 class Lossless(MiniAutoencoder):

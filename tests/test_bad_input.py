@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from tiny_models import pictures, tiny_data, tiny_editor
 
 import lorweb_mini as lw
-from lorweb_mini.autoencoder import MiniAutoencoder
-from lorweb_mini.base import Base
-from lorweb_mini.encoder import TinyCLIP
+from lorweb_mini.models.autoencoder import MiniAutoencoder
+from lorweb_mini.models.base import Base
+from lorweb_mini.models.tiny_clip import TinyCLIP
 
 GOOD = pictures(1)[0]
 TWO, THREE = pictures(2), pictures(3)

@@ -19,15 +19,10 @@ import torch
 from PIL import Image
 from tiny_models import tiny_base
 
-from lorweb_mini import bank as bank_module
-from lorweb_mini import recipes
-from lorweb_mini.autoencoder import MiniAutoencoder
-from lorweb_mini.bank import LatentBank
-from lorweb_mini.edits import EDITS, apply_edit, parse_relation
-from lorweb_mini.images import SIZE, STYLES, EmojiSet, data_dir, load_emoji
-from lorweb_mini.instructions import cached_vectors
-from lorweb_mini.recipes import AutoencoderRecipe, known_relations
-from lorweb_mini.relations import (
+from lorweb_mini.emoji import latents as bank_module
+from lorweb_mini.emoji.edits import EDITS, apply_edit, parse_relation
+from lorweb_mini.emoji.latents import LatentBank
+from lorweb_mini.emoji.relations import (
     DEGREES,
     SPLITS,
     Relation,
@@ -38,6 +33,13 @@ from lorweb_mini.relations import (
     select,
     training_pictures,
 )
+from lorweb_mini.emoji.sheets import STYLES, EmojiSet, load_emoji
+from lorweb_mini.files import data_dir
+from lorweb_mini.images import SIZE
+from lorweb_mini.models.autoencoder import MiniAutoencoder
+from lorweb_mini.models.text import cached_vectors
+from lorweb_mini.training import recipes
+from lorweb_mini.training.recipes import AutoencoderRecipe, known_relations
 
 TONES = {"light": "1f3fb", "medium-light": "1f3fc", "medium": "1f3fd", "medium-dark": "1f3fe", "dark": "1f3ff"}
 FILES = ("relations.json", "splits.json", "emoji/emoji.json")

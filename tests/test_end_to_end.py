@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 import lorweb_mini as lw
-from lorweb_mini.base import Base, unpack
-from lorweb_mini.relations import as_batch, splits
-from lorweb_mini.weights import weights_dir
+from lorweb_mini.core.layout import unpack
+from lorweb_mini.emoji.relations import as_batch, splits
+from lorweb_mini.models.base import Base
+from lorweb_mini.models.weights import weights_dir
 
 
 @pytest.fixture(scope="module")

@@ -60,9 +60,12 @@ def test_wheel_holds_package_and_data(wheel: Path) -> None:
     assert any(name.endswith(".safetensors") for name in expected)
     assert expected.items() <= inside.items()
 
-    modules = {f"lorweb_mini/{path.name}" for path in (ROOT / "lorweb_mini").glob("*.py")}
+    package = ROOT / "lorweb_mini"
+    kinds = ("*.py", "*.js", "*.css")
+    modules = {path.relative_to(ROOT).as_posix() for kind in kinds for path in package.rglob(kind)}
+    assert {"lorweb_mini/core/router.py", "lorweb_mini/widgets/atlas.js"} <= modules
     assert modules <= inside.keys()
-    assert {f"lorweb_mini/accelerate/{kind}.yaml" for kind in ("ddp", "fsdp")} <= inside.keys()
+    assert {f"lorweb_mini/flux/accelerate/{kind}.yaml" for kind in ("ddp", "fsdp")} <= inside.keys()
     licences = {path.name for path in (data / "emoji" / "LICENSES").iterdir()} | {"LICENSE", "ATTRIBUTION.md"}
     assert len(licences) > 5 and licences == {Path(name).name for name in inside if ".dist-info/licenses/" in name}
     top = {name.split("/")[0] for name in inside}

@@ -22,7 +22,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from lorweb_mini.checkpoint import modules_of, write_released
+from lorweb_mini.flux.checkpoint import modules_of, write_released
 
 N, RANK, KEYS_DIM, EMBEDDING = 3, 2, 8, 16
 SIDE = 16  # of a picture; a grid is 32×32 pixels, 4 tokens

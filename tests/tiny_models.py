@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorweb_mini.autoencoder import MiniAutoencoder
-from lorweb_mini.base import Base, position_ids, transformer_of
-from lorweb_mini.editor import BasisConfig, Editor
-from lorweb_mini.encoder import TinyCLIP
+from lorweb_mini.core.editor import BasisConfig, Editor
+from lorweb_mini.core.layout import position_ids
+from lorweb_mini.models.autoencoder import MiniAutoencoder
+from lorweb_mini.models.base import Base, transformer_of
+from lorweb_mini.models.tiny_clip import TinyCLIP
 
 # Models this small gain nothing from a second thread, and on a busy machine they lose a lot by waiting for it.
 torch.set_num_threads(1)

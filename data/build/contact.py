@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from lorweb_mini.images import STYLES, EmojiSet, data_dir, load_emoji
+from lorweb_mini.emoji.sheets import STYLES, EmojiSet, load_emoji
+from lorweb_mini.files import data_dir
 
 FIGURES = Path(__file__).resolve().parents[2] / "figures" / "data"
 CELL = 40

@@ -11,7 +11,7 @@ import itertools
 from collections import Counter
 from typing import Any
 
-from lorweb_mini.edits import EDITS, relation_name
+from lorweb_mini.emoji.edits import EDITS, relation_name
 
 from .relations import COLOURS, COMPASS, DIGITS, HAIR, HOURS, Pairs
 from .sources import STYLES

@@ -7,10 +7,11 @@ import json
 import torch
 from safetensors.torch import save_file
 
-from lorweb_mini.edit_words import all_sentences
-from lorweb_mini.images import data_dir, load_emoji
-from lorweb_mini.instructions import cached_vectors, embed
-from lorweb_mini.relations import relations
+from lorweb_mini.emoji.relations import relations
+from lorweb_mini.emoji.sheets import load_emoji
+from lorweb_mini.emoji.words import all_sentences
+from lorweb_mini.files import data_dir
+from lorweb_mini.models.text import cached_vectors, embed
 
 
 def main() -> None:

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorweb_mini.distributions import LONGEST, WIDTH, Chains, Distribution, HeldOut, Memoriser
-from lorweb_mini.edits import EDITS, relation_name
-from lorweb_mini.images import data_dir, load_emoji
-from lorweb_mini.relations import SPLITS, concept_sides
+from lorweb_mini.emoji.distributions import LONGEST, WIDTH, Chains, Distribution, HeldOut, Memoriser
+from lorweb_mini.emoji.edits import EDITS, relation_name
+from lorweb_mini.emoji.relations import SPLITS, concept_sides
+from lorweb_mini.emoji.sheets import load_emoji
+from lorweb_mini.files import data_dir
 
 LEAST_ERROR, INSIDE, OUTSIDE = 0.25, 0.05, 0.5
 PICTURES = 24

@@ -16,14 +16,14 @@ import lorweb_mini as lw
 editor = lw.load("starter")
 """
 ATLAS = """
-from lorweb_mini.atlas import Atlas
-from lorweb_mini.relations import splits
+from lorweb_mini.widgets.atlas import Atlas
+from lorweb_mini.emoji.relations import splits
 
 items = lw.analogies("test", splits()["starter"]["seen"], n=6)
 Atlas(editor, items, b=lw.load_emoji().picture("tram"), steps=2)
 """
 MICROSCOPE = """
-from lorweb_mini.microscope import Microscope
+from lorweb_mini.widgets.microscope import Microscope
 
 one, other = (lw.analogies("test", name, n=1)[0] for name in ("edit/hue=120", "edit/blur=4"))
 Microscope(editor, one.a, one.a_prime, one.b, other=(other.a, other.a_prime), steps=2)

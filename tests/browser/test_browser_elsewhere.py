@@ -17,7 +17,7 @@ from .test_browser_explorer import SOURCE as EXPLORER
 from .test_browser_mixer import CELLS as MIXERS
 from .test_browser_sampler import SAMPLER, WALK
 
-BROWSER = "from lorweb_mini.browser import Browser\n\nBrowser()"
+BROWSER = "from lorweb_mini.widgets.browser import Browser\n\nBrowser()"
 STILL = {
     "Mixer": MIXERS[0],
     "Pads": MIXERS[1],

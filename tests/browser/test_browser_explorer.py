@@ -14,7 +14,7 @@ from .lab import Notebook, pixels, settled, source
 
 SOURCE = """
 import lorweb_mini as lw
-from lorweb_mini.explorer import Explorer
+from lorweb_mini.widgets.explorer import Explorer
 
 explorer = Explorer(lw.load("starter"), relations=["edit/hue=120", "edit/invert", "tone/yellow>dark"])
 explorer.set(steps=2)

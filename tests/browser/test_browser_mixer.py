@@ -12,8 +12,8 @@ from .lab import Notebook, changed, differ, settled, source
 
 SOURCE = """
 import lorweb_mini as lw
-from lorweb_mini.mixer import Pads
-from lorweb_mini.widgets import Mixer
+from lorweb_mini.widgets.pads import Pads
+from lorweb_mini.widgets.mixer import Mixer
 
 editor = lw.load("starter")
 names = ["edit/invert", "edit/grey", "edit/hue=120", "edit/blur=4"]

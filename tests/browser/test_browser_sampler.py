@@ -11,8 +11,8 @@ from .lab import Notebook, differ, source
 WISHES = ["invert the colours", "make it grey", ""]
 SAMPLER = f"""
 import lorweb_mini as lw
-from lorweb_mini.editor import load_frozen
-from lorweb_mini.sampler import Sampler
+from lorweb_mini.core.editor import load_frozen
+from lorweb_mini.widgets.sampler import Sampler
 
 autoencoder, _, base = load_frozen()
 question = lw.analogies("test", "edit/invert", n=1)[0]
@@ -20,8 +20,8 @@ Sampler(base, autoencoder, question.b, {WISHES}, steps=2)
 """
 WALK = """
 import lorweb_mini as lw
-from lorweb_mini.walking import SCALES, ladders
-from lorweb_mini.walking_widget import Walk
+from lorweb_mini.analysis.walking import SCALES, ladders
+from lorweb_mini.widgets.walk import Walk
 
 walks = {name: ladders(SCALES[name], 1)[0] for name in ("darken: 0.65 → 0.25", "tone: light → dark")}
 Walk(lw.load("starter"), walks, steps=2)

@@ -1,0 +1,1 @@
+"""Measures of results and of the learned space. No drawing, no widget."""

@@ -1,0 +1,123 @@
+"""One LoRA by direction: its directions sorted by strength, and mixtures that leave the weak ones out.
+
+    B A  =  sum_n s_n u_n v_nᵀ,        s_1 ≥ s_2 ≥ … ≥ s_r
+
+so a LoRA of rank r is r LoRAs of rank one. Written as such a basis (:func:`by_direction`) the gate of
+:mod:`~lorweb_mini.core.basis` turns single directions off, and with ones for the first k directions and zeros for the
+others each layer's update is its best approximation of rank k (Eckart and Young). No product B A is ever built.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+from ..core.basis import Basis
+from ..core.editor import Editor
+from ..errors import InputError
+from ..models.base import Base
+from .evaluation import reconstruct, squared
+
+
+def svd_of_product(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular value decomposition of B A from its factors, in O((out + in) r²).
+
+    With B = Q_B R_B and Aᵀ = Q_A R_A the product is Q_B (R_B R_Aᵀ) Q_Aᵀ, and only the r × r matrix in the middle has to
+    be decomposed.
+
+    Args:
+        high: B [out, r]; low: A [r, in].
+
+    Returns:
+        U [out, r], s [r] in falling order, V [in, r] with B A = U diag(s) Vᵀ. Where B A has a rank below r, the last s
+        are zero up to rounding and their directions arbitrary.
+
+    Raises:
+        InputError: shapes that do not multiply, or r above one of the sides.
+    """
+    if high.ndim != 2 or low.ndim != 2 or high.shape[1] != low.shape[0] or len(low) > min(len(high), low.shape[1]):
+        raise InputError(
+            f"expected B [out, r] and A [r, in] with r at most out and in, got {list(high.shape)} and {list(low.shape)}"
+        )
+    left, left_triangle = torch.linalg.qr(high)
+    right, right_triangle = torch.linalg.qr(low.T)
+    u, strength, vh = torch.linalg.svd(left_triangle @ right_triangle.T)
+    return left @ u, strength, right @ vh.T
+
+
+def by_direction(editor: Editor, base: Base) -> Editor:
+    """An editor's one LoRA of rank r as r LoRAs of rank one, in each layer the strongest first.
+
+    Its router, if it has one, is fresh: coefficients are what :func:`kept` gives.
+
+    Args:
+        editor: with N = 1; it stays as it is.
+        base: the frozen base without adapters that the editor stands on; it is copied.
+
+    Raises:
+        InputError: N other than 1, or a rank above the width of a layer.
+    """
+    if editor.config.n_loras != 1:
+        raise InputError(f"expected an editor with one LoRA, got one with {editor.config.n_loras}")
+    config = replace(editor.config, n_loras=editor.config.rank, rank=1)
+    found = Editor(editor.autoencoder, editor.encoder, copy.deepcopy(base), config)
+    state = {}
+    for layer, name in enumerate(editor.basis.layers):
+        low, high = (factor[0].detach() for factor in editor.basis.factors(layer))
+        u, strength, v = svd_of_product(high, low)
+        state[f"{name}.lora_A.weight"] = strength.sqrt()[:, None] * v.T
+        state[f"{name}.lora_B.weight"] = u * strength.sqrt()
+    found.basis.load_state_dict(state)
+    for parameter in found.basis.parameters():
+        parameter.requires_grad_(False)
+    return found
+
+
+def strengths(basis: Basis) -> Tensor:
+    """Frobenius norm of each single update B_n A_n of rank-one LoRAs, [layers, N].
+
+    After :func:`by_direction` these are the singular values of the layers' updates.
+
+    Raises:
+        InputError: LoRAs of a rank above one.
+    """
+    if basis.rank != 1:
+        raise InputError(f"expected LoRAs of rank 1, got rank {basis.rank}")
+    factors = [basis.factors(layer) for layer in range(len(basis.layers))]
+    return torch.stack([low.flatten(1).norm(dim=1) * high.flatten(1).norm(dim=1) for low, high in factors]).detach()
+
+
+def energy_kept(basis: Basis, rank: int) -> float:
+    """Share of ‖ΔW‖², summed over the layers, in the first ``rank`` directions of a basis of :func:`by_direction`."""
+    energy = strengths(basis).square()
+    return float(energy[:, :rank].sum() / energy.sum().clamp_min(1e-30))
+
+
+def kept(basis: Basis, rank: int, strength: float = 1.0) -> Tensor:
+    """Coefficients [layers, N] that keep the first ``rank`` directions, scaled by ``strength``, and none of the others.
+
+    Raises:
+        InputError: a rank outside 0 … N, or a strength that is not finite.
+    """
+    if isinstance(rank, bool) or not isinstance(rank, Integral) or not 0 <= int(rank) <= basis.n_loras:
+        raise InputError(f"expected a rank from 0 to {basis.n_loras}, got {rank!r}")
+    if isinstance(strength, bool) or not isinstance(strength, Real) or not math.isfinite(strength):
+        raise InputError(f"expected a finite strength, got {strength!r}")
+    coefficients = torch.zeros(len(basis.layers), basis.n_loras)
+    coefficients[:, : int(rank)] = float(strength)
+    return coefficients
+
+
+def render(
+    editor: Editor, b: Tensor, b_prime: Tensor, coefficients: Tensor, steps: int = 4, seed: int = 0
+) -> tuple[Tensor, list[float]]:
+    """One b [3, 64, 64] under k mixtures [k, layers, N]: pictures [k, 3, 64, 64] and their normalised errors."""
+    drawn = editor.generate(b, coefficients, steps=steps, seed=seed).pictures
+    seen_b, seen_truth = (reconstruct(editor.autoencoder, x[None]) for x in (b, b_prime))
+    errors = squared(drawn, seen_truth.expand_as(drawn)) / squared(seen_b, seen_truth)
+    return drawn, errors.tolist()

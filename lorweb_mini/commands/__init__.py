@@ -1,0 +1,1 @@
+"""The command lines; ``python -m lorweb_mini.run``, ``.train`` and ``.flux`` start them."""

@@ -1,0 +1,406 @@
+"""``make run``: trains the starter basis and its router on real emoji, judges and draws what it does on unseen ones.
+
+``LORWEB_PROFILE=smoke`` does all of it in about a minute to show that it works; its numbers mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..algebra import pca
+from ..analysis.evaluation import (
+    Counterfactuals,
+    Estimate,
+    Evaluation,
+    by_relation,
+    counterfactuals,
+    draw,
+    evaluate,
+    methods_of,
+    reconstruct,
+    squared,
+    table,
+    without_nan,
+)
+from ..analysis.space import basis_usage, clustering, coefficients_of, concepts_of, linear_probe
+from ..core.editor import BasisConfig, Editor, load
+from ..emoji.relations import DEGREES, Analogy, analogies, as_batch, splits
+from ..errors import InputError
+from ..files import write_atomically
+from ..models.encoders import EFFICIENTNET
+from ..models.judge import Judge
+from ..models.weights import WEIGHTS, weights_dir
+from ..show import figures, style
+from ..training.loop import LOG, STATE, TrainingConfig, read_log, train
+from .train import BASES, DEFAULTS, recipe_of
+
+# The one LoRA's coefficients are 1, not about 1/N: at the basis's rate its weights would move N times as far a step.
+ONE_LORA_RATE = 2e-3
+GROUPS = {
+    "seen": "unseen emoji, seen relation",
+    "strength": "unseen strength",
+    "composition": "unseen composition",
+    "family": "unseen family",
+}
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "scikit-learn", "numpy")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much a run does.
+
+    Attributes:
+        steps, minutes: length of the training, one of them.
+        analogies: how many of each relation are judged.
+        edited_pairs: pictures drawn of each procedural edit for the training bank.
+        checked: analogies a relation that retrieval, the judge and the counterfactuals look at.
+        output: folder of figures and report.
+    """
+
+    steps: int | None
+    minutes: float | None
+    analogies: int
+    edited_pairs: int
+    checked: int
+    sampling_steps: int
+    resamples: int
+    output: str
+
+
+PROFILES = {
+    "smoke": Profile(30, None, 2, 48, 1, 4, 200, "run-smoke"),
+    "cpu": Profile(None, 10, 24, 2000, 8, 8, 1000, "run"),
+    "gpu": Profile(None, 10, 24, 2000, 8, 8, 1000, "run"),
+}
+
+
+def one_lora_config() -> BasisConfig:
+    """The baseline: one LoRA with as many parameters as the starter basis, no router, a and a' as context."""
+    basis = BASES["starter"]
+    return replace(basis, n_loras=1, rank=basis.n_loras * basis.rank, layout="tokens", routed=False)
+
+
+def root() -> Path:
+    """The checkout, or the current folder where the package was installed from a wheel."""
+    here = Path(__file__).resolve().parents[2]
+    return here if (here / "pyproject.toml").is_file() else Path.cwd()
+
+
+def say(line: str) -> None:
+    """One line of progress."""
+    print(line, flush=True)
+
+
+def trained(
+    folder: Path,
+    config: TrainingConfig,
+    basis: BasisConfig | None = None,
+    edited_pairs: int = 2000,
+    fresh: bool = False,
+) -> Editor:
+    """The editor in a folder: trained now, resumed, or reused where training has finished with the same settings.
+
+    Raises:
+        InputError: the folder holds a run of other settings.
+    """
+    finished = (folder / WEIGHTS).is_file() and not (folder / STATE).exists()
+    if finished and not fresh:
+        stored = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        ours = json.loads(json.dumps(asdict(config)))
+        if changed := {k: v for k, v in stored.items() if ours.get(k) != v}:
+            raise InputError(
+                f"{folder} holds a finished run of other settings ({changed} there): "
+                "train anew with --fresh, or choose another --folder"
+            )
+        say(f"  already trained: reusing {folder} (--fresh trains anew)")
+        return load(folder)
+    if fresh:
+        # A kill before the first checkpoint must not make the old weights look like the new run's.
+        (folder / WEIGHTS).unlink(missing_ok=True)
+    elif (folder / STATE).exists():
+        say(f"  resuming the unfinished run in {folder}")
+    recipe = recipe_of("starter", basis, edited_pairs, config.seed)
+    summary = train(recipe, config, folder, fresh)
+    say(
+        f"  {summary['steps']:,.0f} steps, {summary['samples']:,.0f} samples in {summary['seconds'] / 60:.1f} min, "
+        f"loss {summary['loss']:.3f}"
+    )
+    return load(folder)
+
+
+def baseline(options: argparse.Namespace, profile: Profile, config: TrainingConfig, folder: Path) -> Editor | None:
+    """The one-LoRA baseline: shipped, or trained here by the same recipe for the same time."""
+    shipped = weights_dir() / "one_lora"
+    if not options.train_baseline and (shipped / WEIGHTS).is_file():
+        return load(shipped)
+    if options.train_baseline:
+        say("Training the baseline: one LoRA, no router, a and a' as context")
+        config = replace(config, learning_rate=ONE_LORA_RATE)
+        return trained(folder.with_name("one_lora"), config, one_lora_config(), profile.edited_pairs, options.fresh)
+    say("  no shipped baseline in data/weights/one_lora: left out (--train-baseline trains it)")
+    return None
+
+
+def gathered(count: int, seed: int) -> dict[str, list[Analogy]]:
+    """Test analogies of the starter set by degree: on unseen emoji, with seen and unseen relations."""
+    lists = splits()["starter"]
+    return {d: analogies("test", lists[d], seed, count) for d in DEGREES if lists.get(d)}
+
+
+def try_judge() -> Judge | None:
+    """The judge, or None where its optional packages are not installed."""
+    try:
+        return Judge()
+    except InputError:
+        say("  no judge: pip install 'lorweb_mini[judge]' adds it")
+        return None
+
+
+def judge_of(editor: Editor) -> Judge | None:
+    """The judge of an editor's pictures; None where its router looks through the judge's own network."""
+    if editor.config.encoder == EFFICIENTNET:
+        say(f"  no judge: the router itself looks through {EFFICIENTNET}")
+        return None
+    return try_judge()
+
+
+def space_report(editor: Editor, items: Sequence[Analogy], seed: int) -> tuple[Any, dict[str, Any]]:
+    """The map of routing vectors of analogies, and what can be read off them."""
+    coefficients = coefficients_of(editor, items)
+    vectors, labels = coefficients.flatten(1).numpy(), [x.relation for x in items]
+    found, usage = pca(vectors), basis_usage(coefficients)
+    report: dict[str, Any] = {
+        "explained_variance": found.explained.tolist(),
+        "entropy": usage.entropy,
+        "usage": usage.usage,
+        "variation": usage.variation,
+        "effective_loras": float(usage.effective.mean()),
+    }
+    try:
+        report["probe"] = asdict(linear_probe(vectors, labels, concepts_of(items), seed=seed))
+        report["clustering"] = asdict(clustering(vectors, labels, seed))
+    except InputError:  # too few analogies, in the smoke profile
+        pass
+    return found, report
+
+
+def draw_figures(
+    output: Path,
+    editor: Editor,
+    degrees: Mapping[str, Sequence[Analogy]],
+    evaluation: Evaluation,
+    found: Any,
+    log: Path,
+    steps: int,
+) -> None:
+    """All pictures of a run."""
+    method = methods_of(editor, steps=steps)["LoRWeB"]
+    unseen = [x for d in degrees if d != "seen" for x in degrees[d]]
+    for name, items, title in (
+        ("seen", degrees["seen"], "Unseen emoji, relations seen in training"),
+        ("unseen", unseen, "Unseen emoji, relations never trained"),
+    ):
+        groups = by_relation(items)
+        each = 1 if len(groups) > 5 else 2
+        chosen = [x for group in groups.values() for x in group[:each]][:20]
+        if not chosen:
+            continue
+        results = draw(method, chosen)
+        b, b_prime = (reconstruct(editor.autoencoder, x) for x in as_batch(chosen)[2:])
+        errors = (squared(results, b_prime) / squared(b, b_prime)).tolist()
+        style.save(figures.triplets(chosen, results, title=title, errors=errors), output / f"triplets_{name}.png")
+    labels = [x.relation for items in degrees.values() for x in items]
+    hollow = {x.relation for x in unseen}
+    style.save(figures.pca_map(found, labels, sorted(hollow)), output / "routing_pca.png")
+    style.save(figures.training_curves(log, editor.config.n_loras), output / "training.png")
+    style.save(figures.error_bars(evaluation), output / "errors.png")
+
+
+def readme_table(report: Mapping[str, Any]) -> str:
+    """The README's results section, from a report."""
+    evaluation = Evaluation.from_json(report["evaluation"])
+    training = report["training"]
+    lines = [table(evaluation), ""]
+    if any(not math.isnan(c) for c in evaluation.chance.values()):
+        lines += [
+            "Relation retrieval: among the true answers of all relations that apply to b, is the right relation's "
+            "the nearest to the result?",
+            "",
+            table(evaluation, "retrieval"),
+            "",
+        ]
+    lines.append(
+        f"The number of relations is in brackets after each heading; intervals are 95 % bootstrap over analogies "
+        f"({sum(evaluation.analogies.values()):,} in all). Trained for {training['seconds'] / 60:.0f} minutes on "
+        f"{report['machine']['cores']} cores ({training['samples']:,} samples, seed {report['seed']}); the "
+        "*oracle instruction* is the frozen base told the relation in words. Everything else is in "
+        "[`figures/run/report.json`](figures/run/report.json)."
+    )
+    return "\n".join(lines)
+
+
+def write_readme(readme: Path, report: Mapping[str, Any]) -> None:
+    """Replaces what stands between the README's two results marks; InputError where they are missing."""
+    text = readme.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise InputError(f"expected the marks {BEGIN} and {END} in {readme}")
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    content = f"{before}{BEGIN}\n{readme_table(report)}\n{END}{after}"
+    write_atomically(readme, content.encode())
+
+
+def write_report(
+    path: Path,
+    profile: str,
+    seed: int,
+    log: Path,
+    editor: Editor,
+    evaluation: Evaluation,
+    swapped: Counterfactuals | None,
+    space: Mapping[str, Any],
+    seconds: float,
+) -> dict[str, Any]:
+    """Writes and returns the report: all numbers with their intervals, seeds, versions, times."""
+    last = read_log(log)[-1]
+    report = without_nan(
+        {
+            "profile": profile,
+            "seed": seed,
+            "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+            "versions": {p: version(p) for p in PACKAGES},
+            "basis": asdict(editor.config),
+            "training": {
+                "steps": int(last["step"]),
+                "samples": int(last["samples"]),
+                "seconds": last["seconds"],
+                "loss": last["loss"],
+            },
+            "evaluation": evaluation.as_json(),
+            "counterfactuals": None if swapped is None else asdict(swapped),
+            "space": space,
+            "seconds_after_training": round(seconds, 1),
+        }
+    )
+    content = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.encode())
+    return report
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(prog="python -m lorweb_mini.run", description=__doc__)
+    found.add_argument("--minutes", type=float, help="training time; default 10")
+    found.add_argument("--steps", type=int, help="exact number of steps instead, repeatable bit for bit")
+    found.add_argument("--folder", type=Path, help="folder of the trained basis; default runs/PROFILE/starter")
+    found.add_argument("--seed", type=int, default=0)
+    found.add_argument("--fresh", action="store_true", help="train anew, whatever the folder holds")
+    found.add_argument("--train-baseline", action="store_true", help="train the one-LoRA baseline, too")
+    found.add_argument(
+        "--readme", action="store_true", help="only write the README's table again, from figures/run/report.json"
+    )
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Trains, evaluates, draws; see the module."""
+    options = parser().parse_args(arguments)
+    home = root()
+    if options.readme:
+        path = home / "figures" / "run" / "report.json"
+        write_readme(home / "README.md", json.loads(path.read_text(encoding="utf-8")))
+        return
+    name = os.environ.get("LORWEB_PROFILE", "cpu")
+    if name not in PROFILES:
+        raise InputError(f"expected LORWEB_PROFILE out of {list(PROFILES)}, got {name!r}")
+    profile = PROFILES[name]
+    torch.set_num_threads(os.cpu_count() or 1)
+    folder = options.folder or home / "runs" / name / "starter"
+    output = home / "figures" / profile.output
+    config = replace(DEFAULTS["starter"], steps=profile.steps, minutes=profile.minutes, seed=options.seed)
+    if options.steps is not None:
+        config = replace(config, steps=options.steps, minutes=None)
+    elif options.minutes is not None:
+        config = replace(config, steps=None, minutes=options.minutes)
+
+    length = f"{config.steps} steps" if config.minutes is None else f"{config.minutes:g} minutes"
+    say(f"1/5  Training a basis of LoRAs and its router, {length} (a kill loses nothing: run it again)")
+    editor = trained(folder, config, None, profile.edited_pairs, options.fresh)
+
+    say("2/5  Gathering analogies on unseen emoji")
+    started = time.perf_counter()
+    degrees = gathered(profile.analogies, options.seed)
+    items = [x for part in degrees.values() for x in part]
+    for degree, part in degrees.items():
+        say(f"  {GROUPS[degree]}: {len(part)} analogies of {len(by_relation(part))} relations")
+    one_lora = baseline(options, profile, config, folder)
+
+    say("3/5  Editing and measuring")
+    methods = methods_of(editor, one_lora, profile.sampling_steps, options.seed)
+    groups = {GROUPS[d]: list(by_relation(part)) for d, part in degrees.items() if part}
+    evaluation = evaluate(
+        methods,
+        by_relation(items),
+        editor.autoencoder,
+        groups,
+        judge_of(editor),
+        profile.checked,
+        profile.resamples,
+        options.seed,
+        lambda line: say(f"  {line}"),
+    )
+    swapped = None
+    if profile.checked > 1:
+        swapped = counterfactuals(
+            methods["LoRWeB"],
+            by_relation(degrees["seen"]),
+            editor.autoencoder,
+            profile.checked,
+            profile.resamples,
+            options.seed,
+        )
+
+    say("4/5  Looking into the LoRA space, drawing")
+    found, space = space_report(editor, items, options.seed)
+    draw_figures(output, editor, degrees, evaluation, found, folder / LOG, profile.sampling_steps)
+    report = write_report(
+        output / "report.json",
+        name,
+        options.seed,
+        folder / LOG,
+        editor,
+        evaluation,
+        swapped,
+        space,
+        time.perf_counter() - started,
+    )
+    readme = home / "README.md"
+    if profile.output == "run" and readme.is_file():
+        write_readme(readme, report)
+
+    say("5/5  Results: normalised error, 0 is the artist's drawing, 1 is copying b (95 % intervals)\n")
+    say(table(evaluation))
+    if swapped is not None:
+        say(f"\nAnother example pair moves the result by {swapped.same}, one of another relation by {swapped.other}.")
+    if evaluation.judge:
+        say("Judge (EfficientNet-lite0 feature distance): " + judged_line(evaluation.judge[GROUPS["seen"]]))
+    say(f"\nPictures and report: {output}")
+
+
+def judged_line(scores: Mapping[str, Estimate]) -> str:
+    """Methods' feature distances in one line."""
+    return ", ".join(f"{m} {e.value:.3f}" for m, e in scores.items())

@@ -1,0 +1,159 @@
+"""A bank of latents: every picture that training needs, encoded once and kept on disk.
+
+Encoding a picture costs about as much as a training step on it, so the recipes draw from here: rows of latents, and
+for each relation the rows of its true pairs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..errors import InputError
+from ..models.autoencoder import MiniAutoencoder
+from ..models.weights import latent_fingerprint, weights_dir
+from .distributions import Chains
+from .relations import SPLITS, Relation, concept_sides, training_pictures
+from .sheets import load_emoji
+
+SAME_LATENT = 0.03  # mean distance of normalised latents below which two pictures look the same
+
+
+def cache_dir() -> Path:
+    """Where encoded pictures are kept: ``LORWEB_CACHE``, or a folder of the user's cache."""
+    return Path(os.environ.get("LORWEB_CACHE", Path.home() / ".cache" / "lorweb_mini"))
+
+
+class LatentBank:
+    """Latents of the true pairs of train concepts.
+
+    Args:
+        edited_pairs: how many pictures a relation with procedural edits is shown on; drawn once, at random.
+
+    Attributes:
+        latents: normalised latents in half precision [rows, 16, 8, 8]; first every drawing as it is, then the edited
+            ones, relation by relation.
+        emoji, style: what each row shows, int [rows]; ``edited_by``: index of the relation whose edits were applied,
+            -1 for a drawing as it is.
+        pairs: for each relation an int array [P, 2] of rows; pairs that look the same are left out.
+    """
+
+    def __init__(self, autoencoder: MiniAutoencoder, relations: Sequence[Relation], edited_pairs: int = 1200) -> None:
+        self.relations = list(relations)
+        drawings = training_pictures()
+        row_of = np.full(load_emoji().present.shape, -1)
+        row_of[drawings[:, 0], drawings[:, 1]] = np.arange(len(drawings))
+        blocks = [encoded(autoencoder, "drawings", drawings, lambda x: x)]
+        shown, edited_by = [drawings], [np.full(len(drawings), -1)]
+        rows: list[np.ndarray] = []
+        count = len(drawings)
+        for index, relation in enumerate(self.relations):
+            pairs = relation.pairs("train")
+            if not relation.edits:
+                rows.append(np.stack([row_of[pairs[:, 0], pairs[:, 1]], row_of[pairs[:, 2], pairs[:, 3]]], 1))
+                continue
+            rng = np.random.default_rng(zlib.crc32(relation.name.encode()))
+            pairs = pairs[rng.permutation(len(pairs))[:edited_pairs]]
+            blocks.append(encoded(autoencoder, relation.name, pairs[:, 2:], relation.apply_edits))
+            shown.append(pairs[:, 2:])
+            edited_by.append(np.full(len(pairs), index))
+            rows.append(np.stack([row_of[pairs[:, 0], pairs[:, 1]], np.arange(count, count + len(pairs))], 1))
+            count += len(pairs)
+        self.latents = torch.cat(blocks)
+        self.emoji, self.style = np.concatenate(shown).T
+        self.edited_by = np.concatenate(edited_by)
+        self.pairs = [p[self._differ(p)] for p in rows]
+
+    def _differ(self, pairs: np.ndarray) -> np.ndarray:
+        keep = [
+            ((self.latents[part[:, 0]].float() - self.latents[part[:, 1]].float()).abs().mean((1, 2, 3)) > SAME_LATENT)
+            for part in np.array_split(pairs, max(1, len(pairs) // 2048))
+        ]
+        return torch.cat(keep).numpy()
+
+    def draw_pairs(self, rng: np.random.Generator, relation: np.ndarray) -> tuple[Tensor, Tensor]:
+        """One random pair of each given relation (indices [B]): two latents [B, 16, 8, 8]."""
+        rows = np.stack([self.pairs[r][rng.integers(len(self.pairs[r]))] for r in relation])
+        return self.latents[rows[:, 0]].float(), self.latents[rows[:, 1]].float()
+
+    def draw_analogies(self, rng: np.random.Generator, relation: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Two different random pairs of each given relation: latents of a, a', b, b'."""
+        chosen = [self.pairs[r][rng.choice(len(self.pairs[r]), 2, replace=False)].ravel() for r in relation]
+        a, a_prime, b, b_prime = (self.latents[rows].float() for rows in np.stack(chosen, 1))
+        return a, a_prime, b, b_prime
+
+    def sampling_weights(self, cap: int = 400, least: int = 2) -> np.ndarray:
+        """Probability of each relation, as the square root of its number of pairs up to ``cap``.
+
+        Most pairs are skin tones; drawing by pair would teach little else.
+        """
+        count = np.array([len(p) for p in self.pairs])
+        weight = np.where(count >= least, np.sqrt(np.minimum(count, cap)), 0.0)
+        if weight.sum() == 0:
+            raise InputError(f"expected a relation with at least {least} pairs, got none")
+        return weight / weight.sum()
+
+
+class PictureSource:
+    """Drawings and their latents; what is edited is drawn, edited and encoded on the spot."""
+
+    def __init__(self, autoencoder: MiniAutoencoder) -> None:
+        self.autoencoder = autoencoder.requires_grad_(False)
+        self.drawings = np.argwhere(load_emoji().present)
+        self.row_of = np.full(load_emoji().present.shape, -1)
+        self.row_of[self.drawings[:, 0], self.drawings[:, 1]] = np.arange(len(self.drawings))
+        self.plain = encoded(autoencoder, "all drawings", self.drawings, lambda x: x)
+        sides = concept_sides()[self.drawings[:, 0]]
+        concepts = np.array([e.concept for e in load_emoji().emojis])[self.drawings[:, 0]]
+        self.sides: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for index, split in enumerate(SPLITS):
+            rows = np.flatnonzero(sides == index)
+            # Most drawings are the skin tones of a few people: a concept counts by the root of its drawings.
+            _, inverse, count = np.unique(concepts[rows], return_inverse=True, return_counts=True)
+            weight = 1 / np.sqrt(count[inverse])
+            self.sides[split] = (self.drawings[rows], np.cumsum(weight / weight.sum()))
+
+    def draw(self, rng: np.random.Generator, size: int, split: str = "train") -> np.ndarray:
+        """Emoji and style of random drawings of one split's concepts, [size, 2]."""
+        drawings, cumulative = self.sides[split]
+        return drawings[np.searchsorted(cumulative, rng.random(size)).clip(0, len(drawings) - 1)]
+
+    def latents(self, pairs: np.ndarray, chains: Chains, edited: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Latents of the first and the second drawing of pairs [B, 4]; the second is edited where bool [B] says so."""
+        first = self.plain[self.row_of[pairs[:, 0], pairs[:, 1]]].float()
+        second = self.plain[self.row_of[pairs[:, 2], pairs[:, 3]]].float()
+        if edited.any():
+            rows = np.flatnonzero(edited)
+            drawn = chains[rows].apply(load_emoji().tensor(pairs[rows, 2], pairs[rows, 3]))
+            with torch.no_grad():
+                second[torch.from_numpy(rows)] = self.autoencoder.to_latent(drawn)
+        return first, second
+
+
+def encoded(autoencoder: MiniAutoencoder, name: str, shown: np.ndarray, edit: Callable[[Tensor], Tensor]) -> Tensor:
+    """Latents of pictures [P, 2] (emoji, style) after an edit, from the cache where they are there."""
+    content = zlib.crc32(np.ascontiguousarray(shown).tobytes())
+    mark = f"{latent_fingerprint(weights_dir() / 'autoencoder')}-{re.sub(r'[^a-z0-9]+', '_', name)}-{content:08x}"
+    path = cache_dir() / f"{mark}.safetensors"
+    if path.is_file():
+        return load_file(path)["latents"]
+    parts = []
+    for start in tqdm(range(0, len(shown), 128), desc=f"encoding {name}", leave=False):
+        part = shown[start : start + 128]
+        with torch.no_grad():
+            parts.append(autoencoder.to_latent(edit(load_emoji().tensor(part[:, 0], part[:, 1]))).half())
+    latents = torch.cat(parts).contiguous()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    save_file({"latents": latents}, unfinished)
+    os.replace(unfinished, path)
+    return latents

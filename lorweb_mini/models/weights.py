@@ -1,0 +1,129 @@
+"""Weight folders: one config.json and one model.safetensors, written in half precision, checked when read."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import InputError
+from ..files import data_dir
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def weights_dir() -> Path:
+    """The folder of the shipped weights."""
+    return data_dir() / "weights"
+
+
+def save_weights(folder: str | Path, config: dict[str, Any], state: dict[str, Tensor]) -> None:
+    """Writes both files; each appears whole or not at all."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    half = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
+    part = folder / (WEIGHTS + ".part")
+    save_file(half, part)
+    os.replace(part, folder / WEIGHTS)
+    part = folder / (CONFIG + ".part")
+    part.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, folder / CONFIG)
+
+
+def load_config(folder: str | Path) -> dict[str, Any]:
+    """Reads config.json of a weights folder; :class:`InputError` when it is missing or not a JSON object."""
+    path = Path(folder) / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"expected a weights folder with {CONFIG}, found none in {folder}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected JSON in {path}, got something else: {error}") from None
+    if not isinstance(config, dict):
+        raise InputError(f"expected a JSON object in {path}, got {type(config).__name__}")
+    return config
+
+
+def load_weights(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and tensors (single precision) of a weights folder.
+
+    Raises:
+        InputError: a file is missing, truncated, or not what its name says.
+    """
+    config = load_config(folder)
+    path = Path(folder) / WEIGHTS
+    if not path.is_file():
+        raise InputError(f"expected a weights folder with {WEIGHTS}, found none in {folder}")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"expected a whole safetensors file, got a truncated or foreign one: {path} ({error})"
+        ) from None
+    return config, {k: (v.float() if v.is_floating_point() else v) for k, v in state.items()}
+
+
+def save_pretrained(model: Any, folder: str | Path) -> None:
+    """diffusers' ``save_pretrained`` in half precision, leaving the model itself as it is."""
+    copy.deepcopy(model).half().save_pretrained(folder)
+
+
+def load_pretrained(kind: Any, folder: str | Path) -> Any:
+    """diffusers' ``from_pretrained`` from a local folder, in single precision, frozen.
+
+    Raises:
+        InputError: the folder lacks a file, or one is truncated or of another model.
+    """
+    # Checked first: a foreign configuration falls back on the class's defaults, for Flux twelve billion parameters.
+    if (found := load_config(folder).get("_class_name")) != kind.__name__:
+        raise InputError(f"expected the configuration of {kind.__name__} in {folder}, got that of {found}")
+    try:
+        model, report = kind.from_pretrained(
+            folder, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # diffusers raises many kinds here; all mean that the folder is not what it should be
+        detail = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"expected the weights of {kind.__name__} in {folder}, got an unreadable folder: {detail}"
+        ) from None
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := [str(name) for name in report[problem]]:
+            raise InputError(
+                f"expected the weights of {kind.__name__} in {folder}, got others: {len(names)} "
+                f"{problem.replace('_', ' ')}, among them {', '.join(names[:3])}"
+            )
+    return model.eval().requires_grad_(False)
+
+
+def load_state(module: torch.nn.Module, state: dict[str, Tensor], folder: str | Path) -> None:
+    """``module.load_state_dict`` whose complaints are one readable :class:`InputError`."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:300]
+        raise InputError(f"expected weights of {type(module).__name__} in {folder}, got others: {detail}") from None
+
+
+def fingerprint(folder: str | Path) -> str:
+    """Sixteen hex digits that change with any weights file of a folder, its subfolders left out."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def latent_fingerprint(folder: str | Path) -> str:
+    """Sixteen hex digits that change with an autoencoder's latents: its encoder, scale and shift, not its decoder."""
+    config, state = load_config(folder), load_file(next(Path(folder).glob("*.safetensors")))
+    digest = hashlib.sha256(repr((config["scaling_factor"], config["shift_factor"])).encode())
+    for name in sorted(k for k in state if k.startswith("encoder.")):
+        digest.update(state[name].half().numpy().tobytes())
+    return digest.hexdigest()[:16]

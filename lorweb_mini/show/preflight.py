@@ -1,0 +1,123 @@
+"""A look at the machine before a notebook starts: versions, threads, memory, and whether all data are on this disk."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from html import escape
+from importlib import metadata
+
+import psutil
+import torch
+from packaging.requirements import Requirement
+
+from ..errors import InputError
+from ..files import data_dir
+from ..models.weights import weights_dir
+
+PACKAGES = ("torch", "diffusers", "peft", "transformers", "ipywidgets")
+LEAST_GIB = 2.0
+PARTS = ("autoencoder", "encoder", "base", "starter", "full")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: what was looked at, what was found, what is needed, and whether the one meets the other."""
+
+    what: str
+    found: str
+    needed: str
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """All checks; notebooks show it as a table."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every need is met."""
+        return all(check.ok for check in self.checks)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence that says what to do."""
+        missing = [check.what for check in self.checks if not check.ok]
+        return f"Have a look at: {', '.join(missing)}." if missing else "Ready: everything needed is here."
+
+    def __str__(self) -> str:
+        lines = [f"{'✓' if c.ok else '!'} {c.what:<14}{c.found:<34}{c.needed}" for c in self.checks]
+        return "\n".join([*lines, self.verdict])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{'✓' if c.ok else '⚠'}</td>"
+            + "".join(f"<td style='text-align:left'>{escape(x)}</td>" for x in (c.what, c.found, c.needed))
+            + "</tr>"
+            for c in self.checks
+        )
+        head = "".join(f"<th style='text-align:left'>{x}</th>" for x in ("", "", "here", "needed"))
+        return f"<table><tr>{head}</tr>{rows}</table><p><b>{escape(self.verdict)}</b></p>"
+
+
+def preflight() -> Preflight:
+    """Looks at Python, packages, threads, memory, data and offline mode. Never raises, never reaches for a network."""
+    needs = _ranges()
+    checks = [_python()]
+    for name in PACKAGES:
+        found = _version(name)
+        need = needs.get(name)
+        ok = found is not None and (need is None or need.specifier.contains(found, prereleases=True))
+        checks.append(Check(name, found or "missing", str(need.specifier) if need else "any", ok))
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    checks.append(Check("threads", f"{threads} of {cores} cores", "1 or more", threads >= 1))
+    free = psutil.virtual_memory().available / 2**30
+    checks.append(Check("free memory", f"{free:.1f} GiB", f"{LEAST_GIB:g} GiB", free >= LEAST_GIB))
+    checks += [_pictures(), _weights()]
+    offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+    checks.append(Check("model hub", "switched off" if offline else "reachable", "HF_HUB_OFFLINE=1", offline))
+    return Preflight(tuple(checks))
+
+
+def _ranges() -> dict[str, Requirement]:
+    try:
+        required = metadata.requires("lorweb_mini") or []
+    except metadata.PackageNotFoundError:  # imported from a folder, never installed
+        required = []
+    return {r.name: r for r in map(Requirement, required)}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _python() -> Check:
+    version = platform.python_version_tuple()
+    return Check("Python", platform.python_version(), "3.11 or newer", (int(version[0]), int(version[1])) >= (3, 11))
+
+
+def _pictures() -> Check:
+    try:
+        sheets = list((data_dir() / "emoji").glob("*.webp"))
+    except InputError:
+        sheets = []
+    size = sum(path.stat().st_size for path in sheets) / 1e6
+    found = f"{len(sheets)} sheets, {size:.0f} MB on this disk"
+    return Check("pictures", found, "six sheets", len(sheets) == 6)
+
+
+def _weights() -> Check:
+    try:
+        folder = weights_dir()
+    except InputError:
+        return Check("weights", "none", ", ".join(PARTS), False)
+    there = [part for part in PARTS if any((folder / part).glob("*.safetensors"))]
+    size = sum(p.stat().st_size for part in there for p in (folder / part).glob("*.safetensors")) / 1e6
+    found = f"{len(there)} models, {size:.0f} MB on this disk" if there else "none"
+    return Check("weights", found, ", ".join(PARTS), len(there) == len(PARTS))

@@ -1,0 +1,1 @@
+"""One training loop, and a recipe for each part."""

@@ -1,0 +1,195 @@
+"""One LoRA cut into its directions: the decomposition, what a truncation draws, and the slider without a browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import pytest
+import torch
+from PIL import Image
+from tiny_models import pictures, tiny_base, tiny_editor
+from torch import Tensor
+
+from lorweb_mini.analysis.one_lora import by_direction, energy_kept, kept, render, strengths, svd_of_product
+from lorweb_mini.core.editor import Editor
+from lorweb_mini.errors import InputError
+from lorweb_mini.images import to_pil
+from lorweb_mini.widgets.rank_slider import RankSlider, static
+
+RANK = 6
+
+
+@pytest.fixture(scope="module")
+def lora() -> Editor:
+    return tiny_editor(n_loras=1, rank=RANK)
+
+
+@pytest.fixture(scope="module")
+def directions(lora: Editor) -> Editor:
+    return by_direction(lora, tiny_base())
+
+
+def _update(editor: Editor, layer: int) -> Tensor:
+    """ΔW of a layer, built."""
+    low, high = editor.basis.factors(layer)
+    return sum(b @ a for a, b in zip(low, high, strict=True)).detach()
+
+
+@pytest.mark.parametrize(("out", "inner", "width"), [(40, 5, 30), (7, 7, 90), (12, 1, 12)])
+def test_svd_of_product_is_that_of_the_built_product(out: int, inner: int, width: int) -> None:
+    high, low = torch.randn(out, inner).double(), torch.randn(inner, width).double()
+    u, s, v = svd_of_product(high, low)
+    expected = torch.linalg.svdvals(high @ low)[:inner]
+    torch.testing.assert_close(s, expected)
+    torch.testing.assert_close(u * s @ v.T, high @ low)
+    for orthonormal in (u, v):
+        torch.testing.assert_close(orthonormal.T @ orthonormal, torch.eye(inner).double())
+
+
+def test_svd_of_a_product_of_lower_rank() -> None:
+    high, low = torch.randn(20, 4), torch.randn(4, 10)
+    high[:, 2] = high[:, 0] - high[:, 1]
+    high[:, 3] = 0
+    u, s, v = svd_of_product(high, low)
+    assert (s[2:] < 1e-4 * s[0]).all()
+    torch.testing.assert_close(u * s @ v.T, high @ low, atol=1e-4, rtol=1e-4)
+
+
+def test_svd_of_product_refuses_what_does_not_multiply() -> None:
+    for high, low in (((4, 2), (3, 4)), ((4, 5), (5, 9)), ((4,), (1, 4))):
+        with pytest.raises(InputError, match="expected B"):
+            svd_of_product(torch.zeros(high), torch.zeros(low))
+
+
+def test_all_directions_are_the_lora(lora: Editor, directions: Editor) -> None:
+    assert (directions.config.n_loras, directions.config.rank) == (RANK, 1)
+    for layer in range(len(lora.basis.layers)):
+        torch.testing.assert_close(_update(directions, layer), _update(lora, layer), atol=1e-4, rtol=1e-4)
+    b = pictures(2)
+    ones = torch.ones(len(lora.basis.layers), 1)
+    torch.testing.assert_close(
+        directions.generate(b, kept(directions.basis, RANK), steps=2).pictures,
+        lora.generate(b, ones, steps=2).pictures,
+        atol=1e-3,
+        rtol=0,
+    )
+
+
+def test_the_first_directions_are_the_best_approximation(lora: Editor, directions: Editor) -> None:
+    gates = kept(directions.basis, 2)
+    for layer, (low, high) in enumerate(directions.basis.folded(gates).values()):
+        built = _update(lora, layer)
+        u, s, vh = torch.linalg.svd(built, full_matrices=False)
+        torch.testing.assert_close(high @ low, u[:, :2] * s[:2] @ vh[:2], atol=1e-4, rtol=1e-3)
+
+
+def test_the_lora_and_the_base_stay_as_they_were(lora: Editor) -> None:
+    base = tiny_base()
+    before = {name: tensor.clone() for name, tensor in lora.basis.state_dict().items()}
+    names = set(base.state_dict())
+    by_direction(lora, base)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in lora.basis.state_dict().items())
+    assert set(base.state_dict()) == names
+
+
+def test_strengths_are_singular_values(lora: Editor, directions: Editor) -> None:
+    found = strengths(directions.basis)
+    assert found.shape == (len(lora.basis.layers), RANK)
+    energy = torch.zeros(RANK)
+    for layer in range(len(lora.basis.layers)):
+        expected = torch.linalg.svdvals(_update(lora, layer))[:RANK]
+        torch.testing.assert_close(found[layer], expected, atol=1e-4, rtol=1e-4)
+        energy += expected.square()
+    for rank in range(RANK + 1):
+        assert energy_kept(directions.basis, rank) == pytest.approx(float(energy[:rank].sum() / energy.sum()), abs=1e-5)
+
+
+def test_kept_switches_and_scales(directions: Editor) -> None:
+    assert kept(directions.basis, 0).abs().sum() == 0
+    half = kept(directions.basis, 2, 0.5)
+    assert half.shape == (len(directions.basis.layers), RANK)
+    assert (half[:, :2] == 0.5).all() and (half[:, 2:] == 0).all()
+    for rank in (-1, RANK + 1, 1.5, True):
+        with pytest.raises(InputError, match="expected a rank from 0"):
+            kept(directions.basis, rank)
+    for strength in (float("nan"), "1", True):
+        with pytest.raises(InputError, match="expected a finite strength"):
+            kept(directions.basis, 1, strength)
+
+
+def test_only_one_lora_has_directions() -> None:
+    with pytest.raises(InputError, match="one LoRA, got one with 3"):
+        by_direction(tiny_editor(), tiny_base())
+    with pytest.raises(InputError, match="rank 1, got rank 2"):
+        strengths(tiny_editor().basis)
+
+
+def test_render_measures_against_reconstructions(directions: Editor) -> None:
+    b, truth = pictures(2)
+    gates = torch.stack([kept(directions.basis, rank) for rank in (0, RANK)])
+    drawn, errors = render(directions, b, truth, gates, steps=2, seed=3)
+    autoencoder = directions.autoencoder
+    seen_b, seen_truth = (autoencoder.to_picture(autoencoder.to_latent(x[None]))[0] for x in (b, truth))
+    for picture, error in zip(drawn, errors, strict=True):
+        expected = (picture - seen_truth).square().sum() / (seen_b - seen_truth).square().sum()
+        assert error == pytest.approx(float(expected), rel=1e-4)
+    with directions.basis.disabled():
+        bare = directions.generate(b, gates[1], steps=2, seed=3).pictures[0]
+    torch.testing.assert_close(drawn[0], bare, atol=1e-5, rtol=0)
+    assert (drawn[1] - bare).abs().max() > 1e-3
+
+
+@pytest.fixture
+def slider(directions: Editor) -> RankSlider:
+    first, second, third, fourth = pictures(4)
+    return RankSlider(directions, {"one": (first, second), "two": (third, to_pil(fourth))}, steps=2)
+
+
+def test_the_slider_starts_with_the_whole_lora(slider: RankSlider, lora: Editor) -> None:
+    assert slider.wish == ("one", RANK, 1.0)
+    whole = lora.generate(pictures(4)[0], torch.ones(len(lora.basis.layers), 1), steps=2).image
+    differences = torch.tensor(list(slider.picture.tobytes())) - torch.tensor(list(whole.tobytes()))
+    assert differences.abs().max() <= 2
+    assert f"error {slider.error:.2f}" in slider._result.value
+
+
+def test_moving_a_control_moves_the_picture_and_back(slider: RankSlider) -> None:
+    start, error = slider.picture.tobytes(), slider.error
+    for control, value in ((slider.rank, 0), (slider.rank, 1), (slider.strength, 2.0), (slider.choice, "two")):
+        before = slider.picture.tobytes()
+        control.value = value
+        assert slider.picture.tobytes() != before
+        assert f"error {slider.error:.2f}" in slider._result.value
+    slider.reset()
+    slider.choice.value = "one"
+    assert (slider.picture.tobytes(), slider.error) == (start, error)
+
+
+def test_the_slider_counts_parameters_and_energy(slider: RankSlider, lora: Editor) -> None:
+    slider.rank.value = 2
+    numbers = 2 * sum(sum(_update(lora, layer).shape) for layer in range(len(lora.basis.layers)))
+    assert f"{numbers:,} parameters" in slider._numbers.value
+    assert f"{energy_kept(slider.editor.basis, 2):.0%}" in slider._numbers.value
+
+
+def test_without_a_kernel_there_is_a_picture(slider: RankSlider, directions: Editor) -> None:
+    bundle = slider._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle and "kernel" in bundle["text/plain"]
+    shown = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+    assert shown.width > 300 and len(set(shown.convert("L").tobytes())) > 20
+    figure = static(directions, *pictures(2), steps=1)
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert [text.split(":")[0] for text in written if text.startswith("rank ")] == [
+        f"rank {k}" for k in (0, 1, 2, 4, RANK)
+    ]
+
+
+def test_the_slider_refuses(directions: Editor) -> None:
+    with pytest.raises(InputError, match="at least one pair"):
+        RankSlider(directions, {})
+    with pytest.raises(InputError, match="rank 1, got rank 2"):
+        RankSlider(tiny_editor(), {"x": (pictures(1)[0], pictures(1)[0])})
+    seeing = by_direction(tiny_editor(n_loras=1, rank=2, layout="tokens", routed=False), tiny_base())
+    with pytest.raises(InputError, match="expected the layout b"):
+        RankSlider(seeing, {"x": (pictures(1)[0], pictures(1)[0])})

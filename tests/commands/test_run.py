@@ -1,0 +1,98 @@
+"""``make run`` from end to end on tiny random weights and the real pictures; the README agrees with its report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from tiny_models import tiny_base, tiny_editor
+
+from lorweb_mini.commands import run
+from lorweb_mini.errors import InputError
+from lorweb_mini.files import data_dir
+
+README = "# Title\n\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the real pictures and relations beside tiny frozen weights."""
+    home, real = tmp_path_factory.mktemp("home"), data_dir()
+    data = home / "data"
+    data.mkdir()
+    for name in ("emoji", "relations.json", "splits.json", "text.json", "text.safetensors"):
+        (data / name).symlink_to(real / name)
+    editor = tiny_editor()
+    editor.autoencoder.save(data / "weights" / "autoencoder")
+    editor.encoder.save(data / "weights" / "encoder")
+    tiny_base().save(data / "weights" / "base")
+    (home / "README.md").write_text(README)
+    return home
+
+
+@pytest.fixture
+def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LORWEB_DATA", str(home / "data"))
+    monkeypatch.setenv("LORWEB_CACHE", str(home / "cache"))
+    monkeypatch.setenv("LORWEB_PROFILE", "smoke")
+    monkeypatch.setattr(run, "root", lambda: home)
+    monkeypatch.setattr(run, "try_judge", lambda: None)
+    return home
+
+
+def test_a_run_trains_judges_draws_and_reports(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run.main(["--steps", "3"])
+    printed = capsys.readouterr().out
+    assert "| LoRWeB |" in printed and "| oracle instruction |" in printed
+    assert "no shipped baseline" in printed
+    output = at_home / "figures" / "run-smoke"
+    names = {"triplets_seen.png", "triplets_unseen.png", "routing_pca.png", "training.png", "errors.png"}
+    assert names | {"report.json"} == {p.name for p in output.iterdir()}
+    assert all((output / n).stat().st_size <= 1_200_000 for n in names)
+    report = json.loads((output / "report.json").read_text())
+    assert report["training"]["steps"] == 3 and report["seed"] == 0
+    assert len(report["evaluation"]["groups"]) == 4
+    assert report["versions"]["torch"]
+    # Smoke results never reach the README.
+    assert (at_home / "README.md").read_text() == README
+
+    run.main(["--steps", "3"])
+    assert "already trained" in capsys.readouterr().out
+    with pytest.raises(InputError, match="other settings"):
+        run.main(["--steps", "4"])
+
+    run.write_readme(at_home / "README.md", report)
+    text = (at_home / "README.md").read_text()
+    assert run.readme_table(report) in text and "\nold\n" not in text
+    assert text.startswith("# Title") and text.endswith("after\n")
+    run.write_readme(at_home / "README.md", report)
+    assert (at_home / "README.md").read_text() == text
+
+
+def test_the_baseline_is_one_lora_of_the_same_size() -> None:
+    config = run.one_lora_config()
+    starter = run.BASES["starter"]
+    assert (config.n_loras, config.routed) == (1, False)
+    assert config.rank == starter.n_loras * starter.rank
+
+
+def test_an_unknown_profile_is_refused(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORWEB_PROFILE", "fast")
+    with pytest.raises(InputError, match="LORWEB_PROFILE"):
+        run.main([])
+
+
+def test_readme_without_marks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("nothing")
+    with pytest.raises(InputError, match="marks"):
+        run.write_readme(tmp_path / "README.md", {})
+
+
+def test_readme_agrees_with_the_report() -> None:
+    readme, path = ROOT / "README.md", ROOT / "figures" / "run" / "report.json"
+    if not (readme.is_file() and path.is_file()):
+        pytest.skip("no README or no report")
+    report = json.loads(path.read_text(encoding="utf-8"))
+    assert run.readme_table(report) in readme.read_text(encoding="utf-8")

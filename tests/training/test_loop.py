@@ -1,0 +1,358 @@
+"""The training loop: its schedule and average by hand, and what a kill may cost (nothing but time)."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import random
+import shutil
+import socket
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lorweb_mini.errors import InputError
+from lorweb_mini.models.weights import save_weights
+from lorweb_mini.training.loop import LOG, STATE, Recipe, TrainingConfig, cut_log, learning_rate_factor, read_log, train
+
+EACH_STEP = 1e-9  # minutes between checkpoints: one at every step
+CONFIG = TrainingConfig(
+    steps=120,
+    batch_size=8,
+    learning_rate=1e-2,
+    warmup_steps=10,
+    ema_decay=0.9,
+    log_every=7,
+    checkpoint_minutes=EACH_STEP,
+)
+
+
+class Curve(Recipe):
+    """A small network that learns a sine; its second layer learns at a tenth of the rate."""
+
+    def __init__(self, width: int = 16, pause: float = 0.0, stop_at: int | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(4, width), nn.Linear(width, 1)
+        self.pause, self.stop_at, self.drawn = pause, stop_at, 0
+        self.history: list[list[Tensor]] = []
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.first.parameters())}, {"params": list(self.last.parameters()), "scale": 0.1}]
+
+    def configuration(self) -> dict[str, Any]:
+        return {"problem": "sine"}
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+        if self.drawn == self.stop_at:
+            raise KeyboardInterrupt
+        self.drawn += 1
+        time.sleep(self.pause)
+        x = torch.from_numpy(rng.standard_normal((size, 4))).float()
+        return {"x": x, "y": torch.sin(x.sum(1, keepdim=True))}
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        self.history.append([p.detach().clone() for p in self.parameters()])
+        error = self.last(torch.tanh(self.first(batch["x"]))) - batch["y"]
+        return {"loss": error.pow(2).mean(), "mean_error": error.detach().mean()}
+
+    def save(self, folder: Path) -> None:
+        # The state of the last step is kept too: a resume must restore moments and averages, not weights alone.
+        shutil.copy(folder / STATE, folder / "last_state.safetensors")
+        save_weights(folder, {"width": self.first.out_features}, {k: v.detach() for k, v in self.state_dict().items()})
+        torch.save(self.state_dict(), folder / "exact.pt")
+
+
+def _child(folder: Path, environment: dict[str, str], config: TrainingConfig, pause: float) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    train(Curve(pause=pause), config, folder)
+
+
+def _process(
+    folder: Path, config: TrainingConfig = CONFIG, pause: float = 0.0, **environment: str
+) -> multiprocessing.process.BaseProcess:
+    """A real process of its own. The server that forks it has done the slow imports once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_loop"])
+    process = context.Process(target=_child, args=(folder, environment, config, pause))
+    process.start()
+    return process
+
+
+def _finish(process: multiprocessing.process.BaseProcess, seconds: float = 120) -> None:
+    process.join(seconds)
+    code = process.exitcode
+    process.kill()
+    assert code == 0, f"the training process ended with {code}"
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    found = {f"{name}/{k}": v for name in ("model", "last_state") for k, v in _load(folder / name).items()}
+    return found | {f"exact/{k}": v for k, v in torch.load(folder / "exact.pt").items()}
+
+
+def _load(stem: Path) -> dict[str, Tensor]:
+    return load_file(stem.with_suffix(".safetensors"))
+
+
+def _recent(folder: Path) -> list[float]:
+    with safe_open(folder / "last_state.safetensors", "pt") as file:
+        return json.loads(file.metadata()["progress"])["recent"]
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    """The log without its clock."""
+    with (folder / LOG).open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    _finish(_process(folder))
+    return folder
+
+
+def test_kill_at_random_moments_and_resume(whole: Path, tmp_path: Path) -> None:
+    chance = random.Random()  # not seeded: another moment at every run of the tests
+    kills, delays = 0, []
+    while kills < 4:
+        process = _process(tmp_path, pause=0.02)
+        deadline = time.monotonic() + 60
+        before = (tmp_path / STATE).stat().st_mtime_ns if (tmp_path / STATE).exists() else 0
+        while time.monotonic() < deadline and process.is_alive():
+            if (tmp_path / STATE).exists() and (tmp_path / STATE).stat().st_mtime_ns != before:
+                break
+            time.sleep(0.002)
+        delays.append(chance.uniform(0, 0.4))
+        process.join(delays[-1])
+        if process.exitcode is not None:
+            assert process.exitcode == 0
+            break
+        process.kill()  # SIGKILL
+        process.join()
+        assert process.exitcode == -9
+        kills += 1
+        with safe_open(tmp_path / STATE, "pt") as file:  # whole at any moment
+            assert json.loads(file.metadata()["progress"])["step"] >= 1
+    assert kills, f"never killed; delays {delays}"
+    assert not (tmp_path / "model.safetensors").exists() or kills < 4
+    _finish(_process(tmp_path))
+
+    expected, got = _tensors(whole), _tensors(tmp_path)
+    assert expected.keys() == got.keys() and len(expected) > 20
+    assert {k.split("/")[1] for k in expected if k.startswith("last_state")} == {"parameter", "ema", "optimizer"}
+    for name, tensor in expected.items():
+        assert torch.equal(got[name], tensor), f"{name} differs after kills at {delays}"
+    assert _recent(tmp_path) == _recent(whole)
+    assert _rows(tmp_path) == _rows(whole)
+    assert not (tmp_path / STATE).exists(), "a finished run leaves no state behind"
+
+
+def test_log_is_continuous(whole: Path) -> None:
+    steps = [int(row["step"]) for row in _rows(whole)]
+    assert steps == [*range(7, 120, 7), 120]
+    log = read_log(whole / LOG)
+    assert [row["samples"] for row in log] == [8 * s for s in steps]
+    assert all(a["seconds"] <= b["seconds"] for a, b in itertools.pairwise(log))
+    assert log[-1]["loss"] < log[0]["loss"]
+
+
+def _stopped(folder: Path, at: int = 30, **changes: Any) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(Curve(stop_at=at), replace(CONFIG, **changes), folder)
+    assert (folder / STATE).exists()
+
+
+def test_checkpoints_between_log_rows(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows beyond the last checkpoint, which a kill may leave, are written once."""
+    _stopped(tmp_path, at=30)
+    with (tmp_path / LOG).open("ab") as file:
+        file.write(b"35,0.1,280,9.9,0.01,0.0\r\n42,0.1,33")
+    train(Curve(), CONFIG, tmp_path)
+    assert _rows(tmp_path) == _rows(whole)
+    assert all(torch.equal(v, _tensors(tmp_path)[k]) for k, v in _tensors(whole).items())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"learning_rate": 3e-3}, {"batch_size": 16}, {"seed": 1}, {"steps": 121}, {"betas": (0.9, 0.95)}],
+    ids=str,
+)
+def test_resume_with_another_configuration(tmp_path: Path, changes: dict[str, Any]) -> None:
+    _stopped(tmp_path, at=3)
+    with pytest.raises(InputError, match=r"expected an unfinished run with .* got one with") as caught:
+        train(Curve(), replace(CONFIG, **changes), tmp_path)
+    assert next(iter(changes)) in str(caught.value)
+    assert (tmp_path / STATE).exists() and json.loads((tmp_path / "training.json").read_text())["steps"] == 120
+
+
+def test_resume_of_another_model_or_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _stopped(tmp_path, at=3)
+    with pytest.raises(InputError, match=r"expected .* parameter tensors of this model's shapes .* got"):
+        train(Curve(width=1), CONFIG, tmp_path)
+    monkeypatch.setattr(Curve, "configuration", lambda self: {"problem": "cosine"})
+    with pytest.raises(InputError, match=r"cosine.*got one with.*sine"):
+        train(Curve(), CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a state file", None], ids=["empty", "foreign", "truncated"])
+def test_damaged_state(tmp_path: Path, content: bytes | None) -> None:
+    _stopped(tmp_path, at=3)
+    (tmp_path / STATE).write_bytes((tmp_path / STATE).read_bytes()[:200] if content is None else content)
+    with pytest.raises(InputError, match=r"expected the state of an unfinished run, got a damaged file"):
+        train(Curve(), CONFIG, tmp_path)
+
+
+def test_fresh_throws_the_unfinished_run_away(whole: Path, tmp_path: Path) -> None:
+    _stopped(tmp_path, at=30, seed=5)
+    train(Curve(), CONFIG, tmp_path, fresh=True)
+    assert _rows(tmp_path) == _rows(whole)
+    assert all(torch.equal(v, _tensors(tmp_path)[k]) for k, v in _tensors(whole).items())
+
+
+def test_other_seed_other_run(tmp_path: Path, whole: Path) -> None:
+    train(Curve(), replace(CONFIG, seed=1), tmp_path)
+    assert _rows(tmp_path)[0]["loss"] != _rows(whole)[0]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("log", "kept"),
+    [
+        (b"step,loss\r\n5,0.5\r\n10,0.4\r\n15,0.3\r\n", b"step,loss\r\n5,0.5\r\n10,0.4\r\n"),
+        (b"step,loss\r\n5,0.5\r\n1", b"step,loss\r\n5,0.5\r\n"),
+        (b"step,loss\r\n5,0.5\r\n10,0.4", b"step,loss\r\n5,0.5\r\n"),
+        (b"step,lo", None),
+        (b"", None),
+    ],
+)
+def test_cut_log(tmp_path: Path, log: bytes, kept: bytes | None) -> None:
+    path = tmp_path / LOG
+    path.write_bytes(log)
+    cut_log(path, 10)
+    assert (path.read_bytes() if path.exists() else None) == kept
+    cut_log(tmp_path / "none.csv", 10)
+
+
+def test_learning_rate_schedule() -> None:
+    config = TrainingConfig(steps=1000, warmup_steps=50, final_fraction=0.1)
+    for step in (0, 1, 24, 49, 50, 300, 500, 999):
+        warmup = (step + 1) / 50 if step < 49 else 1.0
+        expected = warmup * (0.1 + 0.9 * (1 + math.cos(math.pi * step / 1000)) / 2)
+        assert learning_rate_factor(config, step, step / 1000) == pytest.approx(expected, rel=1e-9)
+    factors = [learning_rate_factor(config, s, s / 1000) for s in range(1000)]
+    assert 0.98 < max(factors) <= 1 and factors.index(max(factors)) in (49, 50)
+    assert learning_rate_factor(config, 5000, 1.0) == pytest.approx(0.1)
+    assert learning_rate_factor(config, 5000, 1.7) == pytest.approx(0.1), "beyond its time it stays low"
+    assert learning_rate_factor(replace(config, warmup_steps=0), 0, 0.0) == pytest.approx(1.0)
+
+
+def test_logged_learning_rate(whole: Path) -> None:
+    for row in read_log(whole / LOG):
+        step = int(row["step"]) - 1
+        cosine = 0.02 + 0.98 * (1 + math.cos(math.pi * step / 120)) / 2
+        assert row["learning_rate"] == pytest.approx(1e-2 * min(1, (step + 1) / 10) * cosine, rel=1e-9)
+
+
+def test_groups_learn_at_their_own_rate(tmp_path: Path) -> None:
+    """AdamW's first step moves every weight by the learning rate itself."""
+    recipe = Curve()
+    before = [p.detach().clone() for p in recipe.parameters()]
+    config = TrainingConfig(steps=1, warmup_steps=0, learning_rate=1e-3, weight_decay=0.0, checkpoint_minutes=EACH_STEP)
+    train(recipe, config, tmp_path)
+    moved = [(p - q).abs().max().item() for p, q in zip(recipe.parameters(), before, strict=True)]
+    assert moved == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4], rel=1e-2)
+
+
+def test_moving_average_and_optimiser_by_hand(tmp_path: Path) -> None:
+    """A dozen steps with torch's own unfused AdamW and an average that warms up as 1 − (1 + s)^(−2/3)."""
+    config = replace(CONFIG, steps=12, warmup_steps=3, max_grad_norm=0.5)
+    recipe = Curve()
+    train(recipe, config, tmp_path)
+
+    twin = Curve()
+    parameters = list(twin.parameters())
+    groups = [{"params": parameters[:2], "scale": 1.0}, {"params": parameters[2:], "scale": 0.1}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=False, foreach=False)
+    average = [p.detach().clone() for p in parameters]
+    for step in range(12):
+        for p, seen in zip(parameters, recipe.history[step], strict=True):
+            torch.testing.assert_close(p.detach(), seen, atol=1e-6, rtol=1e-5)
+        for group in optimizer.param_groups:
+            cosine = 0.02 + 0.98 * (1 + math.cos(math.pi * step / 12)) / 2
+            group["lr"] = 1e-2 * min(1, (step + 1) / 3) * cosine * group["scale"]
+        optimizer.zero_grad()
+        twin(twin.batch(np.random.default_rng([0, step]), 8))["loss"].backward()
+        norm = torch.cat([p.grad.flatten() for p in parameters]).norm()
+        for p in parameters:
+            p.grad.mul_(min(1.0, 0.5 / (norm + 1e-6)))
+        optimizer.step()
+        decay = min(0.9, 1 - (1 + step) ** (-2 / 3)) if step else 0.0
+        average = [decay * m + (1 - decay) * p.detach() for m, p in zip(average, parameters, strict=True)]
+    for got, expected in zip(recipe.parameters(), average, strict=True):
+        torch.testing.assert_close(got.detach(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_summary_and_configuration_file(tmp_path: Path) -> None:
+    summary = train(Curve(), replace(CONFIG, steps=9), tmp_path)
+    assert summary["steps"] == 9 and summary["samples"] == 72 and summary["seconds"] > 0
+    assert summary["loss"] == pytest.approx(np.mean(_recent(tmp_path)))
+    assert json.loads((tmp_path / "training.json").read_text()) == json.loads(
+        json.dumps(asdict(replace(CONFIG, steps=9)))
+    )
+
+
+def test_minutes_end_by_the_clock(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=None, minutes=0.01)
+    started = time.monotonic()
+    summary = train(Curve(pause=0.005), config, tmp_path)
+    assert 0.6 <= summary["seconds"] <= time.monotonic() - started
+    assert summary["steps"] > 1
+    assert summary["seconds"] < 5
+
+
+@pytest.mark.parametrize("given", [{}, {"steps": 5, "minutes": 1.0}], ids=str)
+def test_steps_or_minutes(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="expected exactly one of steps and minutes, got"):
+        TrainingConfig(**given)
+
+
+def test_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Curve, "forward", lambda self, batch: {"loss": self.last.bias.sum() * float("nan")})
+    with pytest.raises(FloatingPointError, match="at step 0"):
+        train(Curve(), CONFIG, tmp_path)
+
+
+def test_two_processes_give_the_curve_of_one(whole: Path, tmp_path: Path) -> None:
+    """The environment is what ``accelerate launch --cpu --num_processes 2`` sets; the global batch is the same."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = replace(CONFIG, steps=42)
+    train(Curve(), config, tmp_path / "one")
+    shared = {"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        _process(tmp_path / "two", config, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)
+    ]
+    for process in processes:
+        _finish(process)
+    one, two = (read_log(tmp_path / name / LOG) for name in ("one", "two"))
+    assert [r["step"] for r in one] == [r["step"] for r in two]
+    np.testing.assert_allclose([r["loss"] for r in two], [r["loss"] for r in one], rtol=1e-4)
+    for name, tensor in torch.load(tmp_path / "one" / "exact.pt").items():
+        torch.testing.assert_close(torch.load(tmp_path / "two" / "exact.pt")[name], tensor, atol=1e-5, rtol=1e-4)
