@@ -181,7 +181,8 @@ class HeldOut:
             if kind == "move":
                 value = np.degrees(np.arctan2(strength[:, 1], strength[:, 0])) % 360
             if kind in CIRCULAR or kind == "move":
-                held |= (value - low) % 360 < (high - low) % 360
+                inside = (value - low) % 360
+                held |= (inside > 0) & (inside < (high - low) % 360)
             else:
                 held |= (value > low) & (value < high)
         return held

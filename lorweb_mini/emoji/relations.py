@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -25,6 +25,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..files import data_dir
 from . import edits
+from .distributions import unseen
 from .sheets import STYLES, EmojiSet, load_emoji
 
 SPLITS = ("train", "val", "test")
@@ -36,6 +37,7 @@ STYLE_NAMES = dict(
         strict=True,
     )
 )
+UNSEEN_DEGREES = ("strength", "composition", "inside", "between", "outside")
 SAME = 2 / 255  # pictures whose mean difference in [-1, 1] is below this look the same
 
 
@@ -58,7 +60,7 @@ class Relation:
     degree: str
     known_to_base: bool
     instructions: tuple[str, ...]
-    edits: tuple[tuple[str, float], ...] = ()
+    edits: tuple[tuple[str, edits.Strength], ...] = ()
     all_pairs: np.ndarray = field(repr=False, default_factory=lambda: np.zeros((0, 4), int))
 
     @property
@@ -168,11 +170,9 @@ def relations() -> dict[str, Relation]:
                     f"use the {words} version of this emoji",
                 )
                 found[name] = _relation(name, table, phrases, pairs)
-    itself = np.argwhere(emoji.present)
-    itself = np.concatenate([itself, itself], 1)
     for name in edits.edit_relations():
         kind, strength = edits.parse_relation(name)
-        found[name] = _relation(name, table, edits.instructions(kind, strength), itself, ((kind, strength),))
+        found[name] = _relation(name, table, edits.instructions(kind, strength), _itself(), ((kind, strength),))
     for name in table:
         if name.startswith("compose/"):
             first_name, second_name = composition_parts(name)
@@ -190,14 +190,77 @@ def composition_parts(name: str) -> tuple[str, str]:
     raise InputError(f"expected compose/FIRST+SECOND with two known relations, got {name!r}")
 
 
-def get_relation(name: str) -> Relation:
-    """One relation by name; :class:`InputError` with the nearest names when there is none."""
-    if name not in relations():
-        import difflib
+@lru_cache(maxsize=1)
+def _unseen_relations() -> dict[str, tuple[str, Relation]]:
+    """Name to (part, relation) of what ``data/unseen.json`` holds out of the distribution of edits."""
+    found = {}
+    for entry in unseen()["relations"]:
+        if entry["held_out"]:
+            relation = relation_of_chain(parse_chain(entry["name"]), entry["degree"], entry["known_to_base"])
+            found[entry["name"]] = (entry["part"], relation)
+    return found
 
-        near = difflib.get_close_matches(name, relations(), 3, 0.3)
-        raise InputError(f"expected the name of a relation, got {name!r}; the nearest are {near}")
-    return relations()[name]
+
+def chain_name(chain: Sequence[tuple[str, edits.Strength]]) -> str:
+    """``edit/kind=strength`` for one edit, ``compose/edit/…+edit/…`` for several."""
+    parts = [edits.relation_name(kind, strength) for kind, strength in chain]
+    return parts[0] if len(parts) == 1 else f"compose/{'+'.join(parts)}"
+
+
+def parse_chain(name: str) -> tuple[tuple[str, edits.Strength], ...]:
+    """Inverse of :func:`chain_name`; :class:`InputError` for a name with anything but edits in it."""
+    parts = name.removeprefix("compose/").split("+edit/") if name.startswith("compose/") else [name]
+    return tuple(edits.parse_relation(part if i == 0 else f"edit/{part}") for i, part in enumerate(parts))
+
+
+def relation_of_chain(
+    chain: Sequence[tuple[str, edits.Strength]], degree: str = "drawn", known_to_base: bool = True
+) -> Relation:
+    """Edits one after the other as a relation of every drawing with itself."""
+    phrasings = zip(*(edits.instructions(kind, strength) for kind, strength in chain), strict=False)
+    words = tuple(" and ".join(parts) for parts in phrasings)
+    return Relation(chain_name(chain), degree, known_to_base, words, tuple(chain), _itself())
+
+
+@lru_cache(maxsize=1)
+def _itself() -> np.ndarray:
+    """Every drawing with itself, [P, 4]."""
+    present = np.argwhere(load_emoji().present)
+    return np.concatenate([present, present], 1)
+
+
+def unseen_relations(part: str, degree: str | None = None) -> list[Relation]:
+    """Edits that no basis of LoRAs is shown, and that a memoriser of the shown ones gets wrong.
+
+    Args:
+        part: ``val``, by which recipes are chosen, or ``test``.
+        degree: one of :data:`UNSEEN_DEGREES`. Inside the span, a chain of shown edits that are never shown together
+            does the same; outside, none comes near.
+
+    Raises:
+        InputError: another part or degree.
+    """
+    if part not in ("val", "test") or degree not in (None, *UNSEEN_DEGREES):
+        raise InputError(f"expected val or test, and a degree out of {UNSEEN_DEGREES}, got {part!r} and {degree!r}")
+    return [r for p, r in _unseen_relations().values() if p == part and degree in (None, r.degree)]
+
+
+def get_relation(name: str) -> Relation:
+    """One relation by name, or any edit or chain of edits: ``edit/hue=77``, ``compose/edit/grey+edit/blur=3``.
+
+    Raises:
+        InputError: no such relation, with the nearest names, or a strength out of range.
+    """
+    if name in relations():
+        return relations()[name]
+    if name in _unseen_relations():
+        return _unseen_relations()[name][1]
+    if isinstance(name, str) and name.startswith(("edit/", "compose/edit/")) and "=" in name:
+        return relation_of_chain(parse_chain(name))
+    import difflib
+
+    near = difflib.get_close_matches(name, [*relations(), *_unseen_relations()], 3, 0.3)
+    raise InputError(f"expected the name of a relation, got {name!r}; the nearest are {near}")
 
 
 def select(degree: str | None = None, known_to_base: bool | None = None, starter: bool = False) -> list[Relation]:
