@@ -132,7 +132,7 @@ def cloud_of(editor: Editor, batches: Iterable[Sequence[Analogy]]) -> Cloud:
         for start in range(0, len(items), CHUNK):
             part = list(items[start : start + CHUNK])
             latents = editor.autoencoder.to_latent(torch.cat(as_batch(part)[:3]))
-            query = editor.router.query(*editor.encoder(latents).chunk(3))
+            query = editor.router.query(*editor.embeddings(*latents.chunk(3)))
             queries.append(query)
             coefficients.append(editor.router.logits(query).softmax(-1))
             names += [x.relation for x in part]

@@ -1,18 +1,22 @@
-"""Command line of training: ``python -m lorweb_mini.train autoencoder|decoder|encoder|base|starter|full``."""
+"""Command line of training: ``python -m lorweb_mini.train PART`` with one of the parts in :data:`DEFAULTS`."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ..core.editor import BasisConfig
-from ..emoji.relations import select
+from ..core.editor import QUERIES, BasisConfig
+from ..emoji.distributions import Distribution, held_out
+from ..emoji.relations import Relation, get_relation, select
+from ..errors import InputError
 from ..models.weights import weights_dir
-from ..training.loop import Recipe, TrainingConfig, train
+from ..training.loop import STATE, Recipe, TrainingConfig, has_state, read_progress, train
 
 DEFAULTS = {
     "autoencoder": TrainingConfig(minutes=25, batch_size=32, learning_rate=2e-3, weight_decay=1e-3, ema_decay=0.998),
@@ -20,28 +24,61 @@ DEFAULTS = {
         minutes=60, batch_size=32, learning_rate=1e-3, warmup_steps=200, weight_decay=1e-3, ema_decay=0.999
     ),
     "encoder": TrainingConfig(minutes=10, batch_size=512, learning_rate=2e-3, weight_decay=0.05, ema_decay=0.998),
-    "base": TrainingConfig(minutes=105, batch_size=64, learning_rate=1e-3, warmup_steps=200, betas=(0.9, 0.95)),
+    "pair_encoder": TrainingConfig(
+        samples=1_500_000, decay_samples=400_000, batch_size=192, learning_rate=1e-3, warmup_steps=300, ema_decay=0.999
+    ),
+    "base": TrainingConfig(
+        samples=2_500_000,
+        decay_samples=500_000,
+        batch_size=64,
+        learning_rate=8e-4,
+        warmup_steps=300,
+        betas=(0.9, 0.95),
+    ),
     "starter": TrainingConfig(minutes=10, batch_size=32, learning_rate=1e-2, warmup_steps=50, ema_decay=0.995),
-    "full": TrainingConfig(minutes=20, batch_size=48, learning_rate=1e-2, warmup_steps=50, ema_decay=0.998),
+    "full": TrainingConfig(
+        samples=2_000_000, decay_samples=400_000, batch_size=48, learning_rate=6e-3, warmup_steps=100, ema_decay=0.999
+    ),
 }
 FOLDERS = {"decoder": "autoencoder"}
 BASES = {
-    "starter": BasisConfig(n_loras=16, rank=4, layout="b"),
-    "full": BasisConfig(n_loras=32, rank=4, layout="b"),
+    "starter": BasisConfig(n_loras=16, rank=4, layout="b", query="cat+pair"),
+    "full": BasisConfig(n_loras=32, rank=4, layout="b", query="cat+pair"),
 }
+# Of the distribution of edits the starter learns colours and places.
+STARTER_KINDS = (
+    "hue",
+    "mix",
+    "grey",
+    "invert",
+    "tint",
+    "screen",
+    "background",
+    "darken",
+    "fade",
+    "saturate",
+    "contrast",
+    "flip_horizontal",
+    "shrink",
+    "move",
+)
+STARTER_TONES = ("tone/yellow>dark", "tone/dark>light")
+# The artists' relations that are learnt slowly are drawn more often.
+EMPHASIS = {"gender": 3.0, "style": 2.0, "tone": 1.0, "moon": 2.0, "colour": 0.5}
 
 
-def relations_of(part: str):
-    """The relations a basis is trained on: the starter set's seen ones, or all seen ones with two train pairs."""
+def relations_of(part: str) -> list[Relation]:
+    """The artists' relations of a basis: two tones for the starter, all seen ones with two train pairs for full."""
     if part == "starter":
-        return select("seen", starter=True)
-    return [r for r in select("seen", known_to_base=True) if len(r.pairs("train")) >= 2]
+        return [get_relation(name) for name in STARTER_TONES]
+    return [r for r in select("seen", known_to_base=True) if not r.edits and len(r.pairs("train")) >= 2]
 
 
-def recipe_of(
-    part: str, basis: BasisConfig | None = None, edited_pairs: int = 1200, seed: int = 0, teacher: float = 0.0
-) -> Recipe:
-    """The recipe of one part, freshly initialised from ``seed``."""
+def recipe_of(part: str, basis: BasisConfig | None = None, seed: int = 0, **options: Any) -> Recipe:
+    """The recipe of one part, freshly initialised from ``seed``.
+
+    ``options`` are those of the part's own recipe, and for a basis ``kinds`` of the distribution of edits.
+    """
     from ..training import recipes
 
     torch.manual_seed(seed)
@@ -50,10 +87,32 @@ def recipe_of(
     if part == "decoder":
         return recipes.AutoencoderRecipe(decoder_only=True)
     if part == "encoder":
-        return recipes.EncoderRecipe(edited_pairs)
+        return recipes.EncoderRecipe(**options)
+    if part == "pair_encoder":
+        return recipes.PairRecipe()
     if part == "base":
-        return recipes.BaseRecipe(edited_pairs=edited_pairs)
-    return recipes.BasisRecipe(basis or BASES[part], relations_of(part), edited_pairs, seed, teacher=teacher)
+        return recipes.BaseRecipe()
+    kinds = options.pop("kinds", STARTER_KINDS if part == "starter" else None)
+    options = {"artists_share": 0.12 if part == "starter" else 0.4, "emphasis": EMPHASIS, **options}
+    fresh = Distribution(kinds, held_out())
+    return recipes.BasisRecipe(basis or BASES[part], relations_of(part), seed=seed, fresh=fresh, **options)
+
+
+def branch(source: Path, folder: Path, config: TrainingConfig, samples: int) -> TrainingConfig:
+    """Starts the decay of an unfinished run in a folder of its own: its state, and a plan that ends ``samples`` later.
+
+    Raises:
+        InputError: the source has no unfinished run, or the folder has one already of another length.
+    """
+    if not (source / STATE).is_file():
+        raise InputError(f"expected an unfinished run in {source}, found none")
+    done = read_progress(source)["step"] * config.batch_size
+    if not has_state(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (source / STATE, source / "log.csv", source / "validation.csv"):
+            if path.is_file():
+                shutil.copy2(path, folder)
+    return replace(config, samples=done + samples, decay_samples=samples)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -61,50 +120,68 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lorweb_mini.train", description=__doc__)
     parser.add_argument("part", choices=list(DEFAULTS))
     parser.add_argument("--folder", type=Path, help="where to write; default: the shipped weights' own folder")
-    parser.add_argument("--minutes", type=float, help="time budget; the learning rate follows the clock")
-    parser.add_argument("--steps", type=int, help="exact number of steps instead, repeatable bit for bit")
+    parser.add_argument("--samples", type=int, help="length of the training, repeatable bit for bit")
+    parser.add_argument("--decay-samples", type=int, help="samples at the end over which the learning rate falls")
+    parser.add_argument(
+        "--minutes", type=float, help="time budget; beside --samples a cap, after which the state stays"
+    )
+    parser.add_argument("--steps", type=int, help="exact number of steps instead")
+    parser.add_argument("--branch-from", type=Path, help="decay an unfinished run of this folder over --samples")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--warmup-steps", type=int)
+    parser.add_argument("--optimizer", choices=("adamw", "muon"))
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), help="bf16 pays on processors that have it in hardware"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--checkpoint-minutes", type=float)
-    parser.add_argument("--edited-pairs", type=int, default=1200, help="pictures drawn for each procedural edit")
+    parser.add_argument("--edited-pairs", type=int, help="encoder: pictures drawn for each procedural edit")
     parser.add_argument("--layout", help="what the transformer of a basis sees: b, tokens or grid")
-    parser.add_argument("--loras", type=int, help="size N of the basis")
+    parser.add_argument("--loras", type=int, dest="n_loras", help="size N of the basis")
     parser.add_argument("--rank", type=int, help="rank r of its LoRAs")
-    parser.add_argument("--encoder", help="eye of its router: tiny-clip, latents, pixels or efficientnet-lite0")
+    parser.add_argument(
+        "--encoder", help="image encoder of its router: tiny-clip, latents, pixels or efficientnet-lite0"
+    )
+    parser.add_argument("--query", choices=QUERIES, help="of its router: with or without the encoder of the pair")
     parser.add_argument("--no-router", action="store_true", help="ablation: all coefficients are 1")
-    parser.add_argument("--teacher", type=float, default=0.0, help="share of the instructed base in a basis's target")
+    parser.add_argument("--pair-rate", type=float, help="learning rate of the encoder of the pair, as a share")
+    parser.add_argument("--balance", type=float, help="weight of the balance term")
+    parser.add_argument("--exact-shift", type=float, help="mean of logit(t) for exact edits")
+    parser.add_argument("--artists-share", type=float, help="share of artists' pairs beside the fresh edits")
     parser.add_argument("--fresh", action="store_true", help="throw away an unfinished run instead of resuming it")
     parser.add_argument("--from-weights", type=Path, help="start from finished weights instead of from nothing")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+
+    def given(*names: str) -> dict[str, Any]:
+        return {k: getattr(options, k) for k in names if getattr(options, k) is not None}
+
     config = DEFAULTS[options.part]
     if options.steps is not None:
-        config = replace(config, steps=options.steps, minutes=None)
+        config = replace(config, steps=options.steps, minutes=None, samples=None, decay_samples=None)
+    elif options.samples is not None:
+        config = replace(config, samples=options.samples, minutes=options.minutes, decay_samples=options.decay_samples)
     elif options.minutes is not None:
         config = replace(config, minutes=options.minutes)
-    given = {
-        k: getattr(options, k)
-        for k in ("batch_size", "learning_rate", "checkpoint_minutes")
-        if getattr(options, k) is not None
-    }
-    config = replace(config, seed=options.seed, **given)
-    basis = None
-    if options.part in BASES:
-        basis = BASES[options.part]
-        changed = {
-            "layout": options.layout,
-            "n_loras": options.loras,
-            "rank": options.rank,
-            "encoder": options.encoder,
-        }
-        basis = replace(basis, **{k: v for k, v in changed.items() if v is not None}, routed=not options.no_router)
-    recipe = recipe_of(options.part, basis, options.edited_pairs, options.seed, options.teacher)
+    settings = ("batch_size", "learning_rate", "warmup_steps", "optimizer", "precision", "checkpoint_minutes")
+    config = replace(config, seed=options.seed, **given(*settings))
     folder = weights_dir() / FOLDERS.get(options.part, options.part)
+    target = options.folder or folder
+    if options.branch_from is not None:
+        if options.samples is None:
+            parser.error("--branch-from needs --samples, the length of the decay")
+        config = branch(options.branch_from, target, config, options.samples)
+    basis, more = None, given("edited_pairs") if options.part == "encoder" else {}
+    if options.part in BASES:
+        changed = given("layout", "n_loras", "rank", "encoder", "query")
+        basis = replace(BASES[options.part], **changed, routed=not options.no_router)
+        more = given("pair_rate", "balance", "exact_shift", "artists_share")
+    recipe = recipe_of(options.part, basis, options.seed, **more)
     if options.from_weights is not None:
         recipe.start_from(options.from_weights)
     elif options.part == "decoder":
         recipe.start_from(folder)
-    summary = train(recipe, config, options.folder or folder, options.fresh)
+    summary = train(recipe, config, target, options.fresh)
     print({k: round(v, 4) for k, v in summary.items()})

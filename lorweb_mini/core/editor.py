@@ -19,10 +19,13 @@ from ..images import read_images, to_pil
 from ..models.autoencoder import MiniAutoencoder
 from ..models.base import Base, noise_for
 from ..models.encoders import ENCODERS, TINY_CLIP, Encoder, encoder_of
-from ..models.weights import fingerprint, load_state, load_weights, save_weights, weights_dir
+from ..models.pair_encoder import PairEncoder
+from ..models.weights import fingerprint, latent_fingerprint, load_state, load_weights, save_weights, weights_dir
 from .basis import Basis
 from .layout import Layout
 from .router import Router
+
+QUERIES = ("cat", "cat+pair")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class BasisConfig:
         routed: False leaves the router out, every coefficient is 1; the ablation in which the transformer's own
             attention to a and a' must carry the edit.
         encoder: what the router looks through, see :mod:`~lorweb_mini.models.encoders`.
+        query: ``cat``, the paper's separate embeddings of a, a' and b side by side, or ``cat+pair``, to which the
+            embedding of the pair (a, a') is added, see :mod:`~lorweb_mini.models.pair_encoder`.
     """
 
     n_loras: int = 16
@@ -44,11 +49,14 @@ class BasisConfig:
     layout: str = "b"
     routed: bool = True
     encoder: str = TINY_CLIP
+    query: str = "cat"
 
     def __post_init__(self) -> None:
         Layout(self.layout)
         if self.encoder not in ENCODERS:
             raise InputError(f"expected an encoder out of {ENCODERS}, got {self.encoder!r}")
+        if self.query not in QUERIES:
+            raise InputError(f"expected a query out of {QUERIES}, got {self.query!r}")
         for name in ("n_loras", "rank", "keys_dim"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -85,6 +93,7 @@ class Editor:
     Attributes:
         autoencoder, encoder, base: frozen.
         basis, router: what training learns; ``router`` is None in the ablation without one.
+        pair_encoder: frozen, or tuned with the router; None where the query has no pair.
         config: shape of the basis.
     """
 
@@ -94,12 +103,22 @@ class Editor:
         encoder: Encoder,
         base: Base,
         config: BasisConfig,
+        pair_encoder: PairEncoder | None = None,
     ) -> None:
+        if (pair_encoder is None) == (config.query == "cat+pair"):
+            raise InputError(f"expected an encoder of pairs just where the query uses it, got query {config.query!r}")
         self.autoencoder, self.encoder, self.base, self.config = autoencoder, encoder, base, config
+        self.pair_encoder = pair_encoder
         self.layout = Layout(config.layout)
         self.basis = Basis(base.transformer, config.n_loras, config.rank)
         self.router = (
-            Router(len(self.basis.layers), config.n_loras, encoder.embedding_dim, config.keys_dim)
+            Router(
+                len(self.basis.layers),
+                config.n_loras,
+                encoder.embedding_dim,
+                config.keys_dim,
+                0 if pair_encoder is None else pair_encoder.embedding_dim,
+            )
             if config.routed
             else None
         )
@@ -119,9 +138,13 @@ class Editor:
         """As :meth:`route`, from normalised latents [batch, 16, 8, 8]; differentiable in the router."""
         if self.router is None:
             return b.new_ones(len(b), len(self.basis.layers), self.config.n_loras)
+        return self.router(*self.embeddings(a, a_prime, b))
+
+    def embeddings(self, a: Tensor, a_prime: Tensor, b: Tensor) -> list[Tensor]:
+        """What the router's query is made of, from normalised latents: [batch, ...] each, see :meth:`Router.query`."""
         with torch.no_grad():
-            a, a_prime, b = self.encoder(torch.cat([a, a_prime, b])).chunk(3)
-        return self.router(a, a_prime, b)
+            separate = list(self.encoder(torch.cat([a, a_prime, b])).chunk(3))
+        return separate if self.pair_encoder is None else [*separate, self.pair_encoder(a, a_prime)]
 
     def edit(self, a: Any, a_prime: Any, b: Any, steps: int = 8, seed: int = 0) -> EditResult:
         """Draws b' with a : a' :: b : b'.
@@ -227,6 +250,8 @@ class Editor:
         state = {f"basis.{k}": v for k, v in self.basis.state_dict().items()}
         if self.router is not None:
             state |= {f"router.{k}": v for k, v in self.router.state_dict().items()}
+        if self.pair_encoder is not None and notes.get("tuned_pair_encoder"):
+            state |= {f"pair_encoder.{k}": v for k, v in self.pair_encoder.state_dict().items()}
         save_weights(folder, {**asdict(self.config), **notes, "frozen": frozen_fingerprint(self.config)}, state)
 
 
@@ -248,7 +273,10 @@ def frozen_fingerprint(config: BasisConfig) -> str:
     """Identifies the shipped frozen parts that a basis was trained on, and the eye of its router."""
     looks = config.routed and config.encoder == TINY_CLIP
     parts = ("autoencoder", "encoder", "base") if looks else ("autoencoder", "base")
-    return "-".join(fingerprint(weights_dir() / part)[:8] for part in parts)
+    if config.query == "cat+pair":
+        parts += ("pair_encoder",)
+    marks = {"autoencoder": latent_fingerprint}
+    return "-".join(marks.get(part, fingerprint)(weights_dir() / part)[:8] for part in parts)
 
 
 def load_frozen(encoder: str = TINY_CLIP) -> tuple[MiniAutoencoder, Encoder, Base]:
@@ -261,9 +289,10 @@ def load_frozen(encoder: str = TINY_CLIP) -> tuple[MiniAutoencoder, Encoder, Bas
 def new_editor(config: BasisConfig, seed: int = 0) -> Editor:
     """An untrained basis and router on the shipped frozen parts; it starts as the base, since B = 0."""
     frozen = load_frozen(config.encoder)
+    pair = PairEncoder.load(weights_dir() / "pair_encoder") if config.query == "cat+pair" else None
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Editor(*frozen, config)
+        return Editor(*frozen, config, pair)
 
 
 def load(weights: str | Path = "full") -> Editor:
@@ -284,8 +313,8 @@ def load(weights: str | Path = "full") -> Editor:
         raise InputError(f"expected 'full', 'starter' or a folder with a trained basis, got {str(weights)!r}")
     stored, state = load_weights(folder)
     names = {f.name for f in fields(BasisConfig)}
-    # Weights from before there was a choice of encoders do not name theirs, the first of them.
-    if names - {"encoder"} - set(stored):
+    # Weights from before there was a choice of encoders and queries do not name theirs, the first of them.
+    if names - {"encoder", "query"} - set(stored):
         raise InputError(f"expected a basis configuration with {sorted(names)} in {folder}, got {sorted(stored)}")
     config = BasisConfig(**{k: v for k, v in stored.items() if k in names})
     if stored.get("frozen") != (ours := frozen_fingerprint(config)):
@@ -299,6 +328,8 @@ def load(weights: str | Path = "full") -> Editor:
         router = {k.removeprefix("router."): v for k, v in state.items() if k.startswith("router.")}
         load_state(editor.router, router, folder)
         editor.router.eval().requires_grad_(False)
+    if tuned := {k.removeprefix("pair_encoder."): v for k, v in state.items() if k.startswith("pair_encoder.")}:
+        load_state(editor.pair_encoder, tuned, folder)  # type: ignore[arg-type]
     for parameter in editor.basis.parameters():
         parameter.requires_grad_(False)
     return editor

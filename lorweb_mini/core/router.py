@@ -26,14 +26,15 @@ class Router(nn.Module):
         n_loras: size N of the basis.
         embedding_dim: width of one picture's embedding; a query is three of them.
         keys_dim: d.
+        pair_dim: width of an embedding of the pair (a, a') that the query ends with; the paper has none.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, layers: int, n_loras: int, embedding_dim: int, keys_dim: int = 128) -> None:
+    def __init__(self, layers: int, n_loras: int, embedding_dim: int, keys_dim: int = 128, pair_dim: int = 0) -> None:
         super().__init__()
-        width = 3 * embedding_dim
+        width = 3 * embedding_dim + pair_dim
         # Fixed before training, see standardise; saved with the weights.
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("deviation", torch.ones(width))
@@ -42,13 +43,13 @@ class Router(nn.Module):
         bound = 1 / math.sqrt(width)
         nn.init.uniform_(self.query_projection, -bound, bound)
 
-    def query(self, a: Tensor, a_prime: Tensor, b: Tensor) -> Tensor:
-        """Embeddings [B, embedding_dim] to the query [B, 3 · embedding_dim]; b' has no way in."""
-        return (torch.cat([a, a_prime, b], dim=-1) - self.mean) / self.deviation
+    def query(self, *embeddings: Tensor) -> Tensor:
+        """Embeddings of a, a' and b, and of the pair if it is used, to the query [B, Q]; b' has no way in."""
+        return (torch.cat(embeddings, dim=-1) - self.mean) / self.deviation
 
-    def standardise(self, a: Tensor, a_prime: Tensor, b: Tensor) -> None:
-        """Fixes mean and deviation of the query's inputs from embeddings [K, embedding_dim] of training triplets."""
-        deviation, self.mean = torch.std_mean(torch.cat([a, a_prime, b], dim=-1), dim=0)
+    def standardise(self, *embeddings: Tensor) -> None:
+        """Fixes mean and deviation of the query's inputs from the embeddings of K training triplets, [K, ...] each."""
+        deviation, self.mean = torch.std_mean(torch.cat(embeddings, dim=-1), dim=0)
         self.deviation = deviation.clamp_min(1e-4)
 
     def logits(self, query: Tensor) -> Tensor:
@@ -56,9 +57,9 @@ class Router(nn.Module):
         projected = torch.einsum("lkq,bq->blk", self.query_projection, query)
         return torch.einsum("blk,lnk->bln", projected, self.keys) / math.sqrt(self.keys.shape[-1])
 
-    def forward(self, a: Tensor, a_prime: Tensor, b: Tensor) -> Tensor:
-        """Embeddings [B, embedding_dim] of the three pictures to coefficients [B, layers, N]; rows sum to 1."""
-        return self.logits(self.query(a, a_prime, b)).softmax(dim=-1)
+    def forward(self, *embeddings: Tensor) -> Tensor:
+        """What :meth:`query` takes to coefficients [B, layers, N]; rows sum to 1."""
+        return self.logits(self.query(*embeddings)).softmax(dim=-1)
 
 
 def routing_statistics(coefficients: Tensor) -> dict[str, float]:

@@ -20,8 +20,9 @@ from tqdm.auto import tqdm
 
 from ..errors import InputError
 from ..models.autoencoder import MiniAutoencoder
-from ..models.weights import fingerprint, weights_dir
-from .relations import Relation, training_pictures
+from ..models.weights import latent_fingerprint, weights_dir
+from .distributions import Chains
+from .relations import SPLITS, Relation, concept_sides, training_pictures
 from .sheets import load_emoji
 
 SAME_LATENT = 0.03  # mean distance of normalised latents below which two pictures look the same
@@ -102,10 +103,46 @@ class LatentBank:
         return weight / weight.sum()
 
 
+class PictureSource:
+    """Drawings and their latents; what is edited is drawn, edited and encoded on the spot."""
+
+    def __init__(self, autoencoder: MiniAutoencoder) -> None:
+        self.autoencoder = autoencoder.requires_grad_(False)
+        self.drawings = np.argwhere(load_emoji().present)
+        self.row_of = np.full(load_emoji().present.shape, -1)
+        self.row_of[self.drawings[:, 0], self.drawings[:, 1]] = np.arange(len(self.drawings))
+        self.plain = encoded(autoencoder, "all drawings", self.drawings, lambda x: x)
+        sides = concept_sides()[self.drawings[:, 0]]
+        concepts = np.array([e.concept for e in load_emoji().emojis])[self.drawings[:, 0]]
+        self.sides: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for index, split in enumerate(SPLITS):
+            rows = np.flatnonzero(sides == index)
+            # Most drawings are the skin tones of a few people: a concept counts by the root of its drawings.
+            _, inverse, count = np.unique(concepts[rows], return_inverse=True, return_counts=True)
+            weight = 1 / np.sqrt(count[inverse])
+            self.sides[split] = (self.drawings[rows], np.cumsum(weight / weight.sum()))
+
+    def draw(self, rng: np.random.Generator, size: int, split: str = "train") -> np.ndarray:
+        """Emoji and style of random drawings of one split's concepts, [size, 2]."""
+        drawings, cumulative = self.sides[split]
+        return drawings[np.searchsorted(cumulative, rng.random(size)).clip(0, len(drawings) - 1)]
+
+    def latents(self, pairs: np.ndarray, chains: Chains, edited: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Latents of the first and the second drawing of pairs [B, 4]; the second is edited where bool [B] says so."""
+        first = self.plain[self.row_of[pairs[:, 0], pairs[:, 1]]].float()
+        second = self.plain[self.row_of[pairs[:, 2], pairs[:, 3]]].float()
+        if edited.any():
+            rows = np.flatnonzero(edited)
+            drawn = chains[rows].apply(load_emoji().tensor(pairs[rows, 2], pairs[rows, 3]))
+            with torch.no_grad():
+                second[torch.from_numpy(rows)] = self.autoencoder.to_latent(drawn)
+        return first, second
+
+
 def encoded(autoencoder: MiniAutoencoder, name: str, shown: np.ndarray, edit: Callable[[Tensor], Tensor]) -> Tensor:
     """Latents of pictures [P, 2] (emoji, style) after an edit, from the cache where they are there."""
     content = zlib.crc32(np.ascontiguousarray(shown).tobytes())
-    mark = f"{fingerprint(weights_dir() / 'autoencoder')}-{re.sub(r'[^a-z0-9]+', '_', name)}-{content:08x}"
+    mark = f"{latent_fingerprint(weights_dir() / 'autoencoder')}-{re.sub(r'[^a-z0-9]+', '_', name)}-{content:08x}"
     path = cache_dir() / f"{mark}.safetensors"
     if path.is_file():
         return load_file(path)["latents"]

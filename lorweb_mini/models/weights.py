@@ -118,3 +118,12 @@ def fingerprint(folder: str | Path) -> str:
     for path in sorted(Path(folder).glob("*.safetensors")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def latent_fingerprint(folder: str | Path) -> str:
+    """Sixteen hex digits that change with an autoencoder's latents: its encoder, scale and shift, not its decoder."""
+    config, state = load_config(folder), load_file(next(Path(folder).glob("*.safetensors")))
+    digest = hashlib.sha256(repr((config["scaling_factor"], config["shift_factor"])).encode())
+    for name in sorted(k for k in state if k.startswith("encoder.")):
+        digest.update(state[name].half().numpy().tobytes())
+    return digest.hexdigest()[:16]

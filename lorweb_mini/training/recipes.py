@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -16,17 +18,21 @@ from torch import Tensor, nn
 from ..core.editor import BasisConfig, Editor, load, new_editor
 from ..core.layout import pack, position_ids
 from ..core.router import routing_statistics
+from ..emoji.distributions import LONGEST, Distribution, held_out
 from ..emoji.edits import apply_edit, parse_relation
-from ..emoji.latents import LatentBank, encoded
+from ..emoji.latents import SAME_LATENT, LatentBank, PictureSource, encoded
 from ..emoji.relations import Relation, relations, select, training_pictures
 from ..emoji.sheets import load_emoji
+from ..emoji.words import chain_vectors, joined
 from ..errors import InputError
 from ..models.autoencoder import MiniAutoencoder
 from ..models.base import Base
+from ..models.pair_encoder import PairEncoder
 from ..models.text import vectors_of
 from ..models.tiny_clip import TinyCLIP
 from ..models.weights import weights_dir
 from .loop import Recipe, torch_generator
+from .pair_targets import pair_targets, strength_count
 
 SCALE_ROWS = 2048  # pictures that set the latents' scale and shift, and the router's
 SHIFT = 0.8  # towards noise, where it is decided what to draw; near t = 0 it is only finished
@@ -38,13 +44,13 @@ def known_relations() -> list[Relation]:
     return [r for r in relations().values() if r.known_to_base and len(r.pairs("train"))]
 
 
-def flow_sample(rng: np.random.Generator, clean: Tensor) -> dict[str, Tensor]:
+def flow_sample(rng: np.random.Generator, clean: Tensor, shift: float | Tensor = SHIFT) -> dict[str, Tensor]:
     """Times t, noise e, and the noisy tokens z_t = (1 − t) x + t e for clean tokens x [B, T, 64].
 
-    logit(t) is normal with mean :data:`SHIFT` and deviation 1.
+    logit(t) is normal with mean ``shift``, one for all or [B], and deviation 1.
     """
     generator = torch_generator(rng)
-    t = torch.sigmoid(torch.randn(len(clean), generator=generator) + SHIFT)
+    t = torch.sigmoid(torch.randn(len(clean), generator=generator) + shift)
     noise = torch.randn(clean.shape, generator=generator)
     noisy = torch.lerp(clean, noise, t[:, None, None])
     return {"t": t, "noisy": noisy, "velocity": noise - clean}
@@ -231,23 +237,24 @@ def encoded_views(autoencoder: MiniAutoencoder, drawings: np.ndarray, number: in
 
 
 class BaseRecipe(Recipe):
-    """Instruction editing over every relation that the base may know; a tenth of the samples has no instruction.
+    """Instruction editing: fresh edits with their words, artists' pairs, and the named edits with their sentences.
 
-    The last phrasing of every relation is never shown, so that it can tell whether the base understands words that it
-    has not seen. Of two phrasings that it has seen it gets a random mixture.
+    A tenth of the samples has no instruction and the reference as its target. The last phrasing of every relation is
+    never shown, so that it can tell whether the base understands words that it has not seen. Of two phrasings that it
+    has seen it gets a random mixture.
     """
 
     NO_INSTRUCTION = 0.1
+    SHARES = (0.45, 0.45, 0.1)  # artists' pairs, fresh edits, named edits
+    FOLLOWED = 0.25  # share of the artists' pairs whose second picture is edited as well
+    EXACT_SHIFT = 2.0  # of times for exact edits: only near the noise is it decided what to draw
     # What is learnt slowly is drawn more often: what moves pixels far, and what needs knowledge of the drawings.
     EMPHASIS = MappingProxyType(
         {
-            "edit/rotate": 4.0,
-            "edit/flip_vertical": 4.0,
-            "edit/threshold": 3.0,
-            "edit/outline": 3.0,
-            "edit/zoom": 2.5,
-            "edit/tile": 2.5,
-            "edit/wave": 2.0,
+            "edit/rotate": 2.0,
+            "edit/flip_vertical": 2.0,
+            "edit/threshold": 2.0,
+            "edit/outline": 2.0,
             "gender": 4.0,
             "style": 2.0,
             "tone": 1.5,
@@ -255,27 +262,58 @@ class BaseRecipe(Recipe):
             "colour": 0.5,
         }
     )
+    # Edits that the base is told about and that no basis of LoRAs is shown.
+    KNOWN_TO_BASE: MappingProxyType = MappingProxyType(
+        {
+            "duotone": (1.0, lambda rng, n: rng.uniform(0, 360, (n, 2))),
+            "transpose": (0.7, lambda rng, n: np.ones((n, 1))),
+            "mirror_half": (0.7, lambda rng, n: np.ones((n, 1))),
+            "sepia": (0.5, lambda rng, n: np.ones((n, 1))),
+        }
+    )
+    VALIDATION = 48  # samples of each family
 
-    def __init__(self, base: Base | None = None, edited_pairs: int = 1200) -> None:
+    def __init__(self, base: Base | None = None, autoencoder: MiniAutoencoder | None = None) -> None:
         super().__init__()
         self.base = base if base is not None else Base()
         self.base.transformer.requires_grad_(True)
+        self.pictures = PictureSource(autoencoder or MiniAutoencoder.load(weights_dir() / "autoencoder"))
         known = known_relations()
-        self.bank = LatentBank(MiniAutoencoder.load(weights_dir() / "autoencoder"), known, edited_pairs)
-        emphasis = np.array([self.EMPHASIS.get(r.family, 1.0) for r in known])
-        weights = self.bank.sampling_weights(least=1) * emphasis
-        self.weights = weights / weights.sum()
-        self.instructions = [vectors_of(list(r.training_instructions)) for r in known]
+        self.artists = [r for r in known if not r.edits]
+        self.named = [r for r in known if r.edits]
+        self.artist_pairs = [r.pairs("train") for r in self.artists]
+        self.artist_weights = relation_weights(self.artists, [len(p) for p in self.artist_pairs], self.EMPHASIS)
+        self.named_weights = relation_weights(self.named, [400] * len(self.named), self.EMPHASIS)
+        self.instructions = {r.name: vectors_of(list(r.training_instructions)) for r in known}
+        self.fresh = Distribution(held_out=held_out(known_to_base=True), extra=dict(self.KNOWN_TO_BASE))
         self.ids = torch.cat([position_ids(4, 4, 0), position_ids(4, 4, 1)])
+        self._fixed: dict[str, dict[str, Tensor]] | None = None
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
-        chosen = rng.choice(len(self.weights), size, p=self.weights)
-        reference, target = self.bank.draw_pairs(rng, chosen)
-        instruction = torch.stack([self._mixture(rng, self.instructions[r]) for r in chosen])
+        sort = rng.choice(3, size, p=self.SHARES)
+        rows = self.pictures.draw(rng, size)
+        pairs = np.concatenate([rows, rows], 1)
+        chains = self.fresh.draw(rng, size)
+        told = chain_vectors(chains, torch_generator(rng))
+        edited = sort > 0
+        for i in np.flatnonzero(sort != 1):
+            some, weights = (self.artists, self.artist_weights) if sort[i] == 0 else (self.named, self.named_weights)
+            index = rng.choice(len(weights), p=weights)
+            words = self._mixture(rng, self.instructions[some[index].name])
+            if sort[i] == 0:
+                pairs[i] = self.artist_pairs[index][rng.integers(len(self.artist_pairs[index]))]
+                edited[i] = rng.random() < self.FOLLOWED
+                told[i] = words + told[i] if edited[i] else words
+            else:
+                chains.put(i, some[index].edits)
+                told[i] = words
+        told = joined(told)
+        reference, target = self.pictures.latents(pairs, chains, edited)
         none = torch.from_numpy(rng.random(size) < self.NO_INSTRUCTION)
-        instruction[none] = 0
+        told[none] = 0
         target[none] = reference[none]
-        return {"reference": pack(reference), "instruction": instruction, **flow_sample(rng, pack(target))}
+        shift = torch.where(torch.from_numpy(sort > 0), self.EXACT_SHIFT, SHIFT)
+        return {"reference": pack(reference), "instruction": told, **flow_sample(rng, pack(target), shift)}
 
     @staticmethod
     def _mixture(rng: np.random.Generator, phrasings: Tensor) -> Tensor:
@@ -288,6 +326,43 @@ class BaseRecipe(Recipe):
         v = self.base.velocity(batch["noisy"], batch["t"], batch["reference"], self.ids, batch["instruction"])
         return {"loss": (v - batch["velocity"]).pow(2).mean()}
 
+    def validation(self) -> dict[str, float]:
+        if self._fixed is None:
+            self._fixed = self._validation_samples()
+        return {name: float(self(batch)["loss"]) for name, batch in self._fixed.items()}
+
+    def _validation_samples(self) -> dict[str, dict[str, Tensor]]:
+        """Pictures of validation concepts: artists' pairs by family, and fresh edits by number; t evenly in logit."""
+        rng = np.random.default_rng(2026)
+        found = {}
+        for family in ("tone", "gender", "style", "other"):
+            some = [
+                (r, p)
+                for r in self.artists
+                if (r.family if r.family in ("tone", "gender", "style") else "other") == family
+                and len(p := r.pairs("val"))
+            ]
+            if not some:
+                continue
+            chosen = [some[i] for i in rng.integers(len(some), size=self.VALIDATION)]
+            pairs = np.stack([p[rng.integers(len(p))] for _, p in chosen])
+            told = torch.stack([self.instructions[r.name][0] for r, _ in chosen])
+            chains = self.fresh.draw(rng, len(pairs))
+            found[family] = self._sample(rng, pairs, chains, np.zeros(len(pairs), bool), told)
+        for name, lengths in (("edit", (1, 0, 0)), ("two edits", (0, 1, 0)), ("three edits", (0, 0, 1))):
+            drawn = Distribution(held_out=self.fresh.held_out, lengths=lengths).draw(rng, 2 * self.VALIDATION)
+            rows = self.pictures.draw(rng, len(drawn), "val")
+            pairs = np.concatenate([rows, rows], 1)
+            found[name] = self._sample(rng, pairs, drawn, np.ones(len(rows), bool), chain_vectors(drawn))
+        return found
+
+    def _sample(self, rng, pairs, chains, edited, told) -> dict[str, Tensor]:
+        reference, target = (pack(z) for z in self.pictures.latents(pairs, chains, edited))
+        t = torch.sigmoid(torch.linspace(-1.5, 3.5, len(target)))
+        noise = torch.randn(target.shape, generator=torch_generator(rng))
+        noisy = torch.lerp(target, noise, t[:, None, None])
+        return {"reference": reference, "instruction": told, "t": t, "noisy": noisy, "velocity": noise - target}
+
     def save(self, folder: Path) -> None:
         self.base.save(folder)
 
@@ -295,10 +370,156 @@ class BaseRecipe(Recipe):
         self.base.load_state_dict(Base.load(folder).state_dict())
 
 
+def relation_weights(
+    relations: Sequence[Relation], counts: Sequence[int], emphasis: Mapping[str, float], cap: int = 400
+) -> np.ndarray:
+    """Probability of each relation: the square root of its number of pairs up to a cap, times its family's emphasis."""
+    weight = np.sqrt(np.minimum(counts, cap)) * [emphasis.get(r.family, 1.0) for r in relations]
+    if not len(weight) or weight.sum() == 0:
+        raise InputError("expected relations with pairs to train on, got none")
+    return weight / weight.sum()
+
+
+class PairRecipe(Recipe):
+    """Teaches the encoder of the pair: kinds, strengths and order of fresh chains, and the artists' relations."""
+
+    ARTISTS = 0.35
+    FOLLOWED = 0.25
+    WEIGHTS = MappingProxyType({"present": 1.0, "order": 0.3, "strength": 4.0, "relation": 0.5})
+    VALIDATION = 512
+
+    def __init__(self, pictures: PictureSource | None = None) -> None:
+        super().__init__()
+        self.pictures = pictures or PictureSource(MiniAutoencoder.load(weights_dir() / "autoencoder"))
+        self.fresh = Distribution(held_out=held_out())
+        self.artists = [r for r in select("seen", known_to_base=True) if not r.edits and len(r.pairs("train")) > 1]
+        self.artist_pairs = [r.pairs("train") for r in self.artists]
+        self.weights = relation_weights(self.artists, [len(p) for p in self.artist_pairs], {})
+        kinds = tuple(self.fresh.kinds)
+        self.encoder = PairEncoder(kinds, tuple(r.name for r in self.artists), strength_count(kinds), LONGEST)
+        self._fixed: dict[str, Tensor] | None = None
+
+    def batch(self, rng: np.random.Generator, size: int, split: str = "train") -> dict[str, Tensor]:
+        rows = self.pictures.draw(rng, size, split)
+        pairs = np.concatenate([rows, rows], 1)
+        chains = self.fresh.draw(rng, size)
+        edited = np.ones(size, bool)
+        relation = torch.full((size,), -1)
+        for i in np.flatnonzero(rng.random(size) < self.ARTISTS):
+            index = rng.choice(len(self.artists), p=self.weights)
+            possible = self.artist_pairs[index] if split == "train" else self.artists[index].pairs(split)
+            if not len(possible):
+                continue
+            pairs[i] = possible[rng.integers(len(possible))]
+            edited[i] = rng.random() < self.FOLLOWED
+            relation[i] = index
+        a, a_prime = self.pictures.latents(pairs, chains, edited)
+        visible = (a - a_prime).abs().mean((1, 2, 3)) > SAME_LATENT
+        targets = pair_targets(self.encoder.kinds, chains)
+        plain = torch.from_numpy(~edited)
+        targets["present"][plain] = 0
+        targets["order"][plain] = -1
+        targets["mask"][plain] = 0
+        # A pair that shows no change teaches nothing.
+        return {
+            "a": a,
+            "a_prime": a_prime,
+            "relation": torch.where(visible, relation, -1),
+            "visible": visible,
+            **targets,
+        }
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        net, seen = self.encoder, batch["visible"]
+        e = net(batch["a"][seen], batch["a_prime"][seen])
+        present, order, mask = (batch[k][seen] for k in ("present", "order", "mask"))
+        logits = net.present(e)
+        terms = {
+            "present": F.binary_cross_entropy_with_logits(logits, present) * len(net.kinds) / 4,
+            "order": F.cross_entropy(net.order(e).view(-1, LONGEST), order.view(-1), ignore_index=-1),
+            "strength": ((net.strength(e) - batch["strength"][seen]).pow(2) * mask).sum() / mask.sum().clamp_min(1),
+            "relation": F.cross_entropy(net.relation(e), batch["relation"][seen], ignore_index=-1),
+        }
+        known = batch["relation"][seen] >= 0
+        right = (net.relation(e).argmax(-1) == batch["relation"][seen])[known].float().mean()
+        kinds = ((logits > 0) == present.bool()).all(-1).float().mean()
+        loss = torch.stack([self.WEIGHTS[k] * v for k, v in terms.items()]).sum()
+        return {"loss": loss, **{k: v.detach() for k, v in terms.items()}, "relation_top1": right, "kinds_right": kinds}
+
+    def validation(self) -> dict[str, float]:
+        if self._fixed is None:
+            self._fixed = self.batch(np.random.default_rng(2026), self.VALIDATION, "val")
+        return {k: float(v) for k, v in self(self._fixed).items()}
+
+    def save(self, folder: Path) -> None:
+        self.encoder.save(folder)
+
+    def start_from(self, folder: Path) -> None:
+        self.encoder.load_state_dict(PairEncoder.load(folder).state_dict())
+
+
+class FreshAnalogies:
+    """Analogies of the training distribution: a fresh chain of edits for each, beside the artists' pairs.
+
+    Args:
+        artists: relations of which two true pairs make an analogy.
+        share: of the artists; ``followed``: of these, how many have their second pictures edited as well.
+    """
+
+    SPARE = 1.25  # drawn in excess, since some edits leave some drawings as they are
+
+    def __init__(
+        self,
+        pictures: PictureSource,
+        distribution: Distribution,
+        artists: Sequence[Relation] = (),
+        share: float = 0.4,
+        followed: float = 0.15,
+        emphasis: Mapping[str, float] | None = None,
+    ) -> None:
+        self.pictures, self.distribution, self.followed = pictures, distribution, followed
+        self.artists = list(artists)
+        self.share = share if self.artists else 0.0
+        self.pairs = {s: [r.pairs(s) for r in self.artists] for s in ("train", "val")}
+        self.weights = {
+            s: relation_weights(self.artists, [len(p) * (len(p) > 1) for p in pairs], emphasis or {})
+            for s, pairs in self.pairs.items()
+            if self.artists and any(len(p) > 1 for p in pairs)
+        }
+
+    def draw(
+        self, rng: np.random.Generator, size: int, split: str = "train"
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Latents a, a', b, b' [size, 16, 8, 8], and bool [size]: whether the edit is exact (no artists' pair)."""
+        spare = math.ceil(self.SPARE * size)
+        one, two = self.pictures.draw(rng, spare, split), self.pictures.draw(rng, spare, split)
+        first, second = np.concatenate([one, one], 1), np.concatenate([two, two], 1)
+        exact = rng.random(spare) >= self.share
+        edited = exact | (rng.random(spare) < self.followed)
+        for i in np.flatnonzero(~exact):
+            index = rng.choice(len(self.artists), p=self.weights[split])
+            pairs = self.pairs[split][index]
+            first[i], second[i] = pairs[rng.choice(len(pairs), 2, replace=False)]
+        chains = self.distribution.draw(rng, spare)
+        a, a_prime, b, b_prime = (
+            *self.pictures.latents(first, chains, edited),
+            *self.pictures.latents(second, chains, edited),
+        )
+        change = torch.minimum((a_prime - a).abs().mean((1, 2, 3)), (b_prime - b).abs().mean((1, 2, 3)))
+        keep = (change < SAME_LATENT).long().argsort(stable=True)[:size]
+        return a[keep], a_prime[keep], b[keep], b_prime[keep], torch.from_numpy(exact)[keep]
+
+
 class BasisRecipe(Recipe):
     """The paper's training: flow matching on b' given a, a', b and no text; only basis and router learn.
 
     Args:
+        chosen: the relations to learn; with ``fresh`` only the artists' among them, the named edits are left out.
+        fresh: a distribution of edits, of which every sample gets its own; None draws from the chosen relations alone.
+        artists_share: of artists' pairs beside the fresh edits.
+        pair_rate: learning rate of the encoder of the pair as a share of the LoRAs'; 0 leaves it frozen.
+        balance: weight of the term ln N − entropy of the batch's mean coefficients, against LoRAs that are never used.
+        exact_shift: mean of logit(t) for exact edits.
         teacher: share τ of the frozen base in the target, 0 to 1. The base is told the relation in words and says the
             velocity v̂; the target is (1 − τ)(e − b') + τ v̂. Its mean is the same where the base is right, and it has
             none of the noise that one artist's b' and one draw of e bring.
@@ -316,6 +537,12 @@ class BasisRecipe(Recipe):
         editor: Editor | None = None,
         notes: dict[str, Any] | None = None,
         teacher: float = 0.0,
+        fresh: Distribution | None = None,
+        artists_share: float = 0.4,
+        emphasis: Mapping[str, float] | None = None,
+        pair_rate: float = 0.0,
+        balance: float = 0.0,
+        exact_shift: float = 2.0,
     ) -> None:
         super().__init__()
         if not 0 <= teacher <= 1 or (teacher and config.layout != "b"):
@@ -331,14 +558,27 @@ class BasisRecipe(Recipe):
         if teacher:
             self.notes["teacher"] = teacher
             self.instructions = vectors_of([r.instructions[0] for r in chosen])
-        self.bank = LatentBank(self.editor.autoencoder, chosen, edited_pairs)
-        self.weights = self.bank.sampling_weights()
+        self.balance, self.exact_shift, self.pair_rate = balance, exact_shift, pair_rate
+        self.analogies: FreshAnalogies | None = None
+        if fresh is not None:
+            artists = [r for r in chosen if not r.edits]
+            self.analogies = FreshAnalogies(
+                PictureSource(self.editor.autoencoder), fresh, artists, artists_share, emphasis=emphasis
+            )
+            self.notes |= {"relations": [r.name for r in artists], "kinds": fresh.kinds, "artists_share": artists_share}
+        else:
+            self.bank = LatentBank(self.editor.autoencoder, chosen, edited_pairs)
+            self.weights = self.bank.sampling_weights()
         self.ids = self.editor.layout.ids()
+        self._fixed: dict[str, dict[str, Tensor]] | None = None
+        # A module that the optimiser trains has to be one of the recipe's own.
+        self.pair_encoder = self.editor.pair_encoder if pair_rate else None
+        if self.pair_encoder is not None:
+            self.notes["tuned_pair_encoder"] = pair_rate
         if self.router is not None:
-            rng = np.random.default_rng(0)
-            triplets = self.bank.draw_analogies(rng, rng.choice(len(self.weights), SCALE_ROWS, p=self.weights))[:3]
+            triplets = self._draw(np.random.default_rng(0), SCALE_ROWS)[0][:3]
             with torch.no_grad():
-                self.router.standardise(*[self.editor.encoder(x) for x in triplets])
+                self.router.standardise(*self.editor.embeddings(*triplets))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = [{"params": self.editor.basis.parameters(), "scale": 1.0}]
@@ -347,17 +587,31 @@ class BasisRecipe(Recipe):
         if self.router is not None:
             self.router.requires_grad_(True)
             groups.append({"params": list(self.router.parameters()), "scale": ROUTER_SCALE})
+        if self.pair_encoder is not None:
+            tuned = [*self.pair_encoder.stem.parameters(), *self.pair_encoder.vision.parameters()]
+            for parameter in tuned:
+                parameter.requires_grad_(True)
+            groups.append({"params": tuned, "scale": self.pair_rate})
         return groups
 
     def configuration(self) -> dict[str, Any]:
         return {"basis": asdict(self.editor.config), **self.notes}
 
-    def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+    def _draw(
+        self, rng: np.random.Generator, size: int, split: str = "train"
+    ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], dict[str, Any]]:
+        """Latents of a, a', b, b'; then mean of logit(t), and the instructions where there is a teacher."""
+        if self.analogies is not None:
+            *latents, exact = self.analogies.draw(rng, size, split)
+            return tuple(latents), {"shift": torch.where(exact, self.exact_shift, SHIFT)}  # type: ignore[return-value]
         chosen = rng.choice(len(self.weights), size, p=self.weights)
-        a, a_prime, b, b_prime = self.bank.draw_analogies(rng, chosen)
-        target = self.editor.layout.target(a, a_prime, b, b_prime)
         told = {"instruction": self.instructions[chosen]} if self.teacher else {}
-        return {"a": a, "a_prime": a_prime, "b": b, **told, **flow_sample(rng, target)}
+        return self.bank.draw_analogies(rng, chosen), {"shift": SHIFT, **told}
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+        (a, a_prime, b, b_prime), more = self._draw(rng, size)
+        target = self.editor.layout.target(a, a_prime, b, b_prime)
+        return {"a": a, "a_prime": a_prime, "b": b, **flow_sample(rng, target, more.pop("shift")), **more}
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         editor, a, a_prime, b = self.editor, batch["a"], batch["a_prime"], batch["b"]
@@ -370,12 +624,47 @@ class BasisRecipe(Recipe):
             target = torch.lerp(target, taught, self.teacher)
         with editor.basis.mixed(coefficients):
             v = editor.base.velocity(batch["noisy"], batch["t"], references, self.ids)
-        out = {"loss": (v - target).pow(2).mean()}
+        loss = (v - target).pow(2).mean()
+        out = {"loss": loss}
         if self.teacher:
             out["flow_matching"] = (v.detach() - batch["velocity"]).pow(2).mean()
+        if self.balance:
+            used = torch.special.entr(coefficients.mean(0)).sum(-1).mean()
+            out = {"loss": loss + self.balance * (math.log(coefficients.shape[-1]) - used), "flow_matching": loss}
         if self.router is not None:
             out |= {k: torch.tensor(x) for k, x in routing_statistics(coefficients.detach()).items()}
         return out
+
+    def validation(self) -> dict[str, float]:
+        """Flow-matching losses on pictures of validation concepts: fresh edits of 1, 2 and 3, and the artists'."""
+        if self.analogies is None:
+            return {}
+        if self._fixed is None:
+            self._fixed = self._validation_samples()
+        with torch.no_grad():
+            losses = {k: self(batch) for k, batch in self._fixed.items()}
+        return {k: float(v.get("flow_matching", v["loss"])) for k, v in losses.items()}
+
+    def _validation_samples(self) -> dict[str, dict[str, Tensor]]:
+        assert self.analogies is not None
+        source, own = self.analogies, self.analogies.distribution
+        rng = np.random.default_rng(2026)
+        found = {}
+        for name, lengths in (("edit", (1, 0, 0)), ("two edits", (0, 1, 0)), ("three edits", (0, 0, 1))):
+            fresh = Distribution(own.kinds, own.held_out, lengths)
+            found[name] = FreshAnalogies(source.pictures, fresh).draw(rng, 96, "val")[:4]
+        if "val" in source.weights:
+            only = copy.copy(source)
+            only.share, only.followed = 1.0, 0.0
+            found["artists"] = only.draw(rng, 96, "val")[:4]
+        batches = {}
+        for name, (a, a_prime, b, b_prime) in found.items():
+            target = self.editor.layout.target(a, a_prime, b, b_prime)
+            t = torch.sigmoid(torch.linspace(-1.5, 3.5, len(target)))
+            noise = torch.randn(target.shape, generator=torch_generator(rng))
+            noisy = torch.lerp(target, noise, t[:, None, None])
+            batches[name] = {"a": a, "a_prime": a_prime, "b": b, "t": t, "noisy": noisy, "velocity": noise - target}
+        return batches
 
     def save(self, folder: Path) -> None:
         self.editor.save(folder, **self.notes)
@@ -387,3 +676,5 @@ class BasisRecipe(Recipe):
         self.editor.basis.load_state_dict(start.basis.state_dict())
         if self.router is not None and start.router is not None:
             self.router.load_state_dict(start.router.state_dict())
+        if self.editor.pair_encoder is not None and start.pair_encoder is not None:
+            self.editor.pair_encoder.load_state_dict(start.pair_encoder.state_dict())

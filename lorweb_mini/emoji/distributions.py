@@ -1,0 +1,323 @@
+"""Relations as distributions: a fresh edit, or a chain of up to three edits, for every training sample.
+
+A fixed list of relations teaches a router their names. Here a relation is a random *chain* of edits, each with a random
+strength from the range of its kind, so hardly any chain is drawn twice. What is held out are regions of this
+distribution (``data/unseen.json``): intervals of strength, pairs of kinds, and kinds as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..files import data_dir
+from .edits import EDITS, Strength
+
+LONGEST = 3
+WIDTH = max(edit.parameters for edit in EDITS.values())
+LENGTHS = (0.55, 0.3, 0.15)  # probability of a chain of 1, 2 and 3 edits
+CIRCULAR = ("hue", "rotate", "background", "tint", "screen", "duotone", "stencil")  # 0 and 360 degrees are the same
+
+Sampler = Callable[[np.random.Generator, int], np.ndarray]
+
+
+def _uniform(*ranges: tuple[float, float]) -> Sampler:
+    """One of the ranges, each as likely as the others, then uniform in it: [n, 1]."""
+
+    def draw(rng: np.random.Generator, n: int) -> np.ndarray:
+        low, high = np.array(ranges)[rng.integers(len(ranges), size=n)].T
+        return (low + (high - low) * rng.random(n))[:, None]
+
+    return draw
+
+
+def _one_of(*values: float) -> Sampler:
+    return lambda rng, n: rng.choice(values, (n, 1))
+
+
+def _mostly(share: float, first: Sampler, second: Sampler) -> Sampler:
+    return lambda rng, n: np.where(rng.random((n, 1)) < share, first(rng, n), second(rng, n))
+
+
+def _channel_matrix(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Three rows of a random matrix, each of which sums to 1 and often has one large entry: [n, 9]."""
+    return rng.dirichlet([0.35] * 3, (n, 3)).reshape(n, 9)
+
+
+def _direction(low: float, high: float) -> Sampler:
+    """Pixels right and down, [n, 2]: any direction, a distance in [low, high]."""
+
+    def draw(rng: np.random.Generator, n: int) -> np.ndarray:
+        angle, distance = 2 * np.pi * rng.random(n), low + (high - low) * rng.random(n)
+        return np.stack([distance * np.cos(angle), distance * np.sin(angle)], 1)
+
+    return draw
+
+
+# Kind to (weight, sampler of strengths). What is learnt slowly is drawn more often.
+TRAINED: dict[str, tuple[float, Sampler]] = {
+    "hue": (2.0, _uniform((25, 335))),
+    "mix": (2.0, _channel_matrix),
+    "grey": (1.0, _mostly(0.6, _one_of(1.0), _uniform((0.5, 1)))),
+    "invert": (1.0, _one_of(1.0)),
+    "tint": (1.5, _uniform((0, 360))),
+    "screen": (1.5, _uniform((0, 360))),
+    "background": (1.5, _uniform((0, 360))),
+    "darken": (1.0, _uniform((0.15, 0.8))),
+    "fade": (1.0, _uniform((0.25, 0.85))),
+    "saturate": (1.0, _uniform((0, 0.5), (1.8, 4))),
+    "contrast": (1.0, _uniform((0.25, 0.6), (1.6, 3))),
+    "threshold": (1.0, _uniform((0.5, 0.85))),
+    "blur": (1.0, _uniform((0.8, 5))),
+    "pixelate": (1.0, lambda rng, n: 64 / rng.integers(4, 21, (n, 1))),
+    "thicken": (1.0, _uniform((0.5, 2.5))),
+    "outline": (1.0, _uniform((1, 3))),
+    "flip_horizontal": (1.5, _one_of(1.0)),
+    "flip_vertical": (1.5, _one_of(1.0)),
+    "rotate": (2.5, _mostly(0.5, _one_of(90, 180, 270), _uniform((15, 345)))),
+    "shrink": (1.5, _uniform((0.3, 0.85))),
+    "zoom": (1.5, _uniform((1.2, 2.4))),
+    "move": (1.5, _direction(5, 26)),
+    "tile": (1.0, _one_of(2, 3, 4)),
+    "frame": (0.5, _uniform((2, 8))),
+    "wave": (1.0, _uniform((2, 8))),
+}
+
+
+@dataclass(frozen=True)
+class Chains:
+    """B chains of at most :data:`LONGEST` edits.
+
+    Attributes:
+        kinds: names, an object array [B, LONGEST]; "" where a chain is shorter.
+        strengths: float32 [B, LONGEST, WIDTH], padded with zeros.
+    """
+
+    kinds: np.ndarray
+    strengths: Tensor
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def __getitem__(self, rows: np.ndarray | slice) -> Chains:
+        return Chains(self.kinds[rows], self.strengths[rows])
+
+    @classmethod
+    def of(cls, chains: Sequence[Sequence[tuple[str, Strength]]]) -> Chains:
+        """From lists of (kind, strength)."""
+        kinds = np.full((len(chains), LONGEST), "", dtype=object)
+        strengths = torch.zeros(len(chains), LONGEST, WIDTH)
+        for row, chain in enumerate(chains):
+            if not 1 <= len(chain) <= LONGEST:
+                raise InputError(f"expected chains of 1 to {LONGEST} edits, got one of {len(chain)}")
+            for place, (kind, strength) in enumerate(chain):
+                kinds[row, place] = kind
+                value = torch.atleast_1d(torch.as_tensor(strength, dtype=torch.float32))
+                strengths[row, place, : len(value)] = value
+        return cls(kinds, strengths)
+
+    def put(self, row: int, chain: Sequence[tuple[str, Strength]]) -> None:
+        """Replaces one chain."""
+        other = Chains.of([chain])
+        self.kinds[row], self.strengths[row] = other.kinds[0], other.strengths[0]
+
+    def strength(self, row: int, place: int) -> tuple[float, ...]:
+        """The numbers of one edit."""
+        return tuple(self.strengths[row, place, : EDITS[self.kinds[row, place]].parameters].tolist())
+
+    def as_lists(self) -> list[list[tuple[str, tuple[float, ...]]]]:
+        """Inverse of :meth:`of`; every strength is a tuple."""
+        return [
+            [(kind, self.strength(row, place)) for place, kind in enumerate(kinds) if kind]
+            for row, kinds in enumerate(self.kinds)
+        ]
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Every chain on its own picture, [B, 3, n, n] in [-1, 1], or its own k pictures, [B, k, 3, n, n]."""
+        out = x.clone()
+        for place in range(LONGEST):
+            for kind in sorted(set(self.kinds[:, place]) - {""}):
+                rows = torch.from_numpy(np.flatnonzero(self.kinds[:, place] == kind))
+                edit = EDITS[kind]
+                value = self.strengths[rows, place, : edit.parameters].to(x)
+                pictures = out[rows]
+                if x.ndim == 5:
+                    value = value.repeat_interleave(x.shape[1], 0)
+                edited = edit.apply(pictures.reshape(-1, *x.shape[-3:]), value[:, 0] if edit.parameters == 1 else value)
+                out[rows] = edited.clamp(-1, 1).view_as(pictures)
+        return out
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Regions of the distribution that a training leaves out.
+
+    Attributes:
+        intervals: kind to regions of strength: ``{"low", "high"}`` for one number (of directions in degrees, for
+            ``move``), ``{"centre", "radius"}`` for a ball in the strength's own space.
+        pairs: kinds that no chain has together, in whatever order.
+    """
+
+    intervals: dict[str, list[dict[str, Any]]]
+    pairs: frozenset[frozenset[str]]
+
+    def strengths(self, kind: str, strength: np.ndarray) -> np.ndarray:
+        """Which of n strengths [n, P] of a kind are held out, bool [n]."""
+        held = np.zeros(len(strength), bool)
+        for region in self.intervals.get(kind, []):
+            if "centre" in region:
+                held |= np.linalg.norm(strength - np.array(region["centre"]), axis=1) < region["radius"]
+                continue
+            value = strength[:, 0]
+            low, high = region["low"], region["high"]
+            if kind == "move":
+                value = np.degrees(np.arctan2(strength[:, 1], strength[:, 0])) % 360
+            if kind in CIRCULAR or kind == "move":
+                held |= (value - low) % 360 < (high - low) % 360
+            else:
+                held |= (value > low) & (value < high)
+        return held
+
+    def chains(self, chains: Chains) -> np.ndarray:
+        """Which chains have a held-out pair of kinds, or an edit of a held-out strength, bool [B]."""
+        held = np.array([self._has_pair(kinds) for kinds in chains.kinds])
+        for place in range(LONGEST):
+            for kind in set(chains.kinds[:, place]) - {""}:
+                rows = np.flatnonzero(chains.kinds[:, place] == kind)
+                value = chains.strengths[rows, place, : EDITS[kind].parameters].numpy()
+                held[rows] |= self.strengths(kind, value)
+        return held
+
+    def _has_pair(self, kinds: Sequence[str]) -> bool:
+        present = [k for k in kinds if k]
+        return any(
+            frozenset((first, second)) in self.pairs for i, first in enumerate(present) for second in present[i + 1 :]
+        )
+
+
+NOTHING = HeldOut({}, frozenset())
+
+
+@lru_cache(maxsize=1)
+def unseen() -> dict[str, Any]:
+    """The published file of what is held out, ``data/unseen.json``."""
+    return json.loads((data_dir() / "unseen.json").read_text(encoding="utf-8"))
+
+
+def held_out(known_to_base: bool = False) -> HeldOut:
+    """What the bases of LoRAs are never shown; with ``known_to_base`` what the frozen base is never shown either."""
+    regions: dict[str, list[dict[str, Any]]] = {}
+    for region in unseen()["intervals"]:
+        if not (known_to_base and region["known_to_base"]):
+            regions.setdefault(region["kind"], []).append(region)
+    pairs = [p["kinds"] for p in unseen()["pairs"] if not (known_to_base and p["known_to_base"])]
+    return HeldOut(regions, frozenset(map(frozenset, pairs)))
+
+
+class Distribution:
+    """Random chains of edits.
+
+    Args:
+        kinds: out of :data:`TRAINED`; all of them by default. ``extra`` adds kinds with a sampler of their own.
+        held_out: what is never drawn.
+        lengths: probability of a chain of one, two and three edits.
+
+    Raises:
+        InputError: an unknown kind, or fewer kinds than the longest chain needs.
+    """
+
+    def __init__(
+        self,
+        kinds: Sequence[str] | None = None,
+        held_out: HeldOut = NOTHING,
+        lengths: Sequence[float] = LENGTHS,
+        extra: dict[str, tuple[float, Sampler]] | None = None,
+    ) -> None:
+        table = {**TRAINED, **(extra or {})}
+        self.kinds = list(table if kinds is None else kinds)
+        if unknown := [k for k in self.kinds if k not in table]:
+            raise InputError(f"expected kinds out of {', '.join(table)}; got {', '.join(unknown)}")
+        self.lengths = np.array(lengths) / np.sum(lengths)
+        if len(self.kinds) < max(i + 1 for i, p in enumerate(self.lengths) if p):
+            raise InputError(f"expected as many kinds as the longest chain has edits, got {self.kinds}")
+        self.held_out = held_out
+        weights = np.array([table[k][0] for k in self.kinds])
+        self.weights = weights / weights.sum()
+        self.samplers = [table[k][1] for k in self.kinds]
+
+    def draw(self, rng: np.random.Generator, size: int) -> Chains:
+        """``size`` fresh chains; the same for the same state of ``rng``."""
+        chosen = self._kinds(rng, size)
+        names = np.array([*self.kinds, ""], dtype=object)
+        strengths = np.zeros((size, LONGEST, WIDTH), np.float32)
+        for index, kind in enumerate(self.kinds):
+            row, place = np.nonzero(chosen == index)
+            if len(row):
+                strengths[row, place, : EDITS[kind].parameters] = self._strengths(rng, index, len(row))
+        return Chains(names[chosen], torch.from_numpy(strengths))
+
+    def _kinds(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        """Indices of kinds [size, LONGEST], -1 behind the end; different kinds, no held-out pair."""
+        length = 1 + rng.choice(LONGEST, size, p=self.lengths)
+        out = np.full((size, LONGEST), -1)
+        open_rows = np.arange(size)
+        for _ in range(1000):
+            if not len(open_rows):
+                return out
+            drawn = rng.choice(len(self.kinds), (len(open_rows), LONGEST), p=self.weights)
+            drawn[np.arange(LONGEST) >= length[open_rows, None]] = -1
+            out[open_rows] = drawn
+            twice = np.zeros(len(drawn), bool)
+            for i in range(LONGEST):
+                for j in range(i + 1, LONGEST):
+                    twice |= (drawn[:, i] == drawn[:, j]) & (drawn[:, j] >= 0)
+            names = np.array([*self.kinds, ""], dtype=object)[drawn]
+            pair = np.array([self.held_out._has_pair(kinds) for kinds in names], bool)
+            open_rows = open_rows[twice | pair]
+        raise InputError(f"expected chains that are not held out, found none of {self.kinds}")
+
+    def _strengths(self, rng: np.random.Generator, index: int, n: int) -> np.ndarray:
+        kind, sampler = self.kinds[index], self.samplers[index]
+        low, high = EDITS[kind].range
+        value = sampler(rng, n)
+        for _ in range(1000):
+            held = np.flatnonzero(self.held_out.strengths(kind, value))
+            if not len(held):
+                return value.clip(low, high)
+            value[held] = sampler(rng, len(held))
+        raise InputError(f"expected strengths of {kind!r} that are not held out, found none")
+
+
+class Memoriser:
+    """The null model of generalisation: it applies the trained relation that fits (a, a') best, exactly, to b.
+
+    Args:
+        distribution: what a training draws from.
+        size: how many relations it remembers.
+    """
+
+    CHUNK = 1000
+
+    def __init__(self, distribution: Distribution, size: int = 10_000, seed: int = 0) -> None:
+        self.chains = distribution.draw(np.random.default_rng(seed), size)
+
+    def fit(self, a: Tensor, a_prime: Tensor) -> int:
+        """Index of the chain whose result on a [3, n, n] is nearest to a' [3, n, n], by squared error."""
+        errors = [
+            (part.apply(a.expand(len(part), *a.shape)) - a_prime).pow(2).sum((1, 2, 3))
+            for part in (self.chains[i : i + self.CHUNK] for i in range(0, len(self.chains), self.CHUNK))
+        ]
+        return int(torch.cat(errors).argmin())
+
+    def __call__(self, a: Tensor, a_prime: Tensor, b: Tensor) -> Tensor:
+        """Its answers for k analogies, pictures [k, 3, n, n] each, to [k, 3, n, n]."""
+        rows = np.array([self.fit(*pair) for pair in zip(a, a_prime, strict=True)])
+        return self.chains[rows].apply(b)
