@@ -65,7 +65,6 @@ class Profile:
     Attributes:
         steps, minutes: length of the training, one of them.
         analogies: how many of each relation are judged.
-        edited_pairs: pictures drawn of each procedural edit for the training bank.
         checked: analogies a relation that retrieval, the judge and the counterfactuals look at.
         output: folder of figures and report.
     """
@@ -73,7 +72,6 @@ class Profile:
     steps: int | None
     minutes: float | None
     analogies: int
-    edited_pairs: int
     checked: int
     sampling_steps: int
     resamples: int
@@ -81,16 +79,16 @@ class Profile:
 
 
 PROFILES = {
-    "smoke": Profile(30, None, 2, 48, 1, 4, 200, "run-smoke"),
-    "cpu": Profile(None, 10, 24, 2000, 8, 8, 1000, "run"),
-    "gpu": Profile(None, 10, 24, 2000, 8, 8, 1000, "run"),
+    "smoke": Profile(30, None, 2, 1, 4, 200, "run-smoke"),
+    "cpu": Profile(None, 10, 24, 8, 8, 1000, "run"),
+    "gpu": Profile(None, 10, 24, 8, 8, 1000, "run"),
 }
 
 
 def one_lora_config() -> BasisConfig:
     """The baseline: one LoRA with as many parameters as the starter basis, no router, a and a' as context."""
     basis = BASES["starter"]
-    return replace(basis, n_loras=1, rank=basis.n_loras * basis.rank, layout="tokens", routed=False)
+    return replace(basis, n_loras=1, rank=basis.n_loras * basis.rank, layout="tokens", routed=False, query="cat")
 
 
 def root() -> Path:
@@ -108,7 +106,6 @@ def trained(
     folder: Path,
     config: TrainingConfig,
     basis: BasisConfig | None = None,
-    edited_pairs: int = 2000,
     fresh: bool = False,
 ) -> Editor:
     """The editor in a folder: trained now, resumed, or reused where training has finished with the same settings.
@@ -132,7 +129,7 @@ def trained(
         (folder / WEIGHTS).unlink(missing_ok=True)
     elif (folder / STATE).exists():
         say(f"  resuming the unfinished run in {folder}")
-    recipe = recipe_of("starter", basis, edited_pairs, config.seed)
+    recipe = recipe_of("starter", basis, config.seed)
     summary = train(recipe, config, folder, fresh)
     say(
         f"  {summary['steps']:,.0f} steps, {summary['samples']:,.0f} samples in {summary['seconds'] / 60:.1f} min, "
@@ -149,7 +146,7 @@ def baseline(options: argparse.Namespace, profile: Profile, config: TrainingConf
     if options.train_baseline:
         say("Training the baseline: one LoRA, no router, a and a' as context")
         config = replace(config, learning_rate=ONE_LORA_RATE)
-        return trained(folder.with_name("one_lora"), config, one_lora_config(), profile.edited_pairs, options.fresh)
+        return trained(folder.with_name("one_lora"), config, one_lora_config(), options.fresh)
     say("  no shipped baseline in data/weights/one_lora: left out (--train-baseline trains it)")
     return None
 
@@ -339,7 +336,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     length = f"{config.steps} steps" if config.minutes is None else f"{config.minutes:g} minutes"
     say(f"1/5  Training a basis of LoRAs and its router, {length} (a kill loses nothing: run it again)")
-    editor = trained(folder, config, None, profile.edited_pairs, options.fresh)
+    editor = trained(folder, config, None, options.fresh)
 
     say("2/5  Gathering analogies on unseen emoji")
     started = time.perf_counter()

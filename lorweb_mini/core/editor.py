@@ -272,9 +272,9 @@ def read_triplet(a: Any, a_prime: Any, b: Any) -> list[Tensor]:
 def frozen_fingerprint(config: BasisConfig) -> str:
     """Identifies the shipped frozen parts that a basis was trained on, and the eye of its router."""
     looks = config.routed and config.encoder == TINY_CLIP
-    parts = ("autoencoder", "encoder", "base") if looks else ("autoencoder", "base")
+    parts = ["autoencoder", "encoder", "base"] if looks else ["autoencoder", "base"]
     if config.query == "cat+pair":
-        parts += ("pair_encoder",)
+        parts.append("pair_encoder")
     marks = {"autoencoder": latent_fingerprint}
     return "-".join(marks.get(part, fingerprint)(weights_dir() / part)[:8] for part in parts)
 

@@ -11,6 +11,7 @@ The class follows the interface of diffusers' ``AutoencoderKL`` (``encode(x).lat
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -49,7 +50,7 @@ class Decoder(nn.Module):
         blocks: residual blocks at each of the three.
     """
 
-    def __init__(self, channels: tuple[int, int, int, int], blocks: tuple[int, int, int]) -> None:
+    def __init__(self, channels: tuple[int, int, int, int], blocks: Sequence[int]) -> None:
         super().__init__()
         latent, deep, middle, fine = channels
         self.deep = nn.Sequential(
@@ -64,8 +65,8 @@ class Decoder(nn.Module):
         self.detail: nn.Sequential | None = None
         if fine:
             last = nn.Conv2d(fine, 12, 3, padding=1)
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
             self.detail = nn.Sequential(
                 nn.Conv2d(middle, 4 * fine, 1),
                 nn.PixelShuffle(2),
@@ -124,7 +125,7 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
             nn.SiLU(),
             nn.Conv2d(deep, latent_channels, 1),
         )
-        self.decoder = Decoder((latent_channels, deep, middle, detail_channels), tuple(decoder_blocks))
+        self.decoder = Decoder((latent_channels, deep, middle, detail_channels), decoder_blocks)
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """Pictures [B, 3, H, W] in [-1, 1], H and W multiples of 8, to a posterior over latents [B, 16, H/8, W/8]."""

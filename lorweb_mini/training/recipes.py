@@ -305,7 +305,7 @@ class BaseRecipe(Recipe):
                 edited[i] = rng.random() < self.FOLLOWED
                 told[i] = words + told[i] if edited[i] else words
             else:
-                chains.put(i, some[index].edits)
+                chains.put(int(i), some[index].edits)
                 told[i] = words
         told = joined(told)
         reference, target = self.pictures.latents(pairs, chains, edited)

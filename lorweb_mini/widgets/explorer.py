@@ -35,6 +35,7 @@ from torch import Tensor
 from ..analysis.evaluation import reconstruct, squared
 from ..analysis.space import routing_vectors
 from ..core.editor import Editor
+from ..emoji.edits import Strength
 from ..emoji.relations import SPLITS, STYLE_NAMES, Analogy, analogies, concept_sides, differ, get_relation, relations
 from ..emoji.sheets import STYLES, load_emoji
 from ..errors import InputError
@@ -85,10 +86,10 @@ class Slot:
     picture: Tensor
     caption: str
     drawing: tuple[int, int] | None = None
-    edits: tuple[tuple[str, float], ...] = ()
+    edits: tuple[tuple[str, Strength], ...] = ()
 
 
-def drawn(emoji: int, style: int, edits: tuple[tuple[str, float], ...] = (), picture: Tensor | None = None) -> Slot:
+def drawn(emoji: int, style: int, edits: tuple[tuple[str, Strength], ...] = (), picture: Tensor | None = None) -> Slot:
     """The slot of an artist's drawing, or of ``picture``, which shows that drawing after some edits."""
     data = load_emoji()
     if picture is None:
