@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install run test lab notebooks lint format figures report data wheel clean
+.PHONY: help install run results test lab notebooks lint format figures report data wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | awk -F '\t' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -25,8 +25,11 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-run: $(STAMP)  ## train the starter basis and its router, evaluate, draw (PROFILE=smoke ends within two minutes)
+run: $(STAMP)  ## train the starter basis and its router, evaluate, draw, into runs/ (PROFILE=smoke: two minutes)
 	LORWEB_PROFILE=$(PROFILE) $(PY) -m lorweb_mini.run
+
+results: $(STAMP)  ## for maintainers: copy the last run's pictures and table to figures/run and the README
+	$(PY) -m lorweb_mini.run --publish
 
 test: $(STAMP)  ## all tests, with every notebook run in the smoke profile
 	@LORWEB_PROFILE=smoke $(PY) -m pytest

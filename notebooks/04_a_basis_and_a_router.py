@@ -462,18 +462,20 @@ display(
 # A new router should ask *all* LoRAs, or those that it leaves out would never learn anything. With random keys and
 # projections this comes by itself: the scores are small, so softmax is nearly flat.
 #
-# For a new router we need the training's data, since μ and σ are taken from training triplets. `recipe_of` gathers all
-# that a training needs: latents of the true pairs of all relations, a new basis (B = 0) and a new router.
+# For a new router we need the training's data, since μ and σ are taken from training triplets. `BasisRecipe` gathers
+# all that a training needs: latents of the true pairs of all relations, a new basis (B = 0) and a new router.
 
 # %%
-from lorweb_mini.commands.run import PROFILES
-from lorweb_mini.commands.train import DEFAULTS, recipe_of
+from dataclasses import replace
+
+from lorweb_mini.commands.train import BASES, DEFAULTS
+from lorweb_mini.emoji.relations import select
 from lorweb_mini.training import recipes
 
 if SMOKE:
     recipes.SCALE_ROWS = 128  # training triplets for μ and σ
-PAIRS = PROFILES["smoke" if SMOKE else "cpu"].edited_pairs  # as `make run`: what it has encoded is used here, too
-recipe = recipe_of("starter", edited_pairs=PAIRS)
+PAIRS = 48 if SMOKE else 2000  # pictures that each procedural edit is shown on
+recipe = recipes.BasisRecipe(replace(BASES["starter"], query="cat"), select("seen", starter=True), PAIRS)
 new_router = recipe.editor.router
 
 RELATIONS = [name for name in splits()["starter"]["seen"] if not SMOKE or name in (*ASKED, "edit/shrink=0.35")]

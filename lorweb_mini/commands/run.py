@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -35,8 +36,9 @@ from ..analysis.evaluation import (
     without_nan,
 )
 from ..analysis.space import basis_usage, clustering, coefficients_of, concepts_of, linear_probe
+from ..analysis.unseen import panel, remembered
 from ..core.editor import BasisConfig, Editor, load
-from ..emoji.relations import DEGREES, Analogy, analogies, as_batch, splits
+from ..emoji.relations import Analogy, analogies, as_batch
 from ..errors import InputError
 from ..files import write_atomically
 from ..models.encoders import EFFICIENTNET
@@ -44,16 +46,21 @@ from ..models.judge import Judge
 from ..models.weights import WEIGHTS, weights_dir
 from ..show import figures, style
 from ..training.loop import LOG, STATE, TrainingConfig, read_log, train
-from .train import BASES, DEFAULTS, recipe_of
+from .train import BASES, DEFAULTS, STARTER_KINDS, STARTER_TONES, recipe_of
 
 # The one LoRA's coefficients are 1, not about 1/N: at the basis's rate its weights would move N times as far a step.
 ONE_LORA_RATE = 2e-3
 GROUPS = {
-    "seen": "unseen emoji, seen relation",
+    "drawn edit": "edit that could have been drawn",
+    "drawn pair": "two in a row",
+    "tones": "skin tones",
     "strength": "unseen strength",
     "composition": "unseen composition",
-    "family": "unseen family",
+    "inside": "unseen kind, inside the span",
+    "between": "unseen kind, between",
+    "outside": "unseen kind, outside",
 }
+SEEN = ("drawn edit", "drawn pair", "tones")
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "scikit-learn", "numpy")
 
@@ -66,7 +73,7 @@ class Profile:
         steps, minutes: length of the training, one of them.
         analogies: how many of each relation are judged.
         checked: analogies a relation that retrieval, the judge and the counterfactuals look at.
-        output: folder of figures and report.
+        drawn: relations of the training distribution that are judged, of one edit and of two.
     """
 
     steps: int | None
@@ -75,13 +82,13 @@ class Profile:
     checked: int
     sampling_steps: int
     resamples: int
-    output: str
+    drawn: int
 
 
 PROFILES = {
-    "smoke": Profile(30, None, 2, 1, 4, 200, "run-smoke"),
-    "cpu": Profile(None, 10, 24, 8, 8, 1000, "run"),
-    "gpu": Profile(None, 10, 24, 8, 8, 1000, "run"),
+    "smoke": Profile(30, None, 2, 1, 2, 200, 3),
+    "cpu": Profile(None, 10, 8, 8, 1, 1000, 16),
+    "gpu": Profile(None, 10, 8, 8, 1, 1000, 16),
 }
 
 
@@ -151,10 +158,12 @@ def baseline(options: argparse.Namespace, profile: Profile, config: TrainingConf
     return None
 
 
-def gathered(count: int, seed: int) -> dict[str, list[Analogy]]:
-    """Test analogies of the starter set by degree: on unseen emoji, with seen and unseen relations."""
-    lists = splits()["starter"]
-    return {d: analogies("test", lists[d], seed, count) for d in DEGREES if lists.get(d)}
+def gathered(profile: Profile, kinds: Sequence[str], tones: Sequence[str], seed: int) -> dict[str, list[Analogy]]:
+    """Test analogies by group: on unseen emoji, with edits that could have been drawn, tones, and unseen edits."""
+    asked = panel("test", profile.analogies, profile.drawn, kinds, seed)
+    found = {g: [x for name in names for x in asked.analogies[name]] for g, names in asked.groups.items()}
+    found["tones"] = analogies("test", tones, seed, profile.analogies)
+    return {group: found[group] for group in GROUPS if found.get(group)}
 
 
 def try_judge() -> Judge | None:
@@ -205,14 +214,16 @@ def draw_figures(
 ) -> None:
     """All pictures of a run."""
     method = methods_of(editor, steps=steps)["LoRWeB"]
-    unseen = [x for d in degrees if d != "seen" for x in degrees[d]]
+    seen = [x for d in degrees if d in SEEN for x in degrees[d]]
+    unseen = [x for d in degrees if d not in SEEN for x in degrees[d]]
     for name, items, title in (
-        ("seen", degrees["seen"], "Unseen emoji, relations seen in training"),
+        ("seen", seen, "Unseen emoji, relations that training draws"),
         ("unseen", unseen, "Unseen emoji, relations never trained"),
     ):
         groups = by_relation(items)
         each = 1 if len(groups) > 5 else 2
-        chosen = [x for group in groups.values() for x in group[:each]][:20]
+        every = max(1, each * len(groups) // 20)
+        chosen = [x for group in list(groups.values())[::every] for x in group[:each]][:20]
         if not chosen:
             continue
         results = draw(method, chosen)
@@ -258,6 +269,17 @@ def write_readme(readme: Path, report: Mapping[str, Any]) -> None:
     after = rest.split(END, 1)[1]
     content = f"{before}{BEGIN}\n{readme_table(report)}\n{END}{after}"
     write_atomically(readme, content.encode())
+
+
+def publish(home: Path) -> None:
+    """Copies pictures and report of the last run in the cpu profile into figures/run, and its table into the README."""
+    source, target = home / "runs" / "cpu" / "results", home / "figures" / "run"
+    if not (source / "report.json").is_file():
+        raise InputError(f"expected the results of make run in {source}, found none")
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        shutil.copy2(path, target / path.name)
+    write_readme(home / "README.md", json.loads((target / "report.json").read_text(encoding="utf-8")))
 
 
 def write_report(
@@ -308,7 +330,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--fresh", action="store_true", help="train anew, whatever the folder holds")
     found.add_argument("--train-baseline", action="store_true", help="train the one-LoRA baseline, too")
     found.add_argument(
-        "--readme", action="store_true", help="only write the README's table again, from figures/run/report.json"
+        "--publish", action="store_true", help="only copy the last run's pictures and report to figures/run and README"
     )
     return found
 
@@ -317,9 +339,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Trains, evaluates, draws; see the module."""
     options = parser().parse_args(arguments)
     home = root()
-    if options.readme:
-        path = home / "figures" / "run" / "report.json"
-        write_readme(home / "README.md", json.loads(path.read_text(encoding="utf-8")))
+    if options.publish:
+        publish(home)
         return
     name = os.environ.get("LORWEB_PROFILE", "cpu")
     if name not in PROFILES:
@@ -327,7 +348,7 @@ def main(arguments: list[str] | None = None) -> None:
     profile = PROFILES[name]
     torch.set_num_threads(os.cpu_count() or 1)
     folder = options.folder or home / "runs" / name / "starter"
-    output = home / "figures" / profile.output
+    output = folder.with_name("results")
     config = replace(DEFAULTS["starter"], steps=profile.steps, minutes=profile.minutes, seed=options.seed)
     if options.steps is not None:
         config = replace(config, steps=options.steps, minutes=None)
@@ -335,12 +356,12 @@ def main(arguments: list[str] | None = None) -> None:
         config = replace(config, steps=None, minutes=options.minutes)
 
     length = f"{config.steps} steps" if config.minutes is None else f"{config.minutes:g} minutes"
-    say(f"1/5  Training a basis of LoRAs and its router, {length} (a kill loses nothing: run it again)")
+    say(f"1/5  Training a basis of LoRAs and its router, {length} (if it is stopped, run it again: it resumes)")
     editor = trained(folder, config, None, options.fresh)
 
     say("2/5  Gathering analogies on unseen emoji")
     started = time.perf_counter()
-    degrees = gathered(profile.analogies, options.seed)
+    degrees = gathered(profile, STARTER_KINDS, STARTER_TONES, options.seed)
     items = [x for part in degrees.values() for x in part]
     for degree, part in degrees.items():
         say(f"  {GROUPS[degree]}: {len(part)} analogies of {len(by_relation(part))} relations")
@@ -348,6 +369,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     say("3/5  Editing and measuring")
     methods = methods_of(editor, one_lora, profile.sampling_steps, options.seed)
+    if (memoriser := remembered(editor.autoencoder, items, STARTER_KINDS)) is not None:
+        methods["memoriser"] = memoriser
     groups = {GROUPS[d]: list(by_relation(part)) for d, part in degrees.items() if part}
     evaluation = evaluate(
         methods,
@@ -364,7 +387,7 @@ def main(arguments: list[str] | None = None) -> None:
     if profile.checked > 1:
         swapped = counterfactuals(
             methods["LoRWeB"],
-            by_relation(degrees["seen"]),
+            by_relation([x for d in degrees if d in SEEN for x in degrees[d]]),
             editor.autoencoder,
             profile.checked,
             profile.resamples,
@@ -374,7 +397,7 @@ def main(arguments: list[str] | None = None) -> None:
     say("4/5  Looking into the LoRA space, drawing")
     found, space = space_report(editor, items, options.seed)
     draw_figures(output, editor, degrees, evaluation, found, folder / LOG, profile.sampling_steps)
-    report = write_report(
+    write_report(
         output / "report.json",
         name,
         options.seed,
@@ -385,16 +408,12 @@ def main(arguments: list[str] | None = None) -> None:
         space,
         time.perf_counter() - started,
     )
-    readme = home / "README.md"
-    if profile.output == "run" and readme.is_file():
-        write_readme(readme, report)
-
     say("5/5  Results: normalised error, 0 is the artist's drawing, 1 is copying b (95 % intervals)\n")
     say(table(evaluation))
     if swapped is not None:
         say(f"\nAnother example pair moves the result by {swapped.same}, one of another relation by {swapped.other}.")
     if evaluation.judge:
-        say("Judge (EfficientNet-lite0 feature distance): " + judged_line(evaluation.judge[GROUPS["seen"]]))
+        say("Judge (EfficientNet-lite0 feature distance): " + judged_line(evaluation.judge[GROUPS["drawn edit"]]))
     say(f"\nPictures and report: {output}")
 
 

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from ..errors import InputError
 from ..models.autoencoder import MiniAutoencoder
-from ..models.weights import latent_fingerprint, weights_dir
+from ..models.weights import latent_fingerprint
 from .distributions import Chains
 from .relations import SPLITS, Relation, concept_sides, training_pictures
 from .sheets import load_emoji
@@ -104,14 +104,18 @@ class LatentBank:
 
 
 class PictureSource:
-    """Drawings and their latents; what is edited is drawn, edited and encoded on the spot."""
+    """Drawings and their latents; what is edited is edited and encoded on the spot.
 
-    def __init__(self, autoencoder: MiniAutoencoder) -> None:
+    Args:
+        drawings: emoji and style [P, 2] of those to draw from, encoded once; all of them by default.
+    """
+
+    def __init__(self, autoencoder: MiniAutoencoder, drawings: np.ndarray | None = None) -> None:
         self.autoencoder = autoencoder.requires_grad_(False)
-        self.drawings = np.argwhere(load_emoji().present)
+        self.drawings = np.argwhere(load_emoji().present) if drawings is None else drawings
         self.row_of = np.full(load_emoji().present.shape, -1)
         self.row_of[self.drawings[:, 0], self.drawings[:, 1]] = np.arange(len(self.drawings))
-        self.plain = encoded(autoencoder, "all drawings", self.drawings, lambda x: x)
+        self.plain = encoded(autoencoder, "drawings", self.drawings, lambda x: x)
         sides = concept_sides()[self.drawings[:, 0]]
         concepts = np.array([e.concept for e in load_emoji().emojis])[self.drawings[:, 0]]
         self.sides: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -129,8 +133,7 @@ class PictureSource:
 
     def latents(self, pairs: np.ndarray, chains: Chains, edited: np.ndarray) -> tuple[Tensor, Tensor]:
         """Latents of the first and the second drawing of pairs [B, 4]; the second is edited where bool [B] says so."""
-        first = self.plain[self.row_of[pairs[:, 0], pairs[:, 1]]].float()
-        second = self.plain[self.row_of[pairs[:, 2], pairs[:, 3]]].float()
+        first, second = self._plain(pairs[:, :2]), self._plain(pairs[:, 2:])
         if edited.any():
             rows = np.flatnonzero(edited)
             drawn = chains[rows].apply(load_emoji().tensor(pairs[rows, 2], pairs[rows, 3]))
@@ -138,11 +141,21 @@ class PictureSource:
                 second[torch.from_numpy(rows)] = self.autoencoder.to_latent(drawn)
         return first, second
 
+    def _plain(self, shown: np.ndarray) -> Tensor:
+        """Latents [B, 16, 8, 8] of drawings as they are."""
+        rows = self.row_of[shown[:, 0], shown[:, 1]]
+        latents = self.plain[rows].float()
+        if (missing := np.flatnonzero(rows < 0)).size:
+            with torch.no_grad():
+                drawn = load_emoji().tensor(shown[missing, 0], shown[missing, 1])
+                latents[torch.from_numpy(missing)] = self.autoencoder.to_latent(drawn)
+        return latents
+
 
 def encoded(autoencoder: MiniAutoencoder, name: str, shown: np.ndarray, edit: Callable[[Tensor], Tensor]) -> Tensor:
     """Latents of pictures [P, 2] (emoji, style) after an edit, from the cache where they are there."""
     content = zlib.crc32(np.ascontiguousarray(shown).tobytes())
-    mark = f"{latent_fingerprint(weights_dir() / 'autoencoder')}-{re.sub(r'[^a-z0-9]+', '_', name)}-{content:08x}"
+    mark = f"{latent_fingerprint(autoencoder)}-{re.sub(r'[^a-z0-9]+', '_', name)}-{content:08x}"
     path = cache_dir() / f"{mark}.safetensors"
     if path.is_file():
         return load_file(path)["latents"]

@@ -77,6 +77,8 @@ class Grid:
 
 def _between(nodes: Tensor, value: Tensor, period: float | None) -> Tensor:
     """Linear interpolation weights [B, nodes] of values [B]; constant beyond the ends of an axis that is no circle."""
+    if len(nodes) == 1:
+        return value.new_ones(len(value), 1)
     if period is not None:
         nodes = torch.cat([nodes, nodes[:1] + period])
         value = (value - nodes[0]) % period + nodes[0]
@@ -200,9 +202,7 @@ def edit_vectors(kind: str, strength: Tensor, phrasing: Tensor) -> Tensor:
     Args:
         phrasing: weight of each of the kind's phrases [B, phrases], rows sum to 1.
     """
-    grid = grid_of(kind)
-    weights = strength.new_ones(len(strength), 1) if kind in WHOLE else grid.weights(strength)
-    mixed = torch.einsum("bp,bn,pnd->bd", phrasing, weights, _vectors(kind))
+    mixed = torch.einsum("bp,bn,pnd->bd", phrasing, grid_of(kind).weights(strength), _vectors(kind))
     return NORM * torch.nn.functional.normalize(mixed, dim=-1)
 
 

@@ -120,10 +120,16 @@ def fingerprint(folder: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def latent_fingerprint(folder: str | Path) -> str:
-    """Sixteen hex digits that change with an autoencoder's latents: its encoder, scale and shift, not its decoder."""
-    config, state = load_config(folder), load_file(next(Path(folder).glob("*.safetensors")))
+def latent_fingerprint(autoencoder: str | Path | torch.nn.Module) -> str:
+    """Sixteen hex digits that change with an autoencoder's latents: its encoder, scale and shift, not its decoder.
+
+    ``autoencoder`` is a weights folder, or the module itself.
+    """
+    if isinstance(autoencoder, torch.nn.Module):
+        config, state = autoencoder.config, autoencoder.state_dict()
+    else:
+        config, state = load_config(autoencoder), load_file(next(Path(autoencoder).glob("*.safetensors")))
     digest = hashlib.sha256(repr((config["scaling_factor"], config["shift_factor"])).encode())
     for name in sorted(k for k in state if k.startswith("encoder.")):
-        digest.update(state[name].half().numpy().tobytes())
+        digest.update(state[name].half().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

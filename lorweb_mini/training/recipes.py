@@ -273,11 +273,11 @@ class BaseRecipe(Recipe):
     )
     VALIDATION = 48  # samples of each family
 
-    def __init__(self, base: Base | None = None, autoencoder: MiniAutoencoder | None = None) -> None:
+    def __init__(self, base: Base | None = None, pictures: PictureSource | None = None) -> None:
         super().__init__()
         self.base = base if base is not None else Base()
         self.base.transformer.requires_grad_(True)
-        self.pictures = PictureSource(autoencoder or MiniAutoencoder.load(weights_dir() / "autoencoder"))
+        self.pictures = pictures or PictureSource(MiniAutoencoder.load(weights_dir() / "autoencoder"))
         known = known_relations()
         self.artists = [r for r in known if not r.edits]
         self.named = [r for r in known if r.edits]
@@ -329,7 +329,8 @@ class BaseRecipe(Recipe):
     def validation(self) -> dict[str, float]:
         if self._fixed is None:
             self._fixed = self._validation_samples()
-        return {name: float(self(batch)["loss"]) for name, batch in self._fixed.items()}
+        with torch.no_grad():
+            return {name: float(self(batch)["loss"]) for name, batch in self._fixed.items()}
 
     def _validation_samples(self) -> dict[str, dict[str, Tensor]]:
         """Pictures of validation concepts: artists' pairs by family, and fresh edits by number; t evenly in logit."""
@@ -449,7 +450,8 @@ class PairRecipe(Recipe):
     def validation(self) -> dict[str, float]:
         if self._fixed is None:
             self._fixed = self.batch(np.random.default_rng(2026), self.VALIDATION, "val")
-        return {k: float(v) for k, v in self(self._fixed).items()}
+        with torch.no_grad():
+            return {k: float(v) for k, v in self(self._fixed).items()}
 
     def save(self, folder: Path) -> None:
         self.encoder.save(folder)
@@ -543,6 +545,7 @@ class BasisRecipe(Recipe):
         pair_rate: float = 0.0,
         balance: float = 0.0,
         exact_shift: float = 2.0,
+        pictures: PictureSource | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= teacher <= 1 or (teacher and config.layout != "b"):
@@ -563,7 +566,7 @@ class BasisRecipe(Recipe):
         if fresh is not None:
             artists = [r for r in chosen if not r.edits]
             self.analogies = FreshAnalogies(
-                PictureSource(self.editor.autoencoder), fresh, artists, artists_share, emphasis=emphasis
+                pictures or PictureSource(self.editor.autoencoder), fresh, artists, artists_share, emphasis=emphasis
             )
             self.notes |= {"relations": [r.name for r in artists], "kinds": fresh.kinds, "artists_share": artists_share}
         else:

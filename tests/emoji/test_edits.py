@@ -59,9 +59,50 @@ def test_shape_range_and_determinism(x: Tensor, kind: str, strength: float) -> N
 
 @pytest.mark.parametrize("kind", EDITS)
 def test_whole_dial(x: Tensor, kind: str) -> None:
-    for strength in np.linspace(*EDITS[kind].range, 9):
-        y = apply_edit(x, kind, float(strength))
+    edit = EDITS[kind]
+    for value in np.linspace(*edit.range, 9):
+        y = apply_edit(x, kind, float(value) if edit.parameters == 1 else [float(value)] * edit.parameters)
         assert y.shape == x.shape and torch.isfinite(y).all() and y.abs().max() <= 1
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_a_strength_for_each_picture_is_one_after_the_other(x: Tensor, kind: str) -> None:
+    edit = EDITS[kind]
+    rng = np.random.default_rng(1)
+    strengths = torch.from_numpy(rng.uniform(*edit.range, (4, edit.parameters))).float()
+    if kind == "rotate":
+        strengths[1] = 90  # exact turns and others side by side
+    pictures = torch.cat([x, x])
+    together = apply_edit(pictures, kind, strengths[:, 0] if edit.parameters == 1 else strengths)
+    for i in range(4):
+        alone = apply_edit(pictures[i : i + 1], kind, strengths[i, 0] if edit.parameters == 1 else strengths[i])
+        torch.testing.assert_close(together[i : i + 1], alone, atol=2e-5, rtol=0)
+
+
+def test_new_kinds_by_hand(x: Tensor) -> None:
+    unit = (x + 1) / 2
+    weights = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.0, 0.25, 0.75]])
+    mixed = torch.stack([sum(weights[i, j] * x[:, j] for j in range(3)) for i in range(3)], 1)
+    torch.testing.assert_close(apply_edit(x, "mix", weights.flatten()), mixed)
+    torch.testing.assert_close(apply_edit(x, "mix", [0, 0, 1, 0, 1, 0, 1, 0, 0]), apply_edit(x, "swap_channels", 1))
+    dark = torch.tensor(colorsys.hsv_to_rgb(200 / 360, 1, 0.65)).view(1, 3, 1, 1)
+    torch.testing.assert_close((apply_edit(x, "screen", 200) + 1) / 2, 1 - (1 - unit) * (1 - dark), atol=1e-5, rtol=0)
+    chain = apply_edit(apply_edit(apply_edit(x, "grey", 1), "screen", 200), "tint", 40)
+    torch.testing.assert_close(apply_edit(x, "duotone", [200, 40]), chain, atol=1e-5, rtol=0)
+    turned = apply_edit(apply_edit(x, "rotate", 90), "flip_horizontal", 1)
+    torch.testing.assert_close(apply_edit(x, "transpose", 1), turned)
+    negative = apply_edit(apply_edit(x, "invert", 1), "hue", 180)
+    torch.testing.assert_close(apply_edit(x, "invert_lightness", 1), negative, atol=1e-4, rtol=0)
+    stencil = apply_edit(apply_edit(x, "threshold", 0.7), "screen", 120)
+    torch.testing.assert_close(apply_edit(x, "stencil", 120), stencil, atol=1e-5, rtol=0)
+    moved = apply_edit(x, "move", [5, -3])
+    torch.testing.assert_close(moved[..., :-3, 5:], x[..., 3:, :-5], atol=1e-4, rtol=0)
+    half = apply_edit(x, "mirror_half", 1)
+    torch.testing.assert_close(half, half.flip(3))
+    torch.testing.assert_close(half[..., : N // 2], x[..., : N // 2])
+    torch.testing.assert_close(apply_edit(x, "roll", 20), x.roll(20, 3))
+    striped = apply_edit(x, "stripes", 4)
+    assert (striped[:, :, 4:8] == 1).all() and torch.equal(striped[:, :, 8:12], x[:, :, 8:12])
 
 
 @pytest.mark.parametrize("kind", EDITS)
@@ -280,6 +321,9 @@ def test_names_round_trip() -> None:
     assert relation_name("invert", 1) == "edit/invert"
     assert relation_name("hue", 60) == "edit/hue=60"
     assert parse_relation("edit/sepia=0.5") == ("sepia", 0.5)
+    assert relation_name("move", (3, -2.5)) == "edit/move=3,-2.5"
+    assert parse_relation("edit/move=3,-2.5") == ("move", (3, -2.5))
+    assert parse_relation(relation_name("transpose", 1)) == ("transpose", 1)
 
 
 @pytest.mark.parametrize("name", ["hue=60", "style/hue=60", "edit/hue", "edit/none=1", "edit/hue=far", "edit/hue=", ""])
@@ -301,7 +345,9 @@ def test_instructions_are_distinct() -> None:
 def test_every_phrasing_of_a_dial_says_the_strength() -> None:
     for edit in EDITS.values():
         says = {"{strength}" in phrase for phrase in edit.phrase}
-        assert says == {len(edit.strengths) > 1}, edit.kind
+        assert len(says) == 1, edit.kind
+        if edit.strengths:
+            assert says == {len(edit.strengths) > 1}, edit.kind
         if edit.words:  # off the list the number stands for the words
             value = sum(edit.range) / 2 + 0.01
             assert all(f"{value:g} {edit.unit}" in phrase for phrase in instructions(edit.kind, value)), edit.kind

@@ -1,0 +1,204 @@
+"""The recipes on fresh relations: what they draw, what they learn from, what they leave alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import tiny_base, tiny_editor
+
+from lorweb_mini.core.editor import Editor
+from lorweb_mini.emoji.distributions import CIRCULAR, Chains, Distribution, held_out
+from lorweb_mini.emoji.edits import EDITS
+from lorweb_mini.emoji.latents import PictureSource
+from lorweb_mini.emoji.relations import get_relation
+from lorweb_mini.emoji.sheets import load_emoji
+from lorweb_mini.emoji.words import chain_vectors
+from lorweb_mini.models.pair_encoder import PairEncoder
+from lorweb_mini.training import recipes
+from lorweb_mini.training.loop import TrainingConfig, train
+from lorweb_mini.training.pair_targets import (
+    pair_targets,
+    scaled_strength,
+    strength_count,
+    strength_places,
+    unscaled_strength,
+)
+from lorweb_mini.training.recipes import AutoencoderRecipe, BaseRecipe, BasisRecipe, FreshAnalogies, PairRecipe
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> PictureSource:
+    """Every fortieth drawing, through an untrained autoencoder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORWEB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return PictureSource(tiny_editor().autoencoder, np.argwhere(load_emoji().present)[::40])
+
+
+def tiny_pair_encoder(seed: int = 0) -> PairEncoder:
+    torch.manual_seed(seed)
+    kinds = tuple(Distribution(held_out=held_out()).kinds)
+    return PairEncoder(
+        kinds, ("tone/yellow>dark",), strength_count(kinds), width=32, layers=1, embedding_dim=16, stem_width=8
+    )
+
+
+def with_pairs(seed: int = 0) -> Editor:
+    plain = tiny_editor(seed=seed)
+    config = replace(plain.config, query="cat+pair")
+    return Editor(plain.autoencoder, plain.encoder, tiny_base(seed), config, tiny_pair_encoder())
+
+
+def test_latents_of_pairs_are_those_of_their_pictures(source: PictureSource) -> None:
+    rng = np.random.default_rng(0)
+    rows = source.draw(rng, 8)
+    other = np.argwhere(load_emoji().present)[1:9]  # not among the drawings that are kept encoded
+    chains = Distribution().draw(rng, 8)
+    edited = np.array([True, False] * 4)
+    first, second = source.latents(np.concatenate([rows, other], 1), chains, edited)
+    pictures = load_emoji().tensor(other[:, 0], other[:, 1])
+    expected = torch.where(torch.from_numpy(edited)[:, None, None, None], chains.apply(pictures), pictures)
+    torch.testing.assert_close(second, source.autoencoder.to_latent(expected), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        first, source.autoencoder.to_latent(load_emoji().tensor(rows[:, 0], rows[:, 1])), atol=5e-3, rtol=0
+    )
+
+
+def test_concepts_with_many_drawings_do_not_crowd_out_the_others(source: PictureSource) -> None:
+    drawn = source.draw(np.random.default_rng(0), 4000)
+    concepts = np.array([load_emoji().emojis[i].concept for i in drawn[:, 0]])
+    rows, _ = source.sides["train"]
+    plain = np.array([load_emoji().emojis[i].concept for i in rows[:, 0]])
+    commonest = max(set(plain), key=lambda c: (plain == c).sum())
+    assert (concepts == commonest).mean() < 0.8 * (plain == commonest).mean()
+
+
+def test_base_recipe_tells_the_words_of_what_it_draws(source: PictureSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = BaseRecipe(tiny_base(), source)
+    monkeypatch.setattr(recipe, "NO_INSTRUCTION", 0.0)
+    monkeypatch.setattr(recipe, "SHARES", (0.0, 1.0, 0.0))
+    seen = {}
+    original = source.latents
+    monkeypatch.setattr(source, "latents", lambda p, c, e: seen.update(chains=c, edited=e) or original(p, c, e))
+    batch = recipe.batch(np.random.default_rng(0), 16)
+    assert seen["edited"].all()
+    usual = chain_vectors(seen["chains"])
+    nearest = (batch["instruction"] @ usual.T).argmax(1)
+    assert (nearest == torch.arange(16)).sum() >= 13
+    assert not recipe.fresh.held_out.chains(seen["chains"]).any()
+    again = recipe.batch(np.random.default_rng(0), 16)
+    assert all(torch.equal(batch[k], again[k]) for k in batch)
+
+
+def test_base_recipe_learns_to_give_back_without_words(source: PictureSource) -> None:
+    recipe = BaseRecipe(tiny_base(), source)
+    recipe.NO_INSTRUCTION = 1.0  # type: ignore[misc]
+    batch = recipe.batch(np.random.default_rng(0), 12)
+    target = batch["noisy"] - batch["t"][:, None, None] * batch["velocity"]
+    torch.testing.assert_close(target, batch["reference"], atol=1e-4, rtol=1e-3)
+    assert (batch["instruction"] == 0).all()
+    losses = recipe.validation()
+    assert {"tone", "edit", "two edits", "three edits"} <= set(losses)
+    assert losses == recipe.validation() and all(math.isfinite(v) for v in losses.values())
+
+
+def test_fresh_analogies_share_their_edit_and_show_it(source: PictureSource) -> None:
+    distribution = Distribution(["flip_horizontal", "invert"], lengths=(1, 0, 0))
+    a, a_prime, b, _, exact = FreshAnalogies(source, distribution).draw(np.random.default_rng(1), 24)
+    assert exact.all() and a.shape == (24, 16, 8, 8)
+    assert (a_prime - a).abs().mean((1, 2, 3)).min() > 0
+    assert not torch.equal(a, b)
+    tones = FreshAnalogies(source, distribution, [get_relation("tone/yellow>dark")], share=1.0, followed=0.0)
+    *_, exact = tones.draw(np.random.default_rng(1), 8)
+    assert not exact.any()
+
+
+def test_basis_recipe_trains_basis_router_and_pair_encoder_only(
+    source: PictureSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes, "SCALE_ROWS", 32)
+    editor = with_pairs()
+    recipe = BasisRecipe(
+        editor.config,
+        [get_relation("tone/yellow>dark")],
+        editor=editor,
+        pictures=source,
+        fresh=Distribution(held_out=held_out()),
+        pair_rate=0.02,
+        balance=0.1,
+    )
+    groups = recipe.parameter_groups()
+    assert [g["scale"] for g in groups] == [1.0, 0.1, 0.02]
+    out = recipe(recipe.batch(np.random.default_rng(0), 8))
+    naive = out["flow_matching"] + 0.1 * (math.log(3) - out["usage"])
+    torch.testing.assert_close(out["loss"].detach().float(), naive.detach().float())
+    out["loss"].backward()
+    trained = {id(p) for g in groups for p in g["params"]}
+    for parameter in [*editor.base.parameters(), *editor.encoder.parameters(), *editor.autoencoder.parameters()]:
+        assert parameter.grad is None or id(parameter) in trained
+    assert all(p.grad is not None for p in editor.basis.parameters())
+    assert editor.pair_encoder is not None and editor.pair_encoder.stem[0].weight.grad is not None
+    assert set(recipe.validation()) >= {"edit", "two edits", "three edits"}
+
+
+def test_the_pair_reaches_the_coefficients() -> None:
+    editor = with_pairs()
+    latents = [torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(k)) for k in range(3)]
+    embeddings = editor.embeddings(*latents)
+    assert [e.shape[-1] for e in embeddings] == [16, 16, 16, 16]
+    torch.testing.assert_close(embeddings[3].norm(dim=1), torch.full((2,), 10.0))
+    before = editor.coefficients(*latents)
+    assert editor.pair_encoder is not None
+    torch.nn.init.zeros_(editor.pair_encoder.vision.visual_projection.weight)
+    assert not torch.allclose(editor.coefficients(*latents), before)
+
+
+def test_decoder_alone_keeps_the_latents(tmp_path) -> None:
+    recipe = AutoencoderRecipe(decoder_only=True)
+    kept = {k: v.clone() for k, v in recipe.autoencoder.encoder.state_dict().items()}
+    before = recipe.autoencoder.decoder.state_dict()["coarse.2.weight"].clone()
+    config = TrainingConfig(steps=2, batch_size=8, ema_decay=None, learning_rate=1e-2)
+    train(recipe, config, tmp_path)
+    assert all(torch.equal(v, kept[k]) for k, v in recipe.autoencoder.encoder.state_dict().items())
+    assert not torch.equal(recipe.autoencoder.decoder.state_dict()["coarse.2.weight"], before)
+    assert recipe.autoencoder.config["scaling_factor"] == 1.0
+
+
+@pytest.mark.parametrize("kind", [k for k in Distribution().kinds if EDITS[k].range != (1, 1)])
+def test_strengths_scale_there_and_back(kind: str) -> None:
+    value = torch.from_numpy(
+        Distribution().samplers[Distribution().kinds.index(kind)](np.random.default_rng(0), 50)
+    ).float()
+    scaled = scaled_strength(kind, value)
+    assert scaled.abs().max() <= 1 + 1e-6 and scaled.shape[1] == value.shape[1] * (2 if kind in CIRCULAR else 1)
+    torch.testing.assert_close(unscaled_strength(kind, scaled), value, atol=2e-3, rtol=1e-4)
+
+
+def test_pair_targets_by_hand() -> None:
+    kinds = ("grey", "hue", "flip_horizontal", "move")
+    chains = Chains.of([[("hue", 90), ("grey", 0.75)], [("move", (16, -32))], [("flip_horizontal", 1)]])
+    found = pair_targets(kinds, chains)
+    assert found["present"].tolist() == [[1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
+    assert found["order"].tolist() == [[1, 0, -1, -1], [-1, -1, -1, 0], [-1, -1, 0, -1]]
+    places = strength_places(kinds)
+    assert list(places) == ["grey", "hue", "move"] and strength_count(kinds) == 5
+    torch.testing.assert_close(found["strength"][0], torch.tensor([0.5, 0.0, 1.0, 0.0, 0.0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found["strength"][1], torch.tensor([0.0, 0.0, 0.0, 0.5, -1.0]))
+    assert found["mask"].tolist() == [[1, 1, 1, 0, 0], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]
+
+
+def test_pair_recipe_and_its_file(source: PictureSource, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = PairRecipe(source)
+    recipe.VALIDATION = 16  # type: ignore[misc]
+    out = recipe(recipe.batch(np.random.default_rng(0), 24))
+    assert all(torch.isfinite(v) for k, v in out.items() if k != "relation_top1")
+    assert set(recipe.encoder.kinds) == set(Distribution(held_out=held_out()).kinds)
+    assert not {r.degree for r in recipe.artists} - {"seen"}
+    assert recipe.validation() == recipe.validation()
+    recipe.save(tmp_path)
+    loaded = PairEncoder.load(tmp_path)
+    a, b = torch.randn(2, 3, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(loaded(a, b), recipe.encoder.eval()(a, b), atol=0.05, rtol=0.02)
