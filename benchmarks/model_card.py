@@ -47,7 +47,7 @@ from lorweb_mini.analysis.evaluation import (
 )
 from lorweb_mini.analysis.sharpness import gradient_energy
 from lorweb_mini.analysis.space import spread_out
-from lorweb_mini.commands.run import GROUPS, PACKAGES, root, say, try_judge
+from lorweb_mini.commands.run import PACKAGES, root, say, try_judge
 from lorweb_mini.core.editor import Editor, load
 from lorweb_mini.emoji.relations import (
     DEGREES,
@@ -76,6 +76,12 @@ CHUNK = 128
 RESAMPLES = 1000
 LEAST = 8  # test pairs below which a relation says little
 STEPS = 10
+DEGREE_NAMES = {
+    "seen": "unseen emoji, seen relation",
+    "strength": "unseen strength",
+    "composition": "unseen composition",
+    "family": "unseen family",
+}
 GUIDANCES = (1.0, 1.5, 2.0, 3.0)
 GUIDED = 8  # relations a group on which guidance is measured: it costs two passes a step
 CHOICES = 5  # of one emoji a concept
@@ -458,7 +464,7 @@ def measure_basis(
         methods,
         {name: items for data in degrees.values() for name, items in data.items()},
         editor.autoencoder,
-        {GROUPS[degree]: list(data) for degree, data in degrees.items()},
+        {DEGREE_NAMES[degree]: list(data) for degree, data in degrees.items()},
         retrieval_limit=0,
         resamples=resamples,
         seed=seed,

@@ -21,7 +21,7 @@ import torch
 
 from lorweb_mini.analysis.evaluation import MEASURES, Evaluation, by_relation, evaluate, methods_of
 from lorweb_mini.commands.run import GROUPS, PROFILES, gathered, root, trained
-from lorweb_mini.commands.train import DEFAULTS
+from lorweb_mini.commands.train import DEFAULTS, STARTER_KINDS, STARTER_TONES
 from lorweb_mini.core.editor import load
 from lorweb_mini.models.weights import weights_dir
 from lorweb_mini.training.loop import LOG, read_log
@@ -61,9 +61,9 @@ def main(arguments: list[str] | None = None) -> None:
     editors = {f"seed {first}, as shipped": load(shipped)}
     for seed in options.seeds:
         folder = options.folder / str(seed)
-        editors[f"seed {seed}"] = trained(folder, replace(config, seed=seed), edited_pairs=profile.edited_pairs)
+        editors[f"seed {seed}"] = trained(folder, replace(config, seed=seed))
     methods = {name: methods_of(editor, steps=profile.sampling_steps)["LoRWeB"] for name, editor in editors.items()}
-    degrees = gathered(profile.analogies, seed=0)
+    degrees = gathered(profile, STARTER_KINDS, STARTER_TONES, seed=0)
     items = [x for part in degrees.values() for x in part]
     groups = {GROUPS[d]: list(by_relation(part)) for d, part in degrees.items() if part}
     autoencoder = next(iter(editors.values())).autoencoder

@@ -97,7 +97,8 @@ class Step:
 def step_of(part: str, quick: bool) -> Step:
     """One part's step at its default batch size; 8 pictures in a quick run."""
     config = replace(DEFAULTS[part], batch_size=8) if quick else DEFAULTS[part]
-    return Step(recipe_of(part, edited_pairs=48) if quick else recipe_of(part), config)
+    options = {"edited_pairs": 48} if quick and part == "encoder" else {}
+    return Step(recipe_of(part, **options), config)
 
 
 def flops(step: Step) -> int:

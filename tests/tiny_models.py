@@ -12,6 +12,7 @@ from lorweb_mini.core.editor import BasisConfig, Editor
 from lorweb_mini.core.layout import position_ids
 from lorweb_mini.models.autoencoder import MiniAutoencoder
 from lorweb_mini.models.base import Base, transformer_of
+from lorweb_mini.models.pair_encoder import PairEncoder
 from lorweb_mini.models.tiny_clip import TinyCLIP
 
 # Models this small gain nothing from a second thread, and on a busy machine they lose a lot by waiting for it.
@@ -55,6 +56,13 @@ def tiny_editor(
     return editor
 
 
+def tiny_pair_encoder(seed: int = 0) -> PairEncoder:
+    """An encoder of pairs with random weights, 16 wide, that was taught two kinds of edit."""
+    torch.manual_seed(seed)
+    encoder = PairEncoder(("grey", "hue"), ("tone/yellow>dark",), 3, width=32, layers=1, embedding_dim=16, stem_width=8)
+    return encoder.eval().requires_grad_(False)
+
+
 def pictures(k: int, seed: int = 0) -> Tensor:
     """Random pictures [k, 3, 64, 64] in [-1, 1], each with its own mean colour."""
     generator = torch.Generator().manual_seed(seed)
@@ -90,6 +98,7 @@ def tiny_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     editor = tiny_editor()
     editor.autoencoder.save(folder / "weights" / "autoencoder")
     editor.encoder.save(folder / "weights" / "encoder")
+    tiny_pair_encoder().save(folder / "weights" / "pair_encoder")
     # A copy of the same base, since this one carries the adapter.
     tiny_base().save(folder / "weights" / "base")
     editor.save(folder / "weights" / "starter", relations=["edit/mirror"])

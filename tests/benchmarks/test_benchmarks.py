@@ -11,6 +11,8 @@ from conftest import ROOT
 from tiny_models import tiny_data
 from torch import Tensor, nn
 
+from lorweb_mini.commands.train import DEFAULTS
+from lorweb_mini.emoji import latents
 from lorweb_mini.emoji.latents import LatentBank
 from lorweb_mini.emoji.sheets import load_emoji
 from lorweb_mini.files import data_dir
@@ -161,10 +163,11 @@ def tiny_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tiny_data(tmp_path / "data", monkeypatch)
     (data / "emoji" / "emoji.json").unlink()
     (data / "emoji").rmdir()
-    for name in ("emoji", "relations.json", "splits.json", "text.json", "text.safetensors"):
+    for name in ("emoji", "relations.json", "splits.json", "unseen.json", "text.json", "text.safetensors"):
         (data / name).symlink_to(real / name)
     monkeypatch.setenv("LORWEB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(recipes, "LatentBank", _Bank)
+    monkeypatch.setattr(latents, "encoded", lambda _, name, shown, edit: torch.randn(len(shown), 16, 8, 8).half())
     monkeypatch.setattr(recipes, "SCALE_ROWS", 8)
     monkeypatch.setattr(recipes, "encoded_views", lambda _, drawings, number: torch.randn(len(drawings), 16, 8, 8))
     monkeypatch.setattr(recipes.EncoderRecipe, "VIEWS", 1)
@@ -181,7 +184,7 @@ def test_training_has_every_part_and_variant(tiny_training: None, capsys: pytest
     assert int(peak["256×256 · 256×256"][0]) == 8
     shares = [int(row[1].rstrip("%")) for name, row in peak.items() if name and row[1] != "–"]
     assert abs(sum(shares) - 100) <= len(shares)
-    assert list(step)[1:] == ["autoencoder", "encoder", "base", "starter", "full"]
+    assert list(step)[1:] == list(DEFAULTS)
     for row in (row for name, row in step.items() if name):
         size, ms, samples, work, speed, _ = (float(cell.rstrip("%")) for cell in row)
         assert size == 8
@@ -303,7 +306,7 @@ def test_seeds_judges_every_training_on_the_same_analogies(
     seeds.main(["--quick", "--folder", str(tmp_path / "seeds")])
     printed = capsys.readouterr().out
     tables = _tables(printed)
-    assert [next(iter(table.values()))[0][:11] for table in tables] == ["unseen emoj"] * 2
+    assert [next(iter(table.values()))[0][:11] for table in tables] == ["edit that c"] * 2
     for table in tables:
         *trained, summary = list(table)[1:]
         assert trained == ["seed 0, as shipped", "seed 1", "seed 2"]

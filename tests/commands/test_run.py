@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from tiny_models import tiny_base, tiny_editor
+from tiny_models import tiny_base, tiny_editor, tiny_pair_encoder
 
 from lorweb_mini.commands import run
 from lorweb_mini.errors import InputError
@@ -22,12 +23,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home, real = tmp_path_factory.mktemp("home"), data_dir()
     data = home / "data"
     data.mkdir()
-    for name in ("emoji", "relations.json", "splits.json", "text.json", "text.safetensors"):
+    for name in ("emoji", "relations.json", "splits.json", "unseen.json", "text.json", "text.safetensors"):
         (data / name).symlink_to(real / name)
     editor = tiny_editor()
     editor.autoencoder.save(data / "weights" / "autoencoder")
     editor.encoder.save(data / "weights" / "encoder")
     tiny_base().save(data / "weights" / "base")
+    tiny_pair_encoder().save(data / "weights" / "pair_encoder")
     (home / "README.md").write_text(README)
     return home
 
@@ -47,16 +49,19 @@ def test_a_run_trains_judges_draws_and_reports(at_home: Path, capsys: pytest.Cap
     printed = capsys.readouterr().out
     assert "| LoRWeB |" in printed and "| oracle instruction |" in printed
     assert "no shipped baseline" in printed
-    output = at_home / "figures" / "run-smoke"
+    output = at_home / "runs" / "smoke" / "results"
     names = {"triplets_seen.png", "triplets_unseen.png", "routing_pca.png", "training.png", "errors.png"}
     assert names | {"report.json"} == {p.name for p in output.iterdir()}
     assert all((output / n).stat().st_size <= 1_200_000 for n in names)
     report = json.loads((output / "report.json").read_text())
     assert report["training"]["steps"] == 3 and report["seed"] == 0
-    assert len(report["evaluation"]["groups"]) == 4
+    groups = report["evaluation"]["groups"]
+    assert {"edit that could have been drawn", "unseen strength", "unseen kind, inside the span"} <= set(groups)
     assert report["versions"]["torch"]
-    # Smoke results never reach the README.
-    assert (at_home / "README.md").read_text() == README
+    # A run never writes into the checkout; a command of its own does, and only the results of the cpu profile.
+    assert (at_home / "README.md").read_text() == README and not (at_home / "figures").exists()
+    with pytest.raises(InputError, match="make run"):
+        run.main(["--publish"])
 
     run.main(["--steps", "3"])
     assert "already trained" in capsys.readouterr().out
@@ -69,6 +74,11 @@ def test_a_run_trains_judges_draws_and_reports(at_home: Path, capsys: pytest.Cap
     assert text.startswith("# Title") and text.endswith("after\n")
     run.write_readme(at_home / "README.md", report)
     assert (at_home / "README.md").read_text() == text
+
+    shutil.copytree(at_home / "runs" / "smoke", at_home / "runs" / "cpu")
+    run.main(["--publish"])
+    assert {p.name for p in (at_home / "figures" / "run").iterdir()} == names | {"report.json"}
+    assert run.readme_table(report) in (at_home / "README.md").read_text()
 
 
 def test_the_baseline_is_one_lora_of_the_same_size() -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_base, tiny_editor
+from tiny_models import tiny_base, tiny_editor, tiny_pair_encoder
 
 from lorweb_mini.core.editor import Editor
 from lorweb_mini.emoji.distributions import CIRCULAR, Chains, Distribution, held_out
@@ -36,14 +36,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> PictureSource:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LORWEB_CACHE", str(tmp_path_factory.mktemp("cache")))
         return PictureSource(tiny_editor().autoencoder, np.argwhere(load_emoji().present)[::40])
-
-
-def tiny_pair_encoder(seed: int = 0) -> PairEncoder:
-    torch.manual_seed(seed)
-    kinds = tuple(Distribution(held_out=held_out()).kinds)
-    return PairEncoder(
-        kinds, ("tone/yellow>dark",), strength_count(kinds), width=32, layers=1, embedding_dim=16, stem_width=8
-    )
 
 
 def with_pairs(seed: int = 0) -> Editor:
