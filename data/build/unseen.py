@@ -93,7 +93,7 @@ CANDIDATES: list[Candidate] = [
     *[_one("hue", d, "strength", "val", True) for d in (165, 180, 200)],
     *[_one("pixelate", b, "strength", "val", True) for b in (8,)],
     *[_one("shrink", s, "strength", "val", True) for s in (0.55,)],
-    *[_one("move", m, "strength", "val", True) for m in ((3, 16), (2, 10))],
+    *[_one("move", m, "strength", "val", True) for m in ((3, 16), (2, 10), (-1, 22), (6, 13))],
     *[_one("background", d, "strength", "test", True) for d in (80, 110, 140)],
     *[_one("tint", d, "strength", "test", True) for d in (52, 66)],
     *[_one("screen", d, "strength", "test", True) for d in (290, 310)],
@@ -110,6 +110,12 @@ CANDIDATES: list[Candidate] = [
     ([("rotate", 270), ("tint", 240)], "composition", "val", False),
     ([("flip_vertical", 1), ("fade", 0.5)], "composition", "val", False),
     ([("move", (-14, -14)), ("hue", 100)], "composition", "val", False),
+    ([("move", (12, -16)), ("hue", 250)], "composition", "val", False),
+    ([("hue", 70), ("move", (-18, 6))], "composition", "val", False),
+    ([("grey", 1), ("tint", 200)], "composition", "val", True),
+    ([("grey", 1), ("tint", 300)], "composition", "val", True),
+    ([("saturate", 0.1), ("tint", 160)], "composition", "val", True),
+    ([("zoom", 2.2), ("shrink", 0.4)], "composition", "val", True),
     ([("invert", 1), ("move", (18, -4))], "composition", "test", False),
     ([("move", (0, -16)), ("invert", 1)], "composition", "test", False),
     ([("tint", 210), ("flip_horizontal", 1)], "composition", "test", True),
@@ -259,7 +265,7 @@ def measure() -> dict[str, Any]:
                 "held_out": memory >= LEAST_ERROR,
                 "memoriser": round(memory, 3),
                 "nearest_chain": round(error, 3),
-                "nearest": [[kind, [round(v, 3) for v in strength]] for kind, strength in best],
+                "nearest": [[kind, np.round(strength, 3).tolist()] for kind, strength in best],
             }
         )
     pairs = [{"kinds": list(p[:2]), "part": p[2], "known_to_base": p[3]} for p in PAIRS]

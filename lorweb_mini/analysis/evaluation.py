@@ -20,10 +20,10 @@ from torch import Tensor
 from ..core.editor import Editor
 from ..emoji.relations import Analogy, Relation, as_batch, differ, get_relation
 from ..emoji.sheets import STYLES, load_emoji
+from ..emoji.words import relation_vectors
 from ..errors import InputError
 from ..models.autoencoder import MiniAutoencoder
 from ..models.judge import Judge
-from ..models.text import vectors_of
 
 CHUNK = 64
 TOUCHED = 0.1  # a pixel is edited where a channel of [-1, 1] moves by more than this, 13 grey levels of 255
@@ -153,7 +153,7 @@ def methods_of(editor: Editor, one_lora: Editor | None = None, steps: int = 8, s
         return autoencoder.to_picture(b + a_prime - a)
 
     def oracle(items: list[Analogy]) -> Tensor:
-        instructions = vectors_of([get_relation(x.relation).instructions[0] for x in items])
+        instructions = relation_vectors([get_relation(x.relation) for x in items])
         latent = autoencoder.to_latent(as_batch(items)[2])
         with editor.basis.disabled():
             drawn = editor.base.edit(latent, instructions, [seed] * len(items), steps)

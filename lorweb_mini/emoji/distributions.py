@@ -129,12 +129,13 @@ class Chains:
         other = Chains.of([chain])
         self.kinds[row], self.strengths[row] = other.kinds[0], other.strengths[0]
 
-    def strength(self, row: int, place: int) -> tuple[float, ...]:
-        """The numbers of one edit."""
-        return tuple(self.strengths[row, place, : EDITS[self.kinds[row, place]].parameters].tolist())
+    def strength(self, row: int, place: int) -> float | tuple[float, ...]:
+        """The number of one edit, or its numbers."""
+        numbers = tuple(self.strengths[row, place, : EDITS[self.kinds[row, place]].parameters].tolist())
+        return numbers[0] if len(numbers) == 1 else numbers
 
-    def as_lists(self) -> list[list[tuple[str, tuple[float, ...]]]]:
-        """Inverse of :meth:`of`; every strength is a tuple."""
+    def as_lists(self) -> list[list[tuple[str, float | tuple[float, ...]]]]:
+        """Inverse of :meth:`of`."""
         return [
             [(kind, self.strength(row, place)) for place, kind in enumerate(kinds) if kind]
             for row, kinds in enumerate(self.kinds)

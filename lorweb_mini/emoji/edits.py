@@ -546,6 +546,14 @@ def _lookup(kind: str, strength: Strength) -> tuple[Edit, Tensor]:
     return edit, value
 
 
+def _one(kind: str, strength: Strength) -> tuple[Edit, tuple[float, ...]]:
+    """The edit and the numbers of a single strength, rounded to four digits behind the point."""
+    edit, value = _lookup(kind, strength)
+    if value.ndim != 1:
+        raise InputError(f"expected one strength of {kind!r}; got {strength!r}")
+    return edit, tuple(round(v, 4) for v in value.tolist())
+
+
 def apply_edit(x: Tensor, kind: str, strength: Strength) -> Tensor:
     """Edit pictures exactly.
 
@@ -581,8 +589,7 @@ def relation_name(kind: str, strength: Strength) -> str:
 
     Several numbers are separated by commas. Raises InputError for an unknown kind or a strength outside its range.
     """
-    edit, value = _lookup(kind, strength)
-    numbers = tuple(round(v, 4) for v in value.tolist())
+    edit, numbers = _one(kind, strength)
     if numbers == edit.strengths or edit.range == (1, 1):
         return f"edit/{kind}"
     return f"edit/{kind}={','.join(f'{v:g}' for v in numbers)}"
@@ -618,8 +625,7 @@ def instructions(kind: str, strength: Strength) -> tuple[str, ...]:
 
     Raises InputError for an unknown kind or a strength outside its range.
     """
-    edit, value = _lookup(kind, strength)
-    numbers = tuple(round(v, 4) for v in value.tolist())
+    edit, numbers = _one(kind, strength)
     if edit.words and numbers[0] in edit.strengths:
         words = edit.words[edit.strengths.index(numbers[0])]
     else:

@@ -8,7 +8,7 @@ a chain of edits the normalised sum of its parts. No sentence model is needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..models.base import TEXT_WIDTH
-from ..models.text import vectors_of
+from ..models.text import cached_vectors, vectors_of
 from .distributions import LONGEST, Chains
 from .edits import EDITS
+from .relations import Relation
 
 HUES = ("red", "orange", "yellow", "lime", "green", "mint", "cyan", "sky blue", "blue", "violet", "magenta", "pink")
 DIRECTIONS = (
@@ -235,3 +236,19 @@ def chain_vectors(chains: Chains, generator: torch.Generator | None = None, held
 def joined(total: Tensor) -> Tensor:
     """Sums of instruction vectors [B, 384] back to the norm of one; zero stays zero."""
     return NORM * torch.nn.functional.normalize(total, dim=-1)
+
+
+def relation_vectors(chosen: Sequence[Relation]) -> Tensor:
+    """Instruction vectors [k, 384] of relations in their usual words; a chain without a sentence of its own is a sum."""
+    sentences = cached_vectors()
+    chains = {
+        i: r.edits
+        for i, r in enumerate(chosen)
+        if r.edits and r.instructions[0] not in sentences and all(kind in KINDS for kind, _ in r.edits)
+    }
+    out = torch.zeros(len(chosen), TEXT_WIDTH)
+    if chains:
+        out[list(chains)] = chain_vectors(Chains.of(list(chains.values())))
+    if others := [i for i in range(len(chosen)) if i not in chains]:
+        out[others] = vectors_of([chosen[i].instructions[0] for i in others])
+    return out

@@ -188,9 +188,7 @@ def train(recipe: Recipe, config: TrainingConfig, folder: str | Path, fresh: boo
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), mixed_precision="bf16" if config.precision == "bf16" else "no"
-    )
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     sharded = sharding.wanted()
     if sharded:
         sharding.shard(recipe.shard_units(), accelerator.device)
@@ -258,7 +256,8 @@ def train(recipe: Recipe, config: TrainingConfig, folder: str | Path, fresh: boo
         for first in range(0, share, once):
             last = first + once == share
             with model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext():
-                out = model({k: v[first : first + once] for k, v in mine.items()})
+                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                    out = model({k: v[first : first + once] for k, v in mine.items()})
                 accelerator.backward(out["loss"] / recipe.accumulate)
             outs.append({k: v.detach() for k, v in out.items()})
         out = {k: torch.stack([x[k] for x in outs]).mean(0) for k in outs[0]}

@@ -44,7 +44,7 @@ def test_chains_apply_their_edits_in_turn(x: torch.Tensor) -> None:
     for i, chain in enumerate(chains.as_lists()):
         alone = x[i : i + 1]
         for kind, strength in chain:
-            alone = apply_edit(alone, kind, strength[0] if len(strength) == 1 else strength)
+            alone = apply_edit(alone, kind, strength)
         torch.testing.assert_close(together[i : i + 1], alone, atol=5e-5, rtol=0)
     several = chains.apply(torch.stack([x, x.flip(0)], 1))
     torch.testing.assert_close(several[:, 0], together, atol=5e-5, rtol=0)
@@ -54,8 +54,8 @@ def test_chains_apply_their_edits_in_turn(x: torch.Tensor) -> None:
 def test_draws_repeat_and_differ() -> None:
     first, again = (Distribution().draw(np.random.default_rng(5), 500) for _ in range(2))
     assert (first.kinds == again.kinds).all() and torch.equal(first.strengths, again.strengths)
-    names = [chain_name(c) for c in first.as_lists()]
-    assert len(set(names)) > 0.95 * len(names)
+    names = [chain_name(c) for c in first.as_lists() if len(c) > 1]  # some kinds have few strengths of their own
+    assert len(set(names)) > 0.98 * len(names)
     lengths = np.bincount([len(c) for c in first.as_lists()], minlength=LONGEST + 1)[1:] / 500
     assert np.abs(lengths - [0.55, 0.3, 0.15]).max() < 0.07
     assert all(len({k for k, _ in c}) == len(c) for c in first.as_lists())
@@ -80,7 +80,7 @@ def test_nothing_held_out_is_drawn() -> None:
                 if "centre" in region:
                     assert math.dist(strength, region["centre"]) >= region["radius"] - 1e-4
                     continue
-                value = strength[0]
+                value = strength
                 if kind == "move":
                     value = math.degrees(math.atan2(strength[1], strength[0]))
                 turns = (

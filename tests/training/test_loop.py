@@ -23,9 +23,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lorweb_mini.commands.train import branch
 from lorweb_mini.errors import InputError
 from lorweb_mini.models.weights import save_weights
-from lorweb_mini.training.loop import LOG, STATE, Recipe, TrainingConfig, cut_log, learning_rate_factor, read_log, train
+from lorweb_mini.training.loop import (
+    LOG,
+    STATE,
+    VALIDATION,
+    Recipe,
+    TrainingConfig,
+    cut_log,
+    learning_rate_factor,
+    read_log,
+    train,
+)
 
 EACH_STEP = 1e-9  # minutes between checkpoints: one at every step
 CONFIG = TrainingConfig(
@@ -190,7 +201,7 @@ def test_checkpoints_between_log_rows(whole: Path, tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"learning_rate": 3e-3}, {"batch_size": 16}, {"seed": 1}, {"steps": 121}, {"betas": (0.9, 0.95)}],
+    [{"learning_rate": 3e-3}, {"batch_size": 16}, {"seed": 1}, {"optimizer": "muon"}, {"betas": (0.9, 0.95)}],
     ids=str,
 )
 def test_resume_with_another_configuration(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -325,10 +336,112 @@ def test_minutes_end_by_the_clock(tmp_path: Path) -> None:
     assert summary["seconds"] < 5
 
 
-@pytest.mark.parametrize("given", [{}, {"steps": 5, "minutes": 1.0}], ids=str)
-def test_steps_or_minutes(given: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="expected exactly one of steps and minutes, got"):
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"steps": 5, "minutes": 1.0},
+        {"steps": 5, "samples": 40},
+        {"minutes": 1.0, "decay_samples": 10},
+        {"samples": 40, "decay_samples": 41},
+        {"samples": 40, "decay_samples": 0},
+        {"steps": 5, "optimizer": "sgd"},
+        {"steps": 5, "precision": "fp16"},
+    ],
+    ids=str,
+)
+def test_plans_that_cannot_be(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="expected"):
         TrainingConfig(**given)
+
+
+SAMPLES = replace(CONFIG, steps=None, samples=320, decay_samples=160, warmup_steps=4)
+
+
+def test_constant_then_decay_in_samples(tmp_path: Path) -> None:
+    train(Curve(), replace(SAMPLES, log_every=1), tmp_path)
+    rates = [row["learning_rate"] / SAMPLES.learning_rate for row in read_log(tmp_path / "log.csv")]
+    naive = []
+    for step in range(40):
+        share = 1.0 if step < 20 else (40 - step) / 20
+        naive.append(min(1, (step + 1) / 4) * (0.02 + 0.98 * share))
+    assert rates == pytest.approx(naive)
+
+
+def test_a_longer_plan_goes_on_as_if_it_had_been_the_first(tmp_path: Path) -> None:
+    train(Curve(), SAMPLES, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(Curve(stop_at=15), replace(SAMPLES, samples=240, decay_samples=100), tmp_path / "prolonged")
+    train(Curve(), SAMPLES, tmp_path / "prolonged")
+    _same_weights(tmp_path / "whole", tmp_path / "prolonged")
+
+
+def test_minutes_cap_a_run_that_goes_on_later(tmp_path: Path) -> None:
+    capped = replace(SAMPLES, minutes=0.002)
+    first = train(Curve(pause=0.02), capped, tmp_path)
+    assert 0 < first["steps"] < 40 and (tmp_path / STATE).exists() and not (tmp_path / "model.safetensors").exists()
+    rounds = 0
+    while train(Curve(pause=0.02), capped, tmp_path)["steps"] < 40:
+        rounds += 1
+    assert 0 < rounds < 40 and not (tmp_path / STATE).exists()
+    train(Curve(), SAMPLES, tmp_path / "whole")
+    _same_weights(tmp_path / "whole", tmp_path)
+
+
+def test_branch_decays_a_copy(tmp_path: Path) -> None:
+    constant = replace(SAMPLES, samples=10**6, decay_samples=160)
+    with pytest.raises(KeyboardInterrupt):
+        train(Curve(stop_at=20), constant, tmp_path / "long")
+    before = (tmp_path / "long" / STATE).read_bytes()
+    plan = branch(tmp_path / "long", tmp_path / "branch", constant, 160)
+    assert (plan.samples, plan.decay_samples) == (320, 160)
+    train(Curve(), plan, tmp_path / "branch")
+    train(Curve(), SAMPLES, tmp_path / "whole")
+    _same_weights(tmp_path / "whole", tmp_path / "branch")
+    assert (tmp_path / "long" / STATE).read_bytes() == before
+    with pytest.raises(InputError, match="unfinished run"):
+        branch(tmp_path / "nothing", tmp_path / "other", constant, 160)
+
+
+def _same_weights(one: Path, other: Path) -> None:
+    first, second = (torch.load(folder / "exact.pt", weights_only=True) for folder in (one, other))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.mark.parametrize("changes", [{"optimizer": "muon"}, {"precision": "bf16"}], ids=str)
+def test_other_optimiser_and_precision_learn_and_resume(tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = replace(CONFIG, **changes)
+    train(Curve(), config, tmp_path / "whole")
+    train(Curve(), CONFIG, tmp_path / "plain")
+    (losses, plain) = ([row["loss"] for row in read_log(tmp_path / run / "log.csv")] for run in ("whole", "plain"))
+    assert losses[-1] < losses[0] and losses != plain
+    if "precision" in changes:
+        assert losses == pytest.approx(plain, rel=0.02)
+    with pytest.raises(KeyboardInterrupt):
+        train(Curve(stop_at=50), config, tmp_path / "resumed")
+    train(Curve(), config, tmp_path / "resumed")
+    _same_weights(tmp_path / "whole", tmp_path / "resumed")
+    assert all(p.dtype == torch.float32 for p in Curve().parameters())
+
+
+class Validated(Curve):
+    """Its loss on fixed samples, under a name."""
+
+    def validation(self) -> dict[str, float]:
+        batch = self.batch(np.random.default_rng(5), 64)
+        return {"fixed": float(self(batch)["loss"])}
+
+
+def test_validation_is_that_of_the_average_and_leaves_the_training_alone(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=12)
+    recipe = Validated()
+    train(recipe, config, tmp_path / "validated")
+    train(Curve(), config, tmp_path / "plain")
+    _same_weights(tmp_path / "validated", tmp_path / "plain")
+    rows = read_log(tmp_path / "validated" / VALIDATION)
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    with torch.no_grad():
+        assert rows[-1]["fixed"] == pytest.approx(recipe.validation()["fixed"], rel=1e-5)
 
 
 def test_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
