@@ -239,7 +239,7 @@ def joined(total: Tensor) -> Tensor:
 
 
 def relation_vectors(chosen: Sequence[Relation]) -> Tensor:
-    """Instruction vectors [k, 384] of relations in their usual words; a chain without a sentence of its own is a sum."""
+    """Instruction vectors [k, 384] of relations in their usual words; of chains of edits the sums."""
     sentences = cached_vectors()
     chains = {
         i: r.edits
