@@ -49,6 +49,9 @@ from lorweb_mini.analysis.sharpness import gradient_energy
 from lorweb_mini.analysis.space import spread_out
 from lorweb_mini.commands.run import PACKAGES, root, say, try_judge
 from lorweb_mini.core.editor import Editor, load
+from lorweb_mini.emoji.distributions import CIRCULAR, LONGEST, Chains, Distribution, held_out
+from lorweb_mini.emoji.edits import EDITS
+from lorweb_mini.emoji.latents import PictureSource
 from lorweb_mini.emoji.relations import (
     DEGREES,
     SPLITS,
@@ -65,12 +68,14 @@ from lorweb_mini.files import write_atomically
 from lorweb_mini.models.autoencoder import MiniAutoencoder, psnr
 from lorweb_mini.models.base import Base
 from lorweb_mini.models.judge import Judge
+from lorweb_mini.models.pair_encoder import PairEncoder
 from lorweb_mini.models.text import vectors_of
 from lorweb_mini.models.tiny_clip import TinyCLIP
 from lorweb_mini.models.weights import fingerprint, load_config, weights_dir
 from lorweb_mini.show import figures
 from lorweb_mini.show.style import save
 from lorweb_mini.training.loop import LOG, read_log
+from lorweb_mini.training.pair_targets import pair_targets, strength_places, unscaled_strength
 
 CHUNK = 128
 RESAMPLES = 1000
@@ -443,6 +448,100 @@ def measure_base(
     return Instructed(steps, sharpness, guidance, summary([preserved]), len(rows))
 
 
+# --- the encoder of the pair ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PairReading:
+    """What the encoder of the pair reads off pairs of test drawings.
+
+    Attributes:
+        kinds: kind to the share of pairs with that single edit whose likeliest kind it is, with an interval over pairs.
+        strengths: kind to the median absolute error of the strength of a single edit, in the unit of the kind (pixels
+            of distance for a direction, the mean entry for a channel matrix).
+        exact: number of edits in a chain (1 to 3) to the share of chains of which all kinds are told and no other.
+        order: share of the edits in chains of two and three whose place is told.
+        relation: share of the artists' pairs whose relation is told first, and among the first five.
+        relations: out of how many; ``pairs``: how many pairs of each sort were read.
+    """
+
+    kinds: dict[str, Estimate]
+    strengths: dict[str, float]
+    exact: dict[str, Estimate]
+    order: Estimate
+    relation: dict[str, Estimate]
+    relations: int
+    pairs: int
+
+
+def share(right: np.ndarray, resamples: int, rng: np.random.Generator) -> Estimate:
+    """Share of a bool array [k] that is True, with its bootstrap interval; missing where k is 0."""
+    if not len(right):
+        return Estimate(math.nan, math.nan, math.nan)
+    return summary(
+        [
+            resampled_ratio(
+                Sums(right.astype(float), np.ones(len(right))), resampling_weights(len(right), resamples, rng)
+            )
+        ]
+    )
+
+
+@torch.no_grad()
+def measure_pair_encoder(
+    encoder: PairEncoder, pictures: PictureSource, count: int = 64, resamples: int = RESAMPLES, seed: int = 0
+) -> PairReading:
+    """Reads fresh edits and the artists' relations off drawings of test concepts, ``count`` of each sort."""
+    rng = np.random.default_rng(seed)
+    places = strength_places(encoder.kinds)
+
+    def read(chains: Chains) -> Tensor:
+        rows = pictures.draw(rng, len(chains), "test")
+        return encoder(*pictures.latents(np.concatenate([rows, rows], 1), chains, np.ones(len(rows), bool)))
+
+    kinds, strengths = {}, {}
+    for index, kind in enumerate(encoder.kinds):
+        one = Distribution([kind], held_out(), (1, 0, 0)).draw(rng, count)
+        e = read(one)
+        kinds[kind] = share((encoder.present(e).argmax(-1) == index).numpy(), resamples, rng)
+        if kind in places and one.strengths[:, 0].std(0).max() > 0:
+            value = one.strengths[:, 0, : EDITS[kind].parameters]
+            error = unscaled_strength(kind, encoder.strength(e)[:, places[kind]]) - value
+            if kind in CIRCULAR:
+                error = (error + 180) % 360 - 180
+            size = error.norm(dim=1) if kind == "move" else error.abs().mean(1)
+            strengths[kind] = float(size.median())
+    exact, placed = {}, []
+    for length in range(1, min(LONGEST, len(encoder.kinds)) + 1):
+        chains = Distribution(encoder.kinds, held_out(), [float(length == k + 1) for k in range(LONGEST)]).draw(
+            rng, 4 * count
+        )
+        e, target = read(chains), pair_targets(encoder.kinds, chains)
+        exact[str(length)] = share(
+            ((encoder.present(e) > 0) == target["present"].bool()).all(-1).numpy(), resamples, rng
+        )
+        if length > 1:
+            told = encoder.order(e).view(len(e), -1, LONGEST).argmax(-1)
+            placed.append((told == target["order"])[target["order"] >= 0].numpy())
+    hits: dict[str, list[bool]] = {"first": [], "first five": []}
+    for index, name in enumerate(encoder.relations):
+        pairs = get_relation(name).pairs("test")
+        for row in pairs[rng.permutation(len(pairs))[:8]]:
+            a, b = pictures.latents(row[None], Chains.of([[("grey", 1.0)]]), np.zeros(1, bool))
+            ranked = encoder.relation(encoder(a, b))[0].argsort(descending=True).tolist()
+            hits["first"].append(ranked[0] == index)
+            hits["first five"].append(index in ranked[:5])
+    return PairReading(
+        kinds,
+        strengths,
+        exact,
+        share(np.concatenate(placed), resamples, rng),
+        {k: share(np.array(v), resamples, rng) for k, v in hits.items()},
+        len(encoder.relations),
+        count,
+    )
+
+
 # --- bases of LoRAs -------------------------------------------------------------------------------
 
 
@@ -503,6 +602,7 @@ class Weights:
 LOADERS: dict[str, Callable[[Path], Any]] = {
     "autoencoder": MiniAutoencoder.load,
     "encoder": TinyCLIP.load,
+    "pair_encoder": PairEncoder.load,
     "base": Base.load,
     "starter": load,
     "full": load,
@@ -513,10 +613,11 @@ def shape_of(part: str, config: Mapping[str, Any]) -> str:
     """A part's architecture in a few words, from its config.json."""
     if part == "autoencoder":
         return (
-            f"convolutions of {config['block_out_channels'][2]} channels at 16×16 and "
-            f"{config['block_out_channels'][3]} at 8×8, latents {config['latent_channels']}×8×8"
+            f"convolutions of {config['detail_channels']} channels at 32×32 (decoder), "
+            f"{config['block_out_channels'][2]} at 16×16 and {config['block_out_channels'][3]} at 8×8, "
+            f"latents {config['latent_channels']}×8×8"
         )
-    if part == "encoder":
+    if part in ("encoder", "pair_encoder"):
         return f"{config['layers']} blocks, {config['width']} wide; embeddings of {config['embedding_dim']}"
     if part == "base":
         width = config["attention_head_dim"] * config["num_attention_heads"]
@@ -627,6 +728,28 @@ def show_encoder(measured: Mapping[str, Any], analogies: int) -> str:
     )
 
 
+def show_pair_encoder(measured: Mapping[str, Any], analogies: int) -> str:
+    """Kinds, strengths, chains and relations that are read off pairs."""
+    rows = [
+        (
+            kind,
+            EDITS[kind].unit,
+            str(estimate(x)),
+            f"{measured['strengths'][kind]:.2g}" if kind in measured["strengths"] else "–",
+        )
+        for kind, x in measured["kinds"].items()
+    ]
+    exact = ", ".join(f"{n}: {estimate(x)}" for n, x in measured["exact"].items())
+    relation = measured["relation"]
+    return (
+        f"{markdown(('single edit', 'unit', 'kind told first', 'median error of its strength'), rows)}\n\n"
+        f"All kinds of a chain told and no other, by its number of edits: {exact}. Place of an edit in chains of two "
+        f"and three told: {estimate(measured['order'])}. The artists' relation of a pair, out of "
+        f"{measured['relations']}: {estimate(relation['first'])}, among the first five {estimate(relation['first five'])}. "
+        f"{measured['pairs']} pairs a kind, drawings of test concepts."
+    )
+
+
 def show_base(measured: Mapping[str, Any], analogies: int) -> str:
     """Errors by group of relations, sharpness, guidance, preservation, and where it fails."""
     steps, guidance = (Evaluation.from_json(measured[k]) for k in ("steps", "guidance"))
@@ -681,6 +804,7 @@ def show_basis(measured: Mapping[str, Any], analogies: int) -> str:
 SHOW: dict[str, Callable[[Mapping[str, Any], int], str]] = {
     "autoencoder": show_autoencoder,
     "encoder": show_encoder,
+    "pair_encoder": show_pair_encoder,
     "base": show_base,
     "starter": show_basis,
     "full": show_basis,
@@ -724,11 +848,13 @@ def report_on(part: str, folder: Path, count: int, seed: int = 0) -> dict[str, A
     model, weights = weigh(part, folder / part)
     own = folder / "autoencoder"
     autoencoder = MiniAutoencoder.load(own if own.is_dir() else weights_dir() / "autoencoder")
-    found: Reconstruction | Retrieval | Instructed | Evaluation
+    found: Reconstruction | Retrieval | PairReading | Instructed | Evaluation
     if part == "autoencoder":
         found = measure_autoencoder(model, seed=seed)
     elif part == "encoder":
         found = measure_encoder(model, autoencoder, try_judge(), seed=seed)
+    elif part == "pair_encoder":
+        found = measure_pair_encoder(model, PictureSource(autoencoder), seed=seed)
     elif part == "base":
         found = measure_base(model, autoencoder, enough(select(known_to_base=True), count, seed), seed=seed)
     else:

@@ -13,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT
 from known_analogies import Lossless, random_analogies
-from tiny_models import tiny_base, tiny_editor
+from tiny_models import tiny_base, tiny_editor, tiny_pair_encoder
 
 from benchmarks import model_card
 from lorweb_mini.analysis.evaluation import Estimate, reconstruct
 from lorweb_mini.core.layout import pack, position_ids, unpack
+from lorweb_mini.emoji import latents
+from lorweb_mini.emoji.distributions import Chains
+from lorweb_mini.emoji.latents import PictureSource
 from lorweb_mini.emoji.relations import analogies, as_batch, differ, get_relation, select, splits
 from lorweb_mini.emoji.sheets import STYLES, load_emoji
 from lorweb_mini.errors import InputError
@@ -25,6 +28,7 @@ from lorweb_mini.files import data_dir
 from lorweb_mini.models.autoencoder import MiniAutoencoder
 from lorweb_mini.models.base import noise_for
 from lorweb_mini.models.weights import fingerprint, weights_dir
+from lorweb_mini.training.pair_targets import pair_targets
 
 CARD = "# Card\n\n<!-- begin one -->\nold 1\n<!-- end -->\nprose\n<!-- begin two -->\nold 2\n<!-- end -->\nlast line\n"
 
@@ -297,13 +301,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home, real = tmp_path_factory.mktemp("home"), data_dir()
     data = home / "data"
     data.mkdir()
-    for name in ("emoji", "relations.json", "splits.json", "text.json", "text.safetensors"):
+    for name in ("emoji", "relations.json", "splits.json", "unseen.json", "text.json", "text.safetensors"):
         (data / name).symlink_to(real / name)
     weights = data / "weights"
     editor = tiny_editor()
     editor.autoencoder.save(weights / "autoencoder")
     editor.encoder.save(weights / "encoder")
     tiny_base().save(weights / "base")
+    tiny_pair_encoder().save(weights / "pair_encoder")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LORWEB_DATA", str(data))
         for part in ("starter", "full"):
@@ -331,6 +336,7 @@ def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return [r for r in chosen if r.name in names] if degree in (None, "seen") else chosen[-2:]
 
     monkeypatch.setattr(model_card, "select", some)
+    monkeypatch.setattr(latents, "encoded", lambda _, name, shown, edit: torch.randn(len(shown), 16, 8, 8).half())
     return home
 
 
@@ -355,9 +361,43 @@ def test_the_command_measures_every_part(at_home: Path, capsys: pytest.CaptureFi
     assert list(base["guidance"]["seconds"]) == [f"guidance {x:g}" for x in model_card.GUIDANCES]
     assert all(base["preserved"][k] is not None for k in ("value", "low", "high"))
     full = json.loads((weights / "full" / "report.json").read_text())["measured"]
-    assert set(full["groups"]) == set(model_card.GROUPS.values())
+    assert set(full["groups"]) == set(model_card.DEGREE_NAMES.values())
     assert all(set(methods) == {"oracle instruction", "LoRWeB"} for methods in full["groups"].values())
     assert (at_home / "figures" / "training.png").stat().st_size > 10_000
+
+
+def test_a_pair_encoder_that_knows_everything_and_one_that_knows_nothing(
+    at_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kinds, strengths and places are compared with what was drawn: a fake reads them off the chain itself."""
+    seen: list[Chains] = []
+
+    class Source(PictureSource):
+        def latents(self, pairs, chains, edited):  # type: ignore[override]
+            seen.append(chains)
+            return torch.zeros(len(pairs), 16, 8, 8), torch.zeros(len(pairs), 16, 8, 8)
+
+    encoder = tiny_pair_encoder()
+
+    def knows(name: str):
+        return lambda e: pair_targets(encoder.kinds, seen[-1])[name]
+
+    def order(e: torch.Tensor) -> torch.Tensor:
+        return F.one_hot(knows("order")(e).clamp_min(0), 3).flatten(1).float()
+
+    monkeypatch.setattr(encoder, "forward", lambda a, b: torch.zeros(len(a), 16))
+    monkeypatch.setattr(encoder, "present", knows("present"))
+    monkeypatch.setattr(encoder, "strength", knows("strength"))
+    monkeypatch.setattr(encoder, "order", order)
+    monkeypatch.setattr(encoder, "relation", lambda e: torch.zeros(len(e), 1))
+    found = model_card.measure_pair_encoder(encoder, Source(tiny_editor().autoencoder), count=8, resamples=20)
+    assert all(x.value == 1 for x in [*found.kinds.values(), found.exact["1"], found.exact["2"], found.order])
+    assert max(found.strengths.values()) < 1e-3 and found.relation["first"].value == 1
+    monkeypatch.setattr(encoder, "present", lambda e: -knows("present")(e))
+    monkeypatch.setattr(encoder, "strength", lambda e: -knows("strength")(e))
+    found = model_card.measure_pair_encoder(encoder, Source(tiny_editor().autoencoder), count=8, resamples=20)
+    assert all(x.value == 0 for x in [*found.kinds.values(), found.exact["1"]])
+    assert found.strengths["hue"] == pytest.approx(180, abs=0.1)
 
 
 def test_parameters_are_those_that_training_learns(at_home: Path) -> None:
