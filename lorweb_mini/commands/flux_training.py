@@ -147,7 +147,8 @@ def estimate(options: argparse.Namespace) -> None:
     """Prints the table."""
     from dataclasses import replace
 
-    from ..flux.estimate import PAPER, table
+    from ..flux.checkpoint import PAPER
+    from ..flux.estimate import table
 
     config = replace(PAPER, n_loras=options.loras, rank=options.rank)
     print(table(config=config, steps=options.steps, batch=options.batch_size))

@@ -11,8 +11,8 @@ from tiny_flux import tiny_transformer
 from torch import nn
 
 from lorweb_mini.commands.flux import main
-from lorweb_mini.flux.checkpoint import KONTEXT, ReleasedConfig
-from lorweb_mini.flux.estimate import GPUS, PAPER, Cost, cost, estimate_training, saved_and_flops, trained_values
+from lorweb_mini.flux.checkpoint import KONTEXT, PAPER, ReleasedConfig
+from lorweb_mini.flux.estimate import GPUS, Cost, cost, estimate_training, saved_and_flops, trained_values
 
 SMALL = ReleasedConfig(n_loras=3, rank=2, keys_dim=8, query_dim=48)
 SIDE, TEXT_TOKENS = 32, 8
@@ -103,9 +103,9 @@ def test_parts_of_the_estimate_by_hand() -> None:
 
 
 def test_command_prints_every_gpu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from lorweb_mini.flux import estimate as training_estimate
+    from lorweb_mini.flux import estimate
 
-    monkeypatch.setattr(training_estimate, "cost", lambda *_, checkpointing, **__: Cost(10**15, 2**30))
+    monkeypatch.setattr(estimate, "cost", lambda *_, checkpointing, **__: Cost(10**15, 2**30))
     main(["estimate", "--steps", "100"])
     printed = capsys.readouterr().out
     rows = [line for line in printed.splitlines() if line.startswith("| ") and "---" not in line]

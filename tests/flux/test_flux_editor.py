@@ -36,7 +36,7 @@ from transformers import CLIPVisionModelWithProjection, SiglipVisionModel
 from lorweb_mini.commands.flux import main
 from lorweb_mini.errors import InputError
 from lorweb_mini.flux import editor as flux
-from lorweb_mini.flux import memory
+from lorweb_mini.flux import estimate as memory
 from lorweb_mini.flux.checkpoint import ReleasedConfig, modules_of
 from lorweb_mini.flux.editor import FluxEditor, load_flux
 from lorweb_mini.flux.picture_encoder import PictureEncoder, read_squares, read_triplet
@@ -395,7 +395,7 @@ def test_offloading_leaves_encoder_and_router_on_the_processor(folder: Path, mon
 def test_estimate_counts_what_is_loaded(folder: Path, editor: FluxEditor) -> None:
     need = memory.estimate(memory.models_of(folder / "base"), editor.config, torch.float32, side=SIDE)
     parts = {name: getattr(editor.pipeline, name) for name in memory.MODELS}
-    assert need.weights.keys() - {"router and eye"} == parts.keys()
+    assert need.weights.keys() - {"router and encoder"} == parts.keys()
     for name, part in parts.items():
         found = sum(p.numel() * p.element_size() for p in part.parameters()) / memory.GIB
         assert need.weights[name] == pytest.approx(found, rel=1e-6), name
@@ -467,7 +467,7 @@ def test_estimate_for_the_real_kontext(tmp_path: Path) -> None:
     eight = memory.estimate(models, config, quantised=dict.fromkeys(flux.QUANTISED_PARTS, "8bit"))
     assert small.device < eight.device < offloaded.device < plain.device
     assert offloaded.host == pytest.approx(sum(plain.weights.values()))
-    assert str(plain).splitlines()[-1] == f"on the device   {plain.device:7.2f} GiB (estimated)"
+    assert str(plain).splitlines()[-1] == f"on the device     {plain.device:7.2f} GiB"
     with pytest.raises(InputError, match="ordinary memory for offloading"):
         memory.require(
             memory.MemoryEstimate(dict.fromkeys(map(str, range(100_000)), 0.05), {}, True), torch.device("cpu")

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tiny_flux import EMBEDDING, KEYS_DIM, RANK, N, squares, tiny_clip, tiny_released, tiny_tensors, tiny_transformer
 
 from lorweb_mini.algebra import cosines, effective_rank, pca
@@ -24,7 +24,7 @@ from lorweb_mini.commands.flux import main
 from lorweb_mini.core.basis import Basis
 from lorweb_mini.core.router import Router
 from lorweb_mini.errors import InputError
-from lorweb_mini.flux.checkpoint import ReleasedConfig, ReleasedFile, modules_of, open_released
+from lorweb_mini.flux.checkpoint import ReleasedConfig, ReleasedFile, modules_of, open_released, write_released
 from lorweb_mini.flux.inspect import inspect_released, read_analogies, route_pictures, route_released, routing_table
 from lorweb_mini.flux.picture_encoder import PictureEncoder
 from lorweb_mini.flux.synthetic import SCALE, write_random
@@ -82,7 +82,7 @@ def test_zero_lora_and_a_narrow_layer(tmp_path: Path) -> None:
         "transformer.transformer_blocks.0.attn.to_q.att_lora_to_q.weight": torch.randn(6, 9),
     }
     state["transformer.transformer_blocks.0.attn.to_q.lora_B"][1] = 0
-    save_file(state, tmp_path / "x.safetensors")
+    write_released(tmp_path / "x.safetensors", state)
     found = inspect_released(open_released(tmp_path / "x.safetensors"))
     assert found.norms[0, 1] == 0 and found.lora_ranks[0, 1] == 0 and found.update_cosines[0, 1, 0] == 0
     assert found.spectra.shape == (1, 8) and (found.spectra[0, :3] > 0).all() and (found.spectra[0, 3:] == 0).all()
@@ -191,11 +191,8 @@ def test_random_file_is_one_like_any_other(tmp_path: Path) -> None:
     assert (file.config, file.modules) == (config, modules)
     state = load_file(file.path)
     low = state["transformer.transformer_blocks.0.attn.to_q.lora_A"]
-    assert (
-        low.shape == (3, 700_000, 2)
-        and low.dtype == torch.float16
-        and sum(x.numel() for x in state.values()) == (file.parameters)
-    )
+    assert low.shape == (3, 700_000, 2) and low.dtype == torch.float16
+    assert sum(x.numel() for x in state.values()) == file.parameters
     assert float(low.float().std()) == pytest.approx(SCALE, rel=0.01) and abs(float(low.float().mean())) < 1e-4
     assert not torch.equal(low[0], low[1])
     again = write_random(tmp_path / "y.safetensors", config, modules)
