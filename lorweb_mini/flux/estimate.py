@@ -7,7 +7,7 @@ bits, with one single-precision scale for 64 weights in 4 bits. The LoRAs are in
 its encoder in single precision. The widest moment of a transformer block holds about 20 vectors of the model's width
 for each token, the autoencoder's last stage about four pictures of its second channel count; the larger counts.
 
-*Training* (:func:`cost`, :func:`estimate_training`). Forward and backward pass run on the ``meta`` device, one and two
+*Training* (:func:`cost`, :func:`training_memory`). Forward and backward pass run on the ``meta`` device, one and two
 blocks deep; from the differences come, per block and exactly, the operations that ``torch.utils.flop_counter`` counts
 and the bytes of the tensors that autograd saves, without parameters and without the attention matrix, which GPU kernels
 do not keep. A trained value takes 16 bytes (weight, gradient and two moments) and 2 for a LoRA's copy in half
@@ -239,25 +239,6 @@ class Cost:
     kept: int
 
 
-@dataclass(frozen=True)
-class TrainingEstimate:
-    """GiB by part on one GPU, and hours if it were alone; k of them take a k-th, before communication."""
-
-    gpu: Gpu
-    parts: Mapping[str, float]
-    hours: float
-
-    @property
-    def gib(self) -> float:
-        """All of it."""
-        return sum(self.parts.values())
-
-    @property
-    def fits(self) -> bool:
-        """Whether the GPU has as much."""
-        return self.gib <= self.gpu.gib
-
-
 def saved_and_flops(
     transformer: FluxTransformer2DModel, config: ReleasedConfig, side: int, text_tokens: int
 ) -> tuple[int, int]:
@@ -335,18 +316,15 @@ def trained_values(transformer: FluxTransformer2DModel, config: ReleasedConfig) 
     return loras, len(adapted) * config.keys_dim * (config.n_loras + config.query_dim)
 
 
-def estimate_training(
-    gpu: Gpu,
+def training_memory(
     one: Cost,
     options: Mapping[str, Any] = KONTEXT,
     config: ReleasedConfig = PAPER,
     quantised: str | None = None,
     shared_by: int = 1,
     at_once: int = 1,
-    steps: int = STEPS,
-    batch: int = BATCH,
-) -> TrainingEstimate:
-    """Memory on one GPU and hours on one.
+) -> dict[str, float]:
+    """GiB by part on one GPU.
 
     Args:
         one: of one analogy, see :func:`cost`.
@@ -359,13 +337,17 @@ def estimate_training(
     loras, router = trained_values(transformer, config)
     blocks = (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
     gathered = max(_bytes(block, 2, None) for block in blocks) if shared_by > 1 else 0.0
-    parts = {
+    return {
         "base": (_bytes(transformer, 2, quantised) / shared_by + gathered) / GIB,
         "trained": (TRAINED_BYTES * (loras + router) / shared_by + CAST_BYTES * loras) / GIB,
         "activations": at_once * one.kept / GIB,
         "libraries and autoencoder": LIBRARIES + VAE_GIB,
     }
-    return TrainingEstimate(gpu, parts, one.flops * batch * steps / (1e12 * gpu.tflops * UTILISATION) / 3600)
+
+
+def training_hours(gpu: Gpu, one: Cost, steps: int = STEPS, batch: int = BATCH) -> float:
+    """Hours on one GPU; k of them take a k-th, before communication."""
+    return one.flops * batch * steps / (1e12 * gpu.tflops * UTILISATION) / 3600
 
 
 def table(config: ReleasedConfig = PAPER, steps: int = STEPS, batch: int = BATCH, side: int = 512) -> str:
@@ -375,11 +357,11 @@ def table(config: ReleasedConfig = PAPER, steps: int = STEPS, batch: int = BATCH
     ways = {"bfloat16": (None, 1), "bfloat16, FSDP over 8": (None, 8), **{kind: (kind, 1) for kind in QUANTISED_BYTES}}
     costs = {flag: cost(config=config, side=side, checkpointing=flag) for flag in (True, False)}
     for gpu in GPUS:
-        for name, (quantised, shared_by) in ways.items():
+        for name, way in ways.items():
             for flag, one in costs.items():
-                x = estimate_training(gpu, one, KONTEXT, config, quantised, shared_by, steps=steps, batch=batch)
-                cells = [gpu.name, name, "yes" if flag else "no", f"{x.gib:.1f}", "yes" if x.fits else "no"]
-                lines.append(f"| {' | '.join(cells)} | {x.hours:.0f} |")
+                gib = sum(training_memory(one, KONTEXT, config, *way).values())
+                cells = [gpu.name, name, "yes" if flag else "no", f"{gib:.1f}", "yes" if gib <= gpu.gib else "no"]
+                lines.append(f"| {' | '.join(cells)} | {training_hours(gpu, one, steps, batch):.0f} |")
     note = (
         f"{steps:,} steps of {batch} analogies of {side}-pixel pictures, one at a time in memory; {UTILISATION:.0%} of "
         f"the published dense 16-bit peak ({', '.join(f'{g.name} {g.tflops:g} TFLOP/s' for g in GPUS)}). One analogy "

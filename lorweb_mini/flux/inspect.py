@@ -23,9 +23,8 @@ from ..algebra import cosines, effective_rank, pca
 from ..core.router import Router, routing_statistics
 from ..errors import InputError
 from .checkpoint import ReleasedFile, kontext_modules
-from .picture_encoder import PictureEncoder, read_triplet
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+from .dataset import is_picture, visible
+from .picture_encoder import PictureEncoder, read_triplets
 
 
 @dataclass(frozen=True)
@@ -163,27 +162,28 @@ def _measured(low: Tensor, high: Tensor) -> dict[str, Tensor]:
 # --- routing -------------------------------------------------------------------------------------
 
 
-def read_analogies(folder: str | Path, side: int = 512) -> tuple[list[str], list[Tensor]]:
+def read_analogies(folder: str | Path) -> tuple[list[str], list[list[Tensor]]]:
     """Analogies of a folder: each subfolder holds pictures named ``a``, ``a_prime`` and ``b``.
 
     Returns:
-        names of the subfolders, and a, a', b, each [k, 3, side, side] in [-1, 1].
+        names of the subfolders, and for each [a, a', b] as :func:`~lorweb_mini.flux.picture_encoder.read_triplets`.
 
     Raises:
         InputError: no subfolder, or one that lacks a picture.
     """
-    folder = Path(folder)
-    places = sorted(x for x in folder.iterdir() if x.is_dir()) if folder.is_dir() else []
+    places = [x for x in visible(Path(folder)) if x.is_dir()] if Path(folder).is_dir() else []
     if not places:
         raise InputError(f"expected a folder of folders with pictures a, a_prime and b, got {str(folder)!r}")
-    paths: dict[str, list[Path]] = {"a": [], "a_prime": [], "b": []}
+    triplets = []
     for place in places:
-        for name, found in paths.items():
-            files = [x for x in sorted(place.glob(f"{name}.*")) if x.suffix.lower() in PICTURES]
-            if len(files) != 1:
-                raise InputError(f"expected one picture {name} ({', '.join(PICTURES)}) in {place}, got {len(files)}")
-            found.append(files[0])
-    return [x.name for x in places], read_triplet(paths["a"], paths["a_prime"], paths["b"], side)
+        files = {
+            name: [x for x in visible(place) if x.stem == name and is_picture(x)] for name in ("a", "a_prime", "b")
+        }
+        for name, paths in files.items():
+            if len(paths) != 1:
+                raise InputError(f"expected one picture {name} in {place}, got {len(paths)}")
+        triplets += read_triplets(*files.values())
+    return [x.name for x in places], triplets
 
 
 @torch.no_grad()
@@ -211,8 +211,11 @@ def route_released(file: ReleasedFile, query: Tensor) -> Tensor:
     return torch.cat(rows, dim=1)
 
 
-def route_pictures(file: ReleasedFile, encoder: PictureEncoder, triplet: Sequence[Tensor]) -> Tensor:
-    """Mixing coefficients [k, layers, N] of pictures a, a' and b, each [k, 3, H, W] in [-1, 1]; neither FLUX nor a GPU.
+def route_pictures(file: ReleasedFile, encoder: PictureEncoder, *triplets: Sequence[Tensor]) -> Tensor:
+    """Mixing coefficients [k, layers, N] of analogies; neither FLUX nor a GPU is needed.
+
+    Args:
+        triplets: each [a, a', b] of one size, [B, 3, H, W] in [-1, 1]; k is the sum of their B.
 
     Raises:
         InputError: an encoder of another width than the checkpoint's router has.
@@ -221,7 +224,7 @@ def route_pictures(file: ReleasedFile, encoder: PictureEncoder, triplet: Sequenc
         raise InputError(
             f"expected an encoder with embeddings of {file.config.query_dim / 3:g} numbers, got {encoder.embedding_dim}"
         )
-    return route_released(file, torch.cat([encoder(x).float() for x in triplet], dim=1))
+    return route_released(file, torch.cat([encoder.query(*x).float() for x in triplets]))
 
 
 def routing_table(names: Iterable[str], coefficients: Tensor) -> list[dict[str, Any]]:

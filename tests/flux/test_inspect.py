@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import shutil
 import subprocess
@@ -111,9 +112,12 @@ def _analogies(folder: Path, k: int) -> Path:
 
 def test_ones_own_picture_pairs(file: ReleasedFile, tmp_path: Path) -> None:
     encoder = PictureEncoder.load(tiny_clip(tmp_path / "clip"))
-    names, triplet = read_analogies(_analogies(tmp_path / "pairs", 3), side=64)
-    assert names == ["pair0", "pair1", "pair2"] and [x.shape for x in triplet] == [(3, 3, 64, 64)] * 3
-    coefficients = route_pictures(file, encoder, triplet)
+    names, triplets = read_analogies(_analogies(tmp_path / "pairs", 3))
+    assert names == ["pair0", "pair1", "pair2"]
+    assert [x.shape for triplet in triplets for x in triplet] == [(1, 3, 64, 64)] * 9
+    coefficients = route_pictures(file, encoder, *triplets)
+    together = route_pictures(file, encoder, [torch.cat(x) for x in zip(*triplets, strict=True)])
+    torch.testing.assert_close(coefficients, together, atol=1e-6, rtol=1e-5)
     assert coefficients.shape == (3, len(file.layers), N)
     rows, expected = routing_table(names, coefficients), pca(coefficients.flatten(1).numpy()).points
     for i, row in enumerate(rows):
@@ -149,6 +153,17 @@ def test_inspect_command(file: ReleasedFile, tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(SystemExit) as ended:
         main(["inspect", str(tmp_path / "nothing.safetensors")])
     assert ended.value.code == 2 and "error: expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp932", "utf-8"])
+def test_consoles_that_cannot_print_everything(file: ReleasedFile, tmp_path: Path, encoding: str) -> None:
+    """The summary has ‖ and –: a console without them shows something else, and the tables are there."""
+    console = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    with contextlib.redirect_stdout(console):
+        main(["inspect", str(file.path), "--out", str(tmp_path / "out")])
+    console.flush()
+    printed = console.buffer.getvalue().decode(encoding)
+    assert "adapted layers" in printed and ("B_n A_n" in printed) and (tmp_path / "out" / "layers.csv").is_file()
 
 
 def test_full_size_fits_in_two_gibibytes(tmp_path: Path) -> None:
