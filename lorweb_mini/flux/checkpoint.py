@@ -253,12 +253,6 @@ def _checked(file: Path, modules: Modules | None) -> tuple[ReleasedConfig, Modul
     return config, modules
 
 
-def read_released(path: str | Path, modules: Modules | None = None) -> tuple[ReleasedConfig, dict[str, Tensor]]:
-    """Sizes and all tensors of a checkpoint, checked; see :func:`open_released`."""
-    file = open_released(path, modules)
-    return file.config, file.tensors()
-
-
 def released_tensors(basis: Basis, router: Router, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
     """A basis and its router under the released keys and in the released shapes.
 
@@ -283,7 +277,7 @@ def released_tensors(basis: Basis, router: Router, dtype: torch.dtype = torch.fl
 def write_released(
     path: str | Path, tensors: Mapping[str, Tensor], network_kwargs: Mapping[str, Any] | None = None
 ) -> Path:
-    """Writes a checkpoint of :func:`released_tensors` or :func:`read_released`, bit for bit, and its config.yaml.
+    """Writes the tensors of :func:`released_tensors` or of another checkpoint, bit for bit, and a config.yaml.
 
     ``network_kwargs`` are kept in config.yaml, but for those that the shapes and the formula determine.
 

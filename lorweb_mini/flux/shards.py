@@ -108,35 +108,31 @@ def write_shards(
     out.mkdir(parents=True, exist_ok=True)
     relations = read_relations(data)
     parts = read_splits(splits, list(relations)) if splits else split_categories(list(relations))
-    dtype = str(pipeline.vae.dtype).removeprefix("torch.")
     models = {part: getattr(pipeline, part) for part in ("vae", "text_encoder", "text_encoder_2")}
-    content = {**asdict(settings), "embedding_dim": encoder.embedding_dim, "dtype": dtype, **(names or {})}
-    content["weights"] = {part: _digest(model) for part, model in {**models, "encoder": encoder}.items()}
+    content = {
+        **asdict(settings),
+        "embedding_dim": encoder.embedding_dim,
+        "dtype": str(pipeline.vae.dtype).removeprefix("torch."),
+        "weights": {part: _digest(model) for part, model in {**models, "encoder": encoder}.items()},
+        **(names or {}),
+    }
     _claim(out, {SETTINGS: content, SPLITS: parts, DATA: check_pictures(relations)})
     captions = ["", *sorted({pair.caption for pairs in relations.values() for pair in pairs})]
-    prompt_of = {caption: i for i, caption in enumerate(captions)}
+    number_of = {caption: i for i, caption in enumerate(captions)}
     rows: dict[str, int] = {}
 
     def prompt(caption: str) -> Row:
         # One at a time: what a caption's embedding is must not depend on its neighbours in a batch.
         pair = pipeline.encode_prompt(caption, None, device=device, max_sequence_length=settings.text_tokens)[:2]
-        return {
-            "caption": caption,
-            "tensors": _packed(dict(zip(("embeds", "pooled"), (x[0] for x in pair), strict=True))),
-        }
+        return {"caption": caption, "tensors": _packed({"embeds": pair[0][0], "pooled": pair[1][0]})}
 
     def sample(analogy: tuple[PicturePair, PicturePair]) -> Row:
         first, second = analogy
+        about = {"category": first.category, "first": first.name, "second": second.name, "caption": first.caption}
         tensors = encode(pipeline, encoder, first, second, settings.side, device)
         height, width = tensors["target"].shape[1:]
-        about = {"category": first.category, "first": first.name, "second": second.name, "caption": first.caption}
-        return {
-            **about,
-            "prompt": prompt_of[first.caption],
-            "height": height,
-            "width": width,
-            "tensors": _packed(tensors),
-        }
+        sizes = {"prompt": number_of[first.caption], "height": height, "width": width}
+        return {**about, **sizes, "tensors": _packed(tensors)}
 
     _write(out, "prompts", captions, PROMPTS_A_FILE, prompt, PROMPTS, rows)
     for part in PARTS:
@@ -245,6 +241,7 @@ class LatentShards:
         settings: contents of settings.json.
         categories: names of the categories in train, val and test.
         captions: text of each prompt.
+        digest: of pictures, captions and split, so that a training does not go on with other data.
 
     Raises:
         InputError: no finished shards, or a file that is missing or damaged.
@@ -255,12 +252,14 @@ class LatentShards:
         if not (self.folder / INDEX).is_file():
             raise InputError(f"expected finished shards in {folder}, got none")
         self.settings, self.categories, rows = (read_json(self.folder / x) for x in (SETTINGS, SPLITS, INDEX))
-        if gone := [name for name in rows if not (self.folder / name).is_file()]:
+        if gone := [name for name in (*rows, DATA) if not (self.folder / name).is_file()]:
             raise InputError(f"expected {len(rows)} shards in {folder}, got {len(gone)} missing: {some(gone)}")
         opened = {name: self._open(self.folder / name, count) for name, count in rows.items()}
         self._files = {part: [x for x in opened if x.startswith(f"{part}-")] for part in (*PARTS, "prompts")}
         self._data = {part: concatenate_datasets([opened[x] for x in few]) for part, few in self._files.items() if few}
         self.captions: list[str] = list(self._data["prompts"]["caption"])
+        content = b"".join((self.folder / name).read_bytes() for name in (DATA, SPLITS))
+        self.digest = hashlib.sha256(content).hexdigest()
 
     @staticmethod
     def _open(path: Path, count: int) -> Dataset:
@@ -292,18 +291,13 @@ class LatentShards:
 
     def sample(self, part: str, number: int) -> tuple[dict[str, Tensor], Row]:
         """Tensors of one sample (see the module), and category, names, caption, size and prompt number."""
-        return self._row(part, number)
-
-    def prompt(self, number: int) -> tuple[Tensor, Tensor]:
-        """Embeddings of a caption: [T, C] and, pooled, [P]."""
-        tensors, _ = self._row("prompts", number)
-        return tensors["embeds"], tensors["pooled"]
-
-    def _row(self, part: str, number: int) -> tuple[dict[str, Tensor], Row]:
         row = self._data[part][number]
         try:
             return load(row.pop("tensors")), row
         except Exception as error:
-            raise InputError(
-                f"expected whole tensors in {self.folder}, {part} {number}, got damaged ones: {error}"
-            ) from None
+            raise InputError(f"expected whole tensors in {part} {number} of {self.folder}, got {error}") from None
+
+    def prompt(self, number: int) -> tuple[Tensor, Tensor]:
+        """Embeddings of a caption: [T, C] and, pooled, [P]."""
+        tensors, _ = self.sample("prompts", number)
+        return tensors["embeds"], tensors["pooled"]

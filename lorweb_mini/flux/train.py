@@ -127,7 +127,8 @@ class FluxRecipe(Recipe):
         return [{"params": self.basis.parameters()}, {"params": list(self.router.parameters())}]
 
     def configuration(self) -> dict[str, Any]:
-        return {"flux": asdict(self.config), "shards": self.shards.settings, "layers": len(self.basis.layers)}
+        shards = {**self.shards.settings, "data": self.shards.digest}
+        return {"flux": asdict(self.config), "shards": shards, "layers": len(self.basis.layers)}
 
     def shard_units(self) -> list[nn.Module]:
         inner = self.transformer

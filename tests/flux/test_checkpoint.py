@@ -23,7 +23,6 @@ from lorweb_mini.flux.checkpoint import (
     kontext_modules,
     modules_of,
     open_released,
-    read_released,
     released_tensors,
     write_released,
 )
@@ -153,9 +152,10 @@ def test_whole_transformer_computes_the_released_formula(
 def test_round_trip_keeps_every_bit(tensors: dict[str, Tensor], tmp_path: Path) -> None:
     kwargs = {"external_query_model": "some/clip", "pooling_type": "none"}
     first = write_released(tmp_path / "one" / "weights.safetensors", tensors, kwargs)
-    config, read = read_released(first)
+    file = open_released(first)
+    config, read = file.config, file.tensors()
     second = write_released(tmp_path / "two" / "weights.safetensors", read, config.network_kwargs)
-    again, twice = read_released(second)
+    again, twice = open_released(second).config, open_released(second).tensors()
     assert list(read) == list(twice) and set(read) == set(tensors)
     for name, tensor in tensors.items():
         assert twice[name].dtype == torch.float16 and torch.equal(twice[name], tensor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -289,6 +290,36 @@ def test_loss_falls_and_the_file_draws_what_was_trained(made, tmp_path: Path) ->
     again.start_from(tmp_path)
     with torch.no_grad():
         assert again(fixed)["loss"].item() == pytest.approx(after, rel=1e-2)
+
+
+@pytest.mark.parametrize("change", ["picture", "caption", "split"])
+def test_a_run_does_not_go_on_with_other_data(made, tmp_path: Path, change: str) -> None:
+    """Settings alone do not tell: the shards lie in the same folder and have the same sizes."""
+    root, names = folders(tmp_path / "set", {"a": 3, "b": 3, "c": 3}), {"test": ["a"], "val": ["b"], "train": ["c"]}
+    (tmp_path / "splits.json").write_text(json.dumps(names))
+
+    class Killed(FluxRecipe):
+        def observe(self, step: int, folder: Path, is_main: bool) -> None:
+            if step == 2:
+                raise KeyboardInterrupt
+
+    def recipe() -> FluxRecipe:
+        shutil.rmtree(tmp_path / "shards", ignore_errors=True)
+        settings, splits = ShardSettings(SIDE, TOKENS, each=2), tmp_path / "splits.json"
+        encoder, pipeline = PictureEncoder.load(made[1]), tiny_pipeline()
+        shards = write_shards(pipeline, encoder, root, tmp_path / "shards", settings, splits)
+        return Killed(pipeline.transformer, shards, SIZES)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(), CONFIG, tmp_path / "run")
+    if change == "picture":
+        Image.new("RGB", (SIDE, SIDE), "red").save(root / "c" / "target" / "01.png")
+    elif change == "caption":
+        (root / "c" / "captions.json").write_text(json.dumps({f"{i:02d}": "other" for i in range(3)}))
+    else:
+        (tmp_path / "splits.json").write_text(json.dumps(dict(zip(names, [["c"], ["a"], ["b"]], strict=True))))
+    with pytest.raises(InputError, match="expected an unfinished run with"):
+        train(recipe(), CONFIG, tmp_path / "run")
 
 
 def test_shards_of_another_model(made, tmp_path: Path) -> None:
