@@ -113,7 +113,7 @@ class Analogy:
 
 
 def edit(
-    x: Analogy,
+    analogy: Analogy,
     *,
     out: Path = Path("b_prime.png"),
     prompt: str = "",
@@ -128,7 +128,7 @@ def edit(
     """Draw b' with a : a' :: b : b' by FLUX.1-Kontext; needs a GPU.
 
     Args:
-        x: pictures and basis.
+        analogy: pictures and basis.
         out: the picture b' to write.
         prompt: the edit in words.
         steps: Euler steps.
@@ -141,16 +141,23 @@ def edit(
     """
     if not prompt.strip():
         warnings.warn(NO_PROMPT, stacklevel=2)
-    options: dict[str, Any] = {"quantize": quantize, "offload": offload, "encoder": x.encoder, "side": x.side}
-    editor = flux.load_flux(base=base, weights=x.weights, device=device, dtype=DTYPES[x.dtype], **options)
-    result = editor.edit(x.a, x.a_prime, x.b, prompt=prompt, steps=steps, seed=seed, guidance=guidance)
+    options: dict[str, Any] = {
+        "quantize": quantize,
+        "offload": offload,
+        "encoder": analogy.encoder,
+        "side": analogy.side,
+    }
+    editor = flux.load_flux(base=base, weights=analogy.weights, device=device, dtype=DTYPES[analogy.dtype], **options)
+    result = editor.edit(
+        analogy.a, analogy.a_prime, analogy.b, prompt=prompt, steps=steps, seed=seed, guidance=guidance
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     result.image.save(out)
     print("written:", out)
 
 
 def export(
-    x: Analogy,
+    analogy: Analogy,
     *,
     out: Path = Path("analogy.safetensors"),
     grid: Path | None = None,
@@ -160,21 +167,21 @@ def export(
     """Write one analogy as a plain LoRA, and the grid that such a LoRA needs as its input picture.
 
     Args:
-        x: pictures and basis.
+        analogy: pictures and basis.
         out: the LoRA file to write.
         grid: a picture file for the grid [[a, a'], [b, b]]; the bottom-right quarter of what is drawn from it is b'.
         format: names of the LoRA's keys; single-file is what ComfyUI reads.
         rank: cut to this rank; default: exact, N times r.
     """
-    file = _opened(x.weights)
-    ((a, a_prime, b),) = read_triplets(x.a, x.a_prime, x.b)
-    mixture = measures.route_pictures(file, _encoder(x.encoder, file), (a, a_prime, b))[0]
+    file = _opened(analogy.weights)
+    ((a, a_prime, b),) = read_triplets(analogy.a, analogy.a_prime, analogy.b)
+    mixture = measures.route_pictures(file, _encoder(analogy.encoder, file), (a, a_prime, b))[0]
     layers = {layer.name: fold(*layer.factors(), c) for layer, c in zip(file, mixture, strict=True)}
-    path = flux.export(layers, out, format, rank, DTYPES[x.dtype])
+    path = flux.export(layers, out, format, rank, DTYPES[analogy.dtype])
     print(f"written: {path}, {path.stat().st_size / 2**20:,.0f} MiB")
     if grid is not None:
         grid.parent.mkdir(parents=True, exist_ok=True)
-        picture = resized(grid_of(a, a_prime, b, b), grid_size(a.shape[-1], a.shape[-2], x.side))
+        picture = resized(grid_of(a, a_prime, b, b), grid_size(a.shape[-1], a.shape[-2], analogy.side))
         to_pil(picture[0]).save(grid)
         print(f"written: {grid}, the picture to edit with it; b' is the bottom-right quarter of the result")
 

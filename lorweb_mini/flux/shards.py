@@ -282,12 +282,12 @@ class LatentShards:
 
     def buckets(self, part: str) -> list[list[int]]:
         """Numbers of the samples that share one size and can stand in one batch."""
-        found: dict[tuple[int, int], list[int]] = {}
+        buckets: dict[tuple[int, int], list[int]] = {}
         if self.count(part):
             sizes: Iterable[Row] = self._data[part].select_columns(["height", "width"])
             for number, row in enumerate(sizes):
-                found.setdefault((row["height"], row["width"]), []).append(number)
-        return list(found.values())
+                buckets.setdefault((row["height"], row["width"]), []).append(number)
+        return list(buckets.values())
 
     def sample(self, part: str, number: int) -> tuple[dict[str, Tensor], Row]:
         """Tensors of one sample (see the module), and category, names, caption, size and prompt number."""

@@ -139,11 +139,11 @@ class FluxRecipe(Recipe):
         bucket = self.bucket_of[int(rng.integers(self.shards.count("train")))]
         chosen = [bucket[i] for i in rng.integers(len(bucket), size=size)]
         dropped = rng.random(size) < self.config.caption_dropout
-        found = self._read([("train", i) for i in chosen], dropped.tolist())
+        samples = self._read([("train", i) for i in chosen], dropped.tolist())
         generator = torch_generator(rng)
-        shift = _shift(found["target"][0, 0].numel() // 4, self.drawing[0] if self.drawing else None)
+        shift = _shift(samples["target"][0, 0].numel() // 4, self.drawing[0] if self.drawing else None)
         t = torch.sigmoid(torch.randn(size, generator=generator) + shift)
-        return {**found, "t": t, "noise": torch.randn(found["target"].shape, generator=generator)}
+        return {**samples, "t": t, "noise": torch.randn(samples["target"].shape, generator=generator)}
 
     def _read(self, places: Sequence[tuple[str, int]], dropped: Sequence[bool]) -> dict[str, Tensor]:
         """Samples and prompts: latents [B, 16, 2h, 2w], query [B, 3, D], embeds [B, T, C], pooled [B, P]."""
@@ -260,10 +260,10 @@ def _check_fit(transformer: FluxTransformer2DModel, shards: LatentShards) -> Non
     tensors, about = shards.sample("train", 0)
     embeds, pooled = shards.prompt(about["prompt"])
     config = transformer.config
-    found = (4 * tensors["target"].shape[0], embeds.shape[1], pooled.shape[0])
+    given = (4 * tensors["target"].shape[0], embeds.shape[1], pooled.shape[0])
     needed = (config["in_channels"], config["joint_attention_dim"], config["pooled_projection_dim"])
-    if found != needed:
+    if given != needed:
         raise InputError(
             f"expected latents and prompts for a transformer of (channels, prompt, pooled) = {needed}, "
-            f"got {found} in {shards.folder}"
+            f"got {given} in {shards.folder}"
         )
