@@ -804,7 +804,7 @@ display(
 
 # %%
 from lorweb_mini.flux.editor import QUANTISED_PARTS
-from lorweb_mini.flux.memory import estimate, forward_flops, kontext_models
+from lorweb_mini.flux.estimate import estimate, forward_flops, kontext_models
 
 models = kontext_models()
 config = ReleasedConfig(32, 4, 128, 2304)
@@ -942,8 +942,8 @@ else:
 #
 # - [arXiv 2602.15727](https://arxiv.org/abs/2602.15727): the method section for the layer and the router; the released
 #   weights are `hilamanor/lorweb` on the hub, the base `black-forest-labs/FLUX.1-Kontext-dev`.
-# - Here, in `lorweb_mini/flux/`: `checkpoint.py` (layout), `inspect.py` (measures), `lora_file.py` (files), `memory.py`
-#   (estimates), `editor.py` (the editor). `python -m lorweb_mini.flux --help` lists the commands.
+# - Here, in `lorweb_mini/flux/`: `checkpoint.py` (layout), `inspect.py` (measures), `lora_file.py` (files),
+#   `estimate.py` (estimates), `editor.py` (the editor). `python -m lorweb_mini.flux --help` lists the commands.
 
 # %%
 seconds = time.perf_counter() - START

@@ -1,4 +1,4 @@
-"""A training set in the format of Relation252K: folders of picture pairs, one category an edit.
+"""A training set in the format of Relation252K (folders of picture pairs, one category an edit), and its geometry.
 
     <root>/<category>/control/<name>.<ext>     a
     <root>/<category>/target/<name>.<ext>      a', the same picture edited
@@ -7,26 +7,38 @@
 
 A category is a relation: any two of its pairs are an analogy a : a' :: b : b', in either order, and the caption of the
 first pair is its instruction. Whole categories are held out, so that a test asks for edits that no training showed.
-Nothing is decoded until it is asked for.
+Pictures are in any format that Pillow reads, text is UTF-8; names are compared in Unicode's NFC form, folders without
+regard to case. Files that file managers and notebooks leave behind are passed over.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+import torch
+from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
+from PIL import Image
+from torch import Tensor
 
 from ..errors import InputError
+from ..files import write_atomically
+from ..images import to_pil
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CAPTIONS, SPLITS = "captions.json", "splits.json"
 PARTS = ("train", "val", "test")
+SIDES = ("control", "target")
+LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}
 
 
 @dataclass(frozen=True)
@@ -39,105 +51,122 @@ class PicturePair:
     target: Path
     caption: str
 
-
-@dataclass(frozen=True)
-class FolderAnalogy:
-    """a, a' from ``first`` and b, b' from ``second``, two pairs of one category."""
-
-    first: PicturePair
-    second: PicturePair
-
     @property
     def key(self) -> str:
         """A name of its own within the whole set."""
-        return f"{self.first.category}/{self.first.name}/{self.second.name}"
+        return f"{self.category}/{self.name}"
+
+
+Relations = Mapping[str, Sequence[PicturePair]]
 
 
 def read_relations(root: str | Path) -> dict[str, list[PicturePair]]:
-    """Every category of a folder and its pairs, both sorted by name.
+    """Every category of a folder and its pairs, both sorted by name; warns of what was skipped, and why.
 
     Raises:
         InputError: no category, a picture without its counterpart, two pictures of one name, a picture without a
-            caption, or a category of fewer than two pairs; every kind with the first of the names it concerns.
+            caption, a text that is not UTF-8, or a category of fewer than two pairs; each with the names it concerns.
     """
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"expected a folder of categories, got {str(root)!r}")
-    folders = sorted(x for x in root.iterdir() if (x / "control").is_dir() or (x / "target").is_dir())
-    if not folders:
+    skipped: dict[str, list[str]] = defaultdict(list)
+    relations: dict[str, list[PicturePair]] = {}
+    for folder in visible(root):
+        sides = [x for x in visible(folder) if x.is_dir() and x.name.lower() in SIDES] if folder.is_dir() else []
+        name = _nfc(folder.name)
+        if not sides:
+            if folder.is_dir() or is_picture(folder):
+                skipped["no control/ and target/"].append(folder.name)
+        elif name in relations or len({x.name.lower() for x in sides}) < len(sides):
+            raise InputError(f"expected folders of names that differ in more than case or accents in {root}: {name}")
+        else:
+            relations[name] = _pairs(folder, {x.name.lower(): x for x in sides}, skipped)
+    if not relations:
         raise InputError(f"expected folders with control/ and target/ in {root}, found none")
-    return {folder.name: _pairs(folder) for folder in folders}
+    if skipped:
+        parts = (f"{why}: {len(names)} ({some(names)})" for why, names in skipped.items())
+        warnings.warn(f"skipped in {root}: {'; '.join(parts)}", stacklevel=2)
+    return dict(sorted(relations.items()))
 
 
-def _pairs(folder: Path) -> list[PicturePair]:
-    control, target = (_pictures(folder / part) for part in ("control", "target"))
+def _pairs(folder: Path, sides: Mapping[str, Path], skipped: dict[str, list[str]]) -> list[PicturePair]:
+    files: dict[str, dict[str, Path]] = {side: {} for side in SIDES}
+    texts: dict[str, Path] = {}
+    for side, place in sides.items():
+        for path in visible(place):
+            name, shown = _nfc(path.stem), f"{folder.name}/{place.name}/{path.name}"
+            if is_picture(path):
+                if twin := files[side].get(name):
+                    raise InputError(f"expected one picture of a name in {place}, got {twin.name}, {path.name}")
+                files[side][name] = path
+            elif path.suffix.lower() == ".txt":
+                texts[name] = path if side == "target" else texts.get(name, path)
+            else:
+                skipped["not a picture that Pillow reads"].append(shown)
+    skipped_here = [
+        f"{folder.name}/{x.name}" for x in visible(folder) if x not in sides.values() and x.name != CAPTIONS
+    ]
+    if skipped_here:
+        skipped["beside control/ and target/"] += skipped_here
+    control, target = (files[side] for side in SIDES)
     if alone := sorted(control.keys() ^ target.keys()):
         there = "control" if alone[0] in control else "target"
         raise InputError(
             f"expected each picture of {folder} in control/ and in target/, got {len(alone)} without a counterpart: "
-            f"{_some(alone)} ({alone[0]} is in {there}/ alone)"
+            f"{some(alone)} ({alone[0]} is in {there}/ alone)"
         )
     if len(control) < 2:
         raise InputError(f"expected two pairs or more in {folder}, so that they make an analogy, got {len(control)}")
-    captions = _captions(folder, sorted(control))
-    return [PicturePair(folder.name, name, control[name], target[name], captions[name]) for name in sorted(control)]
+    captions = _captions(folder, texts, control)
+    if unused := sorted(captions.keys() - control.keys()):
+        skipped["caption of no picture"] += [f"{folder.name}/{name}" for name in unused]
+    category = _nfc(folder.name)
+    return [PicturePair(category, name, control[name], target[name], captions[name]) for name in sorted(control)]
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.suffix.lower() in EXTENSIONS:
-            if path.stem in found:
-                raise InputError(
-                    f"expected one picture of a name in {folder}, got {found[path.stem].name}, {path.name}"
-                )
-            found[path.stem] = path
-    return found
-
-
-def _captions(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    listed: dict[str, str] = {}
-    if (folder / CAPTIONS).is_file():
-        try:
-            listed = json.loads((folder / CAPTIONS).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"expected JSON in {folder / CAPTIONS}, got something else: {error}") from None
-        if not isinstance(listed, dict) or not all(isinstance(x, str) for x in listed.values()):
-            raise InputError(f"expected an object of names and captions in {folder / CAPTIONS}, got something else")
-    found, missing = {}, []
-    for name in names:
-        beside = [folder / part / f"{name}.txt" for part in ("target", "control")]
-        text = listed.get(name) or next((x.read_text(encoding="utf-8") for x in beside if x.is_file()), "")
-        if text.strip():
-            found[name] = " ".join(text.split())
-        else:
-            missing.append(name)
-    if missing:
+def _captions(folder: Path, texts: Mapping[str, Path], names: Mapping[str, Path]) -> dict[str, str]:
+    listed = read_json(folder / CAPTIONS) if (folder / CAPTIONS).is_file() else {}
+    if not isinstance(listed, dict) or not all(isinstance(x, str) for x in listed.values()):
+        raise InputError(f"expected an object of names and captions in {folder / CAPTIONS}, got something else")
+    captions = {name: read_text(path) for name, path in texts.items()}
+    captions |= {_nfc(name): text for name, text in listed.items() if text.strip()}
+    captions = {name: " ".join(text.split()) for name, text in captions.items()}
+    if missing := [name for name in sorted(names) if not captions.get(name)]:
         raise InputError(
             f"expected a caption of each picture in {folder / CAPTIONS} or in <name>.txt beside it, "
-            f"got {len(missing)} without: {_some(missing)}"
+            f"got {len(missing)} without: {some(missing)}"
         )
-    return found
+    return captions
 
 
-def check_pictures(relations: Mapping[str, Sequence[PicturePair]]) -> int:
-    """Decodes every picture once and returns their number; a run of days does not stop at a broken one then.
+def check_pictures(relations: Relations) -> dict[str, dict[str, str]]:
+    """Reads and decodes every picture once, so that a run of days does not stop at a broken one.
+
+    Returns:
+        for each pair its caption and a digest of the bytes of both pictures, by :attr:`PicturePair.key`.
 
     Raises:
         InputError: pictures that cannot be decoded, how many and the first five.
     """
-    count, broken = 0, []
+    content, broken, count = {}, [], 0
     for pair in (pair for pairs in relations.values() for pair in pairs):
+        digest = hashlib.sha256()
         for path in (pair.control, pair.target):
             count += 1
             try:
-                with Image.open(path) as picture:
-                    picture.load()
-            except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-                broken.append(f"{path} ({' '.join(str(error).split())[:80]})")
+                raw = path.read_bytes()
+                digest.update(hashlib.sha256(raw).digest())
+                Image.open(io.BytesIO(raw)).load()
+            except Exception as error:  # decoders raise nearly every built-in exception on damaged files
+                broken.append(f"{path} ({' '.join(str(error).split())[:80] or type(error).__name__})")
+        content[pair.key] = {"caption": pair.caption, "pictures": digest.hexdigest()}
     if broken:
-        raise InputError(f"expected {count} whole pictures, got {len(broken)} that cannot be decoded: {_some(broken)}")
-    return count
+        raise InputError(f"expected {count} whole pictures, got {len(broken)} that cannot be decoded: {some(broken)}")
+    return content
+
+
+# --- splits and analogies ------------------------------------------------------------------------
 
 
 def split_categories(names: Sequence[str], val: float = 0.05, test: float = 0.1, seed: int = 0) -> dict[str, list[str]]:
@@ -166,7 +195,7 @@ def split_categories(names: Sequence[str], val: float = 0.05, test: float = 0.1,
 
 def write_splits(path: str | Path, splits: Mapping[str, Sequence[str]]) -> None:
     """Writes a split as JSON, to be published with whatever was trained on it."""
-    Path(path).write_text(json.dumps(splits, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomically(Path(path), (json.dumps(splits, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def read_splits(path: str | Path, names: Sequence[str]) -> dict[str, list[str]]:
@@ -176,48 +205,110 @@ def read_splits(path: str | Path, names: Sequence[str]) -> dict[str, list[str]]:
         InputError: no such file, no JSON, another part than train, val and test, or a category that is missing,
             unknown or on two sides.
     """
-    try:
-        splits = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"expected a split as JSON in {path}, got none: {error}") from None
+    splits = read_json(Path(path))
     if not isinstance(splits, dict) or set(splits) != set(PARTS):
         raise InputError(f"expected the parts {', '.join(PARTS)} in {path}, got something else")
-    listed = [name for part in PARTS for name in splits[part]]
+    splits = {part: [_nfc(name) for name in splits[part]] for part in PARTS}
+    listed = [name for chosen in splits.values() for name in chosen]
     if twice := sorted({name for name in listed if listed.count(name) > 1}):
-        raise InputError(f"expected each category on one side in {path}, got on two: {_some(twice)}")
+        raise InputError(f"expected each category on one side in {path}, got on two: {some(twice)}")
     if differ := sorted(set(listed) ^ set(names)):
-        raise InputError(
-            f"expected the {len(names)} categories of the set in {path}, got a difference: {_some(differ)}"
-        )
-    return {part: list(splits[part]) for part in PARTS}
-
-
-def ordered_pairs(pairs: Sequence[PicturePair]) -> Iterator[FolderAnalogy]:
-    """All n · (n − 1) analogies of a category: every pair of pairs, in both orders."""
-    return (FolderAnalogy(first, second) for first, second in permutations(pairs, 2))
+        raise InputError(f"expected the {len(names)} categories of the set in {path}, got a difference: {some(differ)}")
+    return splits
 
 
 def draw_analogies(
-    relations: Mapping[str, Sequence[PicturePair]], each: int | None = None, seed: int = 0
-) -> list[FolderAnalogy]:
-    """Analogies of all categories, shuffled.
+    relations: Relations, each: int | None = None, seed: int = 0
+) -> list[tuple[PicturePair, PicturePair]]:
+    """Analogies of all categories, shuffled: a and a' from the first pair, b and b' from the second.
 
     Args:
-        each: how many of a category, drawn without repetition, so that large categories do not outweigh small ones;
-            a category that has fewer gives all. None: all of all.
+        each: how many of a category's n · (n − 1), drawn without repetition, so that large categories do not outweigh
+            small ones; a category that has fewer gives all. None: all of all.
         seed: the same seed draws the same analogies of a category whatever other categories there are.
     """
-    found: list[FolderAnalogy] = []
+    drawn: list[tuple[PicturePair, PicturePair]] = []
     for category, pairs in relations.items():
-        every = len(pairs) * (len(pairs) - 1)
         digest = hashlib.sha256(f"{seed}:{category}".encode()).digest()
-        chosen = np.random.default_rng(list(digest)).permutation(every)[: every if each is None else each]
-        for number in chosen:
+        for number in np.random.default_rng(list(digest)).permutation(len(pairs) * (len(pairs) - 1))[:each]:
             first, rest = divmod(int(number), len(pairs) - 1)
-            found.append(FolderAnalogy(pairs[first], pairs[rest + (rest >= first)]))
-    return [found[i] for i in np.random.default_rng(seed).permutation(len(found))]
+            drawn.append((pairs[first], pairs[rest + (rest >= first)]))
+    return [drawn[i] for i in np.random.default_rng(seed).permutation(len(drawn))]
 
 
-def _some(names: Sequence[str]) -> str:
+# --- geometry ------------------------------------------------------------------------------------
+
+
+def grid_size(width: int, height: int, side: int = 512) -> tuple[int, int]:
+    """Width and height in pixels of the grid [[a, a'], [b, b']] that the transformer draws for an a of this size.
+
+    It is the resolution nearest in aspect among those that Kontext was trained on, scaled by side / 512 and rounded to
+    tokens of 16 pixels: pictures of 384×576 give a grid of 832×1248.
+    """
+    _, wide, high = min((abs(width / height - w / h), w, h) for w, h in PREFERRED_KONTEXT_RESOLUTIONS)
+    return max(16, round(wide * side / 8192) * 16), max(16, round(high * side / 8192) * 16)
+
+
+def fit_pictures(a: Tensor, *others: Tensor) -> list[Tensor]:
+    """a as it is, and the others stretched (bicubic) to its size, as the released inference does; [B, 3, H, W] each."""
+    return [a, *(resized(x, (a.shape[-1], a.shape[-2]), Image.Resampling.BICUBIC) for x in others)]
+
+
+def resized(pictures: Tensor, size: tuple[int, int], resample: Image.Resampling = Image.Resampling.LANCZOS) -> Tensor:
+    """Pictures [B, 3, H, W] in [-1, 1] at another (width, height), through 8 bits as Pillow does; else unchanged."""
+    if (pictures.shape[-1], pictures.shape[-2]) == tuple(size):
+        return pictures
+    arrays = np.stack([np.asarray(to_pil(x).resize(size, resample)) for x in pictures])
+    return torch.from_numpy(arrays).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _suffixes() -> frozenset[str]:
+    Image.init()
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether Pillow reads files of this ending."""
+    return path.suffix.lower() in _suffixes() and path.is_file()
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted, without hidden files and what file managers and notebooks leave behind."""
+    return sorted(x for x in folder.iterdir() if x.name[0] != "." and x.name.lower() not in LEFT_BEHIND)
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text without its byte order mark; InputError, with the file's name, for another encoding."""
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = None
+    if text is None or "\0" in text:
+        kind = "UTF-16" if b"\0" in raw or raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "cp1252 or another 8-bit encoding"
+        raise InputError(f"expected UTF-8 text in {path}, got what looks like {kind}: save it as UTF-8")
+    return text
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; InputError, with the file's name, where there is none or half of one."""
+    try:
+        return json.loads(read_text(path))
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"expected JSON in {path}, got something else: {error}") from None
+
+
+def some(names: Sequence[str]) -> str:
+    """The first five names of a list, and how many more there are."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

@@ -31,8 +31,8 @@ from ..core.router import Router
 from ..errors import InputError
 from ..images import to_pil
 from .checkpoint import ReleasedConfig, ReleasedFile, modules_of, open_released
+from .estimate import estimate, models_of, require
 from .lora_file import folded, folds, truncated, write_plain_lora
-from .memory import estimate, models_of, require
 from .picture_encoder import CLIP_L, PictureEncoder, read_squares, read_triplet
 
 BASE, WEIGHTS = "black-forest-labs/FLUX.1-Kontext-dev", "hilamanor/lorweb"
@@ -294,7 +294,7 @@ def load_flux(
             CLIP ViT-L/14.
         side: see :class:`FluxEditor`.
         token: of the hub; by default the one of ``hf auth login``.
-        check_memory: refuses to start where the estimate of :mod:`~lorweb_mini.flux.memory` does not fit.
+        check_memory: refuses to start where the estimate of :mod:`~lorweb_mini.flux.estimate` does not fit.
 
     Raises:
         InputError: no such device, too little memory, a model that is not there or whose licence was not accepted, a

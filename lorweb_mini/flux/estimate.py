@@ -1,41 +1,217 @@
-"""Memory and hours of a training on FLUX.1-Kontext, from its configuration alone; no weight is read.
+"""Memory and work of FLUX.1-Kontext with a basis, from configurations alone; no weight is read.
 
-The real configuration with its basis is built on the ``meta`` device, one and two blocks deep, and runs forward and
-backward there: every kernel is dispatched, none computes. From the differences come, per block and exactly,
+Every model is built on the ``meta`` device, where tensors have shapes and no storage.
 
-* **operations**, as ``torch.utils.flop_counter`` counts matrix products (frozen weights have no gradient of their own;
-  checkpointing computes each block's forward pass once more);
-* **kept activations**, the bytes of every tensor that autograd saves for the backward pass, each storage once, without
-  parameters, and without the attention matrix, which GPU kernels do not keep.
+*Editing* (:func:`estimate`). Weights are parameters × bytes; quantised components hold their Linear weights in 4 or 8
+bits, with one single-precision scale for 64 weights in 4 bits. The LoRAs are in the pipeline's dtype, the router and
+its encoder in single precision. The widest moment of a transformer block holds about 20 vectors of the model's width
+for each token, the autoencoder's last stage about four pictures of its second channel count; the larger counts.
 
-Memory is the base (quantised or not, as in :mod:`~lorweb_mini.flux.memory`), 16 bytes for each trained value (weight,
-gradient and two moments in single precision), 2 for its copy in the base's precision, the autoencoder for sample
-pictures, the activations, and 1 GiB for libraries. With checkpointing the activations are every block's input and one
-block's own. With FSDP base and trained values are shared, but for one gathered block. Hours are operations by
-published dense 16-bit peak times a stated utilisation. What is not in it: reading data, sample pictures, what
-dequantising costs in time, fragmentation.
+*Training* (:func:`cost`, :func:`training_memory`). Forward and backward pass run on the ``meta`` device, one and two
+blocks deep; from the differences come, per block and exactly, the operations that ``torch.utils.flop_counter`` counts
+and the bytes of the tensors that autograd saves, without parameters and without the attention matrix, which GPU kernels
+do not keep. A trained value takes 16 bytes (weight, gradient and two moments) and 2 for a LoRA's copy in half
+precision. With FSDP base and trained values are shared, but for one gathered block. Hours are operations by the
+published dense 16-bit peak times :data:`UTILISATION`.
+
+Kernels and fragmentation move these numbers by some ten per cent; 1 GiB is added for the device's own libraries.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
 import torch
-from diffusers import FluxTransformer2DModel
-from torch import Tensor
+from diffusers import AutoencoderKL, DiffusionPipeline, FluxTransformer2DModel
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from ..core.basis import Basis
-from .checkpoint import KONTEXT, ReleasedConfig, modules_of
-from .memory import GIB, LIBRARIES, QUANTISED_BYTES, _bytes
+from ..errors import InputError
+from .checkpoint import KONTEXT, PAPER, ReleasedConfig, modules_of
 
-PAPER = ReleasedConfig(n_loras=32, rank=4, keys_dim=128, query_dim=2304)
-STEPS, BATCH = 10_000, 6
-UTILISATION = 0.4
-VAE_GIB = 0.2
+GIB = 2**30
+LIBRARIES, VAE_GIB, VECTORS, CLIP_L_PARAMETERS = 1.0, 0.2, 20, 304e6
+QUANTISED_BYTES = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}  # of one weight of a quantised Linear
+MODELS = ("transformer", "text_encoder", "text_encoder_2", "vae")
+STEPS, BATCH, UTILISATION = 10_000, 6, 0.4
 TRAINED_BYTES, CAST_BYTES = 16, 2
+
+
+# --- editing -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """GiB of weights by component, of activations by component, and whether components take turns on the device."""
+
+    weights: Mapping[str, float]
+    activations: Mapping[str, float]
+    offload: bool = False
+
+    @property
+    def device(self) -> float:
+        """GiB on the device at the worst moment."""
+        if self.offload:
+            return LIBRARIES + max(x + self.activations.get(name, 0.0) for name, x in self.weights.items())
+        return LIBRARIES + sum(self.weights.values()) + max(self.activations.values())
+
+    @property
+    def host(self) -> float:
+        """GiB of ordinary memory: with offloading all weights wait there."""
+        return sum(self.weights.values()) if self.offload else 0.0
+
+    def __str__(self) -> str:
+        rows = [*self.weights.items(), *((f"{name} at work", x) for name, x in self.activations.items())]
+        return "\n".join(f"{name:<18}{x:7.2f} GiB" for name, x in [*rows, ("on the device", self.device)])
+
+
+def models_of(base: str | Path, token: str | None = None) -> dict[str, Any]:
+    """A pipeline's models without weights, from the configuration files of a folder or of the hub.
+
+    Raises:
+        InputError: no Kontext pipeline, or a configuration file is missing.
+    """
+    try:
+        index, models = DiffusionPipeline.load_config(base, token=token), {}
+        if (kind := index.get("_class_name")) != "FluxKontextPipeline":
+            raise InputError(f"expected a FluxKontextPipeline in {base}, got {kind}")
+        for part in MODELS:
+            library, name = index.get(part) or (None, None)
+            if library is None or name is None:
+                continue
+            # In model_index.json a library is a package, or the module that defines the class.
+            model = getattr(importlib.import_module(library), name)
+            with torch.device("meta"):
+                if library == "transformers":
+                    models[part] = model(AutoConfig.from_pretrained(base, subfolder=part, token=token))
+                else:
+                    models[part] = model.from_config(model.load_config(base, subfolder=part, token=token))
+        return models
+    except OSError as error:
+        detail = " ".join(str(error).split())[:300]
+        raise InputError(f"expected a FluxKontextPipeline in {base}, got an unreadable one: {detail}") from None
+
+
+def kontext_models() -> dict[str, Any]:
+    """FLUX.1-Kontext-dev's models without weights, from its sizes; before its licence is accepted, offline."""
+    clip = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    t5 = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
+    vae = {"block_out_channels": (128, 256, 512, 512), "latent_channels": 16, "layers_per_block": 2}
+    vae |= {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    with torch.device("meta"):
+        return {
+            "transformer": FluxTransformer2DModel(**KONTEXT),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**clip)),
+            "text_encoder_2": T5EncoderModel(T5Config(**t5, feed_forward_proj="gated-gelu")),
+            "vae": AutoencoderKL(**vae, use_quant_conv=False, use_post_quant_conv=False),
+        }
+
+
+def forward_flops(transformer: FluxTransformer2DModel, side: int = 512, text_tokens: int = 512) -> int:
+    """Floating-point operations of one forward pass for one analogy, which is one sampling step, counted by PyTorch.
+
+    The LoRAs are not in it: merged they cost nothing, mixed dynamically 2 N·r·(in + out) more for each token.
+
+    Args:
+        transformer: on the ``meta`` device.
+        side: of one picture in pixels; the drawn and the condition grid have 2 × 2 of them each.
+    """
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        transformer(**_inputs(transformer, side, text_tokens))
+    return counter.get_total_flops()
+
+
+def estimate(
+    models: Mapping[str, Any],
+    config: ReleasedConfig,
+    dtype: torch.dtype = torch.bfloat16,
+    quantised: Mapping[str, str] | None = None,
+    offload: bool = False,
+    side: int = 512,
+    batch: int = 1,
+    text_tokens: int = 512,
+) -> MemoryEstimate:
+    """Memory of edits, counted as the module's docstring says.
+
+    Args:
+        models: what :func:`models_of` or :func:`kontext_models` returns.
+        config: sizes of the basis.
+        dtype: of the pipeline.
+        quantised: component to ``"4bit"`` or ``"8bit"``.
+        offload: components take turns.
+        side: of one picture in pixels; the transformer draws a grid of 2 × 2 of them.
+        batch: analogies in one forward pass.
+        text_tokens: of a prompt.
+    """
+    width = dtype.itemsize
+    weights = {part: _bytes(model, width, (quantised or {}).get(part)) / GIB for part, model in models.items()}
+    transformer = models["transformer"]
+    loras, router = trained_values(transformer, config)
+    weights["transformer"] += loras * width / GIB
+    weights["router and encoder"] = 4 * (router + CLIP_L_PARAMETERS) / GIB
+    tokens = text_tokens + _tokens(side)
+    activations = {"transformer": batch * tokens * VECTORS * transformer.inner_dim * width / GIB}
+    if "vae" in models:
+        channels = models["vae"].config["block_out_channels"][1]
+        activations["vae"] = batch * 4 * channels * (2 * side) ** 2 * width / GIB
+    return MemoryEstimate(weights, activations, offload)
+
+
+def available(device: torch.device) -> float:
+    """GiB that are free: on a CUDA device its own, else of ordinary memory."""
+    free: Any = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return free / GIB
+
+
+def require(need: MemoryEstimate, device: torch.device) -> None:
+    """InputError, with the estimate and what would help, unless the memory is there."""
+    for kind, wanted, free in (
+        (f"free memory on {device}", need.device, available(device)),
+        ("ordinary memory for offloading", need.host, psutil.virtual_memory().available / GIB),
+    ):
+        if wanted > free:
+            raise InputError(
+                f"expected {wanted:.1f} GiB of {kind}, found {free:.1f}. What would help: offload=True (components "
+                f'take turns), quantize="8bit" or "4bit", a smaller side. check_memory=False tries anyway.\n{need}'
+            )
+
+
+def _tokens(side: int) -> int:
+    """Image tokens of one analogy: the drawn and the condition grid, 2 × 2 pictures each, 16 pixels a token."""
+    return 2 * (2 * side // 16) ** 2
+
+
+def _bytes(model: nn.Module, width: int, quantised: str | None) -> float:
+    everything = sum(p.numel() for p in model.parameters())
+    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)) if quantised else 0
+    return linear * QUANTISED_BYTES.get(quantised or "", 0.0) + (everything - linear) * width
+
+
+def _inputs(transformer: FluxTransformer2DModel, side: int, text_tokens: int) -> dict[str, Any]:
+    """Zeros of the right shapes for one analogy."""
+    config, tokens = transformer.config, _tokens(side)
+    zeros = {"device": transformer.device, "dtype": transformer.dtype}
+    return {
+        "hidden_states": torch.zeros(1, tokens, config["in_channels"], **zeros),
+        "encoder_hidden_states": torch.zeros(1, text_tokens, config["joint_attention_dim"], **zeros),
+        "pooled_projections": torch.zeros(1, config["pooled_projection_dim"], **zeros),
+        "timestep": torch.zeros(1, **zeros),
+        "guidance": torch.zeros(1, device=transformer.device) if config["guidance_embeds"] else None,
+        "img_ids": torch.zeros(tokens, 3, device=transformer.device),
+        "txt_ids": torch.zeros(text_tokens, 3, device=transformer.device),
+        "return_dict": False,
+    }
+
+
+# --- training ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -57,39 +233,10 @@ GPUS = (
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one analogy, forward and backward.
-
-    Attributes:
-        flops: operations.
-        kept: bytes of activations at the most.
-    """
+    """Of one analogy, forward and backward: operations, and bytes of activations at the most."""
 
     flops: int
     kept: int
-
-
-@dataclass(frozen=True)
-class TrainingEstimate:
-    """GiB by part on one GPU, and hours of the whole training if that GPU were alone.
-
-    Attributes:
-        parts: base, trained, activations, libraries and autoencoder.
-        hours: on one GPU; k of them take a k-th, before communication.
-    """
-
-    gpu: Gpu
-    parts: Mapping[str, float]
-    hours: float
-
-    @property
-    def gib(self) -> float:
-        """All of it."""
-        return sum(self.parts.values())
-
-    @property
-    def fits(self) -> bool:
-        """Whether the GPU has as much."""
-        return self.gib <= self.gpu.gib
 
 
 def saved_and_flops(
@@ -109,11 +256,9 @@ def saved_and_flops(
     for parameter in basis.parameters():
         parameter.data = parameter.data.to(dtype)
         parameter.requires_grad_(True)
-    rows, inputs = side // 8, transformer.config
-    total = 2 * rows**2 + text_tokens
-    basis.coefficients = torch.zeros(
-        1, len(basis.layers), config.n_loras, dtype=dtype, device=device, requires_grad=True
-    )
+    shape = (1, len(basis.layers), config.n_loras)
+    basis.coefficients = torch.zeros(shape, dtype=dtype, device=device, requires_grad=True)
+    total = _tokens(side) + text_tokens
     own = {p.untyped_storage()._cdata for p in transformer.parameters()}
     kept: dict[int, int] = {}
     alive = []
@@ -125,20 +270,9 @@ def saved_and_flops(
             alive.append(x)  # or its storage's address could be another's
         return x
 
-    zeros = {"device": device, "dtype": dtype}
-    counter = FlopCounterMode(display=False)
-    with counter:
+    with FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            out = transformer(
-                hidden_states=torch.zeros(1, 2 * rows**2, inputs["in_channels"], **zeros),
-                encoder_hidden_states=torch.zeros(1, text_tokens, inputs["joint_attention_dim"], **zeros),
-                pooled_projections=torch.zeros(1, inputs["pooled_projection_dim"], **zeros),
-                timestep=torch.zeros(1, **zeros),
-                guidance=torch.zeros(1, device=device) if inputs["guidance_embeds"] else None,
-                img_ids=torch.zeros(2 * rows**2, 3, device=device),
-                txt_ids=torch.zeros(text_tokens, 3, device=device),
-                return_dict=False,
-            )[0]
+            out = transformer(**_inputs(transformer, side, text_tokens))[0]
         out.sum().backward()
     return sum(kept.values()), counter.get_total_flops()
 
@@ -151,43 +285,28 @@ def cost(
     checkpointing: bool = True,
 ) -> Cost:
     """Operations and kept bytes of one analogy in bfloat16, from the configuration of a transformer alone."""
+    depths = np.array([options["num_layers"], options["num_single_layers"]])
 
-    def measured(doubles: int, singles: int) -> tuple[int, int]:
-        sizes = {**options, "num_layers": doubles, "num_single_layers": singles}
-        with torch.device("meta"):
-            transformer = _half(FluxTransformer2DModel(**sizes))
-            if checkpointing:
-                transformer.enable_gradient_checkpointing()
-            return saved_and_flops(transformer, config, side, text_tokens)
+    def blocks(checkpointed: bool) -> tuple[np.ndarray, np.ndarray, int]:
+        """Bytes and operations one block of each kind deep, those of one more block of each kind, and the width."""
+        measured = []
+        for double, single in ((1, 1), (2, 1), (1, 2)):
+            with torch.device("meta"):
+                model = FluxTransformer2DModel(**{**options, "num_layers": double, "num_single_layers": single})
+                for parameter in model.parameters():
+                    parameter.data = parameter.data.bfloat16()
+                if checkpointed:
+                    model.enable_gradient_checkpointing()
+                measured.append(saved_and_flops(model, config, side, text_tokens))
+        first, *more = np.array(measured, dtype=object)
+        return first, np.stack(more) - first, model.inner_dim
 
-    small, double, single = measured(1, 1), measured(2, 1), measured(1, 2)
-    counts = (options["num_layers"] - 1, options["num_single_layers"] - 1)
-    kept, flops = (small[i] + counts[0] * (double[i] - small[i]) + counts[1] * (single[i] - small[i]) for i in range(2))
+    first, more, width = blocks(checkpointing)
+    kept, flops = first + (depths - 1) @ more
     if checkpointing:
         # Each block's input waits in the checkpoint itself; one block computes again and keeps what it keeps.
-        with torch.device("meta"):
-            width = FluxTransformer2DModel(**{**options, "num_layers": 1, "num_single_layers": 1}).inner_dim
-        tokens = 2 * (side // 8) ** 2 + text_tokens
-        kept += (options["num_layers"] + options["num_single_layers"]) * tokens * width * 2
-        kept += max(_block_bytes(options, config, side, text_tokens))
-    return Cost(flops, kept)
-
-
-def _half(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
-    for parameter in transformer.parameters():
-        parameter.data = parameter.data.bfloat16()
-    return transformer
-
-
-def _block_bytes(options: Mapping[str, Any], config: ReleasedConfig, side: int, text_tokens: int) -> tuple[int, int]:
-    """What a double and a single block keep."""
-    kept = []
-    for depth in ((1, 1), (2, 1), (1, 2)):
-        with torch.device("meta"):
-            sizes = {**options, "num_layers": depth[0], "num_single_layers": depth[1]}
-            transformer = _half(FluxTransformer2DModel(**sizes))
-            kept.append(saved_and_flops(transformer, config, side, text_tokens)[0])
-    return kept[1] - kept[0], kept[2] - kept[0]
+        kept += int(depths.sum()) * (_tokens(side) + text_tokens) * width * 2 + max(blocks(False)[1][:, 0])
+    return Cost(int(flops), int(kept))
 
 
 def trained_values(transformer: FluxTransformer2DModel, config: ReleasedConfig) -> tuple[int, int]:
@@ -197,19 +316,15 @@ def trained_values(transformer: FluxTransformer2DModel, config: ReleasedConfig) 
     return loras, len(adapted) * config.keys_dim * (config.n_loras + config.query_dim)
 
 
-def estimate_training(
-    gpu: Gpu,
+def training_memory(
     one: Cost,
     options: Mapping[str, Any] = KONTEXT,
     config: ReleasedConfig = PAPER,
     quantised: str | None = None,
     shared_by: int = 1,
     at_once: int = 1,
-    steps: int = STEPS,
-    batch: int = BATCH,
-    utilisation: float = UTILISATION,
-) -> TrainingEstimate:
-    """Memory on one GPU and hours on one.
+) -> dict[str, float]:
+    """GiB by part on one GPU.
 
     Args:
         one: of one analogy, see :func:`cost`.
@@ -220,47 +335,37 @@ def estimate_training(
     with torch.device("meta"):
         transformer = FluxTransformer2DModel(**options)
     loras, router = trained_values(transformer, config)
-    base = _bytes(transformer, 2, quantised)
-    block = 0.0
-    if shared_by > 1:
-        block = max(
-            _bytes(b, 2, None) for b in (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
-        )
-    parts = {
-        "base": (base / shared_by + block) / GIB,
+    blocks = (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
+    gathered = max(_bytes(block, 2, None) for block in blocks) if shared_by > 1 else 0.0
+    return {
+        "base": (_bytes(transformer, 2, quantised) / shared_by + gathered) / GIB,
         "trained": (TRAINED_BYTES * (loras + router) / shared_by + CAST_BYTES * loras) / GIB,
         "activations": at_once * one.kept / GIB,
         "libraries and autoencoder": LIBRARIES + VAE_GIB,
     }
-    hours = one.flops * batch * steps / (1e12 * gpu.tflops * utilisation) / 3600
-    return TrainingEstimate(gpu, parts, hours)
 
 
-def table(
-    options: Mapping[str, Any] = KONTEXT, config: ReleasedConfig = PAPER, steps: int = STEPS, batch: int = BATCH
-) -> str:
-    """Everything as Markdown: GPU types by checkpointing, quantisation and FSDP over eight."""
-    lines = [
-        "| GPU | frozen base | checkpointing | GiB on the GPU | fits | hours on one |",
-        "| --- | --- | --- | ---: | --- | ---: |",
-    ]
-    ways: list[tuple[str, str | None, int]] = [("bfloat16", None, 1), ("bfloat16, FSDP over 8", None, 8)]
-    ways += [(kind, kind, 1) for kind in QUANTISED_BYTES]
-    costs = {flag: cost(options, config, checkpointing=flag) for flag in (True, False)}
+def training_hours(gpu: Gpu, one: Cost, steps: int = STEPS, batch: int = BATCH) -> float:
+    """Hours on one GPU; k of them take a k-th, before communication."""
+    return one.flops * batch * steps / (1e12 * gpu.tflops * UTILISATION) / 3600
+
+
+def table(config: ReleasedConfig = PAPER, steps: int = STEPS, batch: int = BATCH, side: int = 512) -> str:
+    """Every GPU type by checkpointing, quantisation and FSDP over eight, as a Markdown table."""
+    head = "| GPU | frozen base | checkpointing | GiB on the GPU | fits | hours on one |"
+    lines = [head, "| --- | --- | --- | ---: | --- | ---: |"]
+    ways = {"bfloat16": (None, 1), "bfloat16, FSDP over 8": (None, 8), **{kind: (kind, 1) for kind in QUANTISED_BYTES}}
+    costs = {flag: cost(config=config, side=side, checkpointing=flag) for flag in (True, False)}
     for gpu in GPUS:
-        for name, quantised, shared_by in ways:
+        for name, way in ways.items():
             for flag, one in costs.items():
-                found = estimate_training(gpu, one, options, config, quantised, shared_by, steps=steps, batch=batch)
-                cells = [gpu.name, name, "yes" if flag else "no", f"{found.gib:.1f}", "yes" if found.fits else "no"]
-                lines.append(f"| {' | '.join(cells)} | {found.hours:.0f} |")
+                gib = sum(training_memory(one, KONTEXT, config, *way).values())
+                cells = [gpu.name, name, "yes" if flag else "no", f"{gib:.1f}", "yes" if gib <= gpu.gib else "no"]
+                lines.append(f"| {' | '.join(cells)} | {training_hours(gpu, one, steps, batch):.0f} |")
     note = (
-        f"{steps:,} steps of {batch} analogies, one at a time in memory; {UTILISATION:.0%} of the published dense "
-        f"16-bit peak ({', '.join(f'{g.name} {g.tflops:g} TFLOP/s' for g in GPUS)}). "
-        f"One analogy costs {costs[True].flops / 1e15:.2f} PFLOP with checkpointing, {costs[False].flops / 1e15:.2f} "
-        f"without. Computed from the configuration, not measured on a GPU."
+        f"{steps:,} steps of {batch} analogies of {side}-pixel pictures, one at a time in memory; {UTILISATION:.0%} of "
+        f"the published dense 16-bit peak ({', '.join(f'{g.name} {g.tflops:g} TFLOP/s' for g in GPUS)}). One analogy "
+        f"costs {costs[True].flops / 1e15:.2f} PFLOP with checkpointing, {costs[False].flops / 1e15:.2f} without. "
+        f"Computed from the configuration, not measured on a GPU."
     )
     return "\n".join([*lines, "", note])
-
-
-if __name__ == "__main__":
-    print(table())

@@ -1,4 +1,4 @@
-"""A look into a released checkpoint, on the processor and one layer at a time: neither FLUX nor a GPU is needed.
+"""Measures of a released checkpoint, on the CPU and one layer at a time; neither FLUX nor a GPU is needed.
 
 With A = [A_1; …; A_N] and B = [B_1 … B_N] of one layer, the QR decompositions Aᵀ = Q_A R_A and B = Q_B R_B reduce
 everything to the N·r × N·r triangles: inner products of the updates ΔW_n = B_n A_n come from r × r blocks of
@@ -22,15 +22,14 @@ from tqdm.auto import tqdm
 from ..algebra import cosines, effective_rank, pca
 from ..core.router import Router, routing_statistics
 from ..errors import InputError
-from .checkpoint import ReleasedFile, kontext_modules
-from .picture_encoder import PictureEncoder, read_triplet
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+from .checkpoint import ReleasedFile, ReleasedLayer, kontext_modules
+from .dataset import is_picture, visible
+from .picture_encoder import PictureEncoder, read_triplets
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What the weights themselves say, for L layers and N LoRAs of rank r.
+    """Measures of the weights, for L layers and N LoRAs of rank r.
 
     Attributes:
         layers: names; widths: (in, out) of each.
@@ -117,42 +116,34 @@ def inspect_released(file: ReleasedFile, progress: bool = False) -> Inspection:
     Args:
         progress: shows a bar.
     """
-    c, found = file.config, []
+    n, r, layers = file.config.n_loras, file.config.rank, []
     with torch.no_grad():
         for layer in tqdm(file, total=len(file.layers), disable=not progress):
-            low, high = layer.factors()
-            found.append(_measured(low.double(), high.double()) | _keys(layer.keys.double()))
-    stacked = {name: torch.stack([x[name] for x in found]).numpy() for name in found[0] if name != "spectrum"}
-    spectra = np.zeros((len(found), c.n_loras * c.rank))
-    for row, x in zip(spectra, found, strict=True):
-        row[: len(x["spectrum"])] = x["spectrum"].numpy()
-    ranks = np.array([effective_rank(x["spectrum"]) for x in found])
+            layers.append(_measured(layer))
+    spectra = [x.pop("spectrum").numpy() for x in layers]
     return Inspection(
         file.layers,
         list(file.modules.values()),
-        spectra=spectra,
-        effective_ranks=ranks,
+        spectra=np.stack([np.pad(x, (0, n * r - len(x))) for x in spectra]),
+        effective_ranks=np.array([effective_rank(torch.from_numpy(x)) for x in spectra]),
         parameters=file.parameters,
-        **stacked,
+        **{name: torch.stack([x[name] for x in layers]).numpy() for name in layers[0]},
     )
 
 
-def _keys(keys: Tensor) -> dict[str, Tensor]:
-    return {"key_norms": keys.norm(dim=1), "key_cosines": cosines(keys @ keys.T)}
-
-
-def _measured(low: Tensor, high: Tensor) -> dict[str, Tensor]:
-    """Norms, cosines, effective ranks and the spectrum of the even mixture, from A [N, r, in] and B [N, out, r]."""
-    n, r = low.shape[:2]
+def _measured(layer: ReleasedLayer) -> dict[str, Tensor]:
+    """Norms, cosines and effective ranks of a layer's updates and keys, and the spectrum of the even mixture."""
+    low, high = (x.double() for x in layer.factors())  # [N, r, in], [N, out, r]
+    keys, (n, r) = layer.keys.double(), low.shape[:2]
     inner = torch.linalg.qr(low.flatten(0, 1).T, mode="r").R  # [min(N·r, in), N·r]
     outer = torch.linalg.qr(high.permute(1, 0, 2).flatten(1), mode="r").R
-    products = (inner.T @ inner) * (outer.T @ outer)
-    gram = products.view(n, r, n, r).sum((1, 3))
-    blocks = [x.view(len(x), n, r).permute(1, 0, 2) for x in (outer, inner)]
+    gram = ((inner.T @ inner) * (outer.T @ outer)).view(n, r, n, r).sum((1, 3))
     # r × r again: the singular values of B_n A_n are those of the product of the blocks' own triangles.
-    small = [torch.linalg.qr(x, mode="r").R for x in blocks]
+    small = [torch.linalg.qr(x.view(len(x), n, r).permute(1, 0, 2), mode="r").R for x in (outer, inner)]
     single = torch.linalg.svdvals(small[0] @ small[1].mT)
     return {
+        "key_norms": keys.norm(dim=1),
+        "key_cosines": cosines(keys @ keys.T),
         "norms": gram.diagonal().clamp(min=0).sqrt(),
         "update_cosines": cosines(gram),
         "lora_ranks": torch.tensor([effective_rank(x) for x in single]),
@@ -163,27 +154,28 @@ def _measured(low: Tensor, high: Tensor) -> dict[str, Tensor]:
 # --- routing -------------------------------------------------------------------------------------
 
 
-def read_analogies(folder: str | Path, side: int = 512) -> tuple[list[str], list[Tensor]]:
+def read_analogies(folder: str | Path) -> tuple[list[str], list[list[Tensor]]]:
     """Analogies of a folder: each subfolder holds pictures named ``a``, ``a_prime`` and ``b``.
 
     Returns:
-        names of the subfolders, and a, a', b, each [k, 3, side, side] in [-1, 1].
+        names of the subfolders, and for each [a, a', b] as :func:`~lorweb_mini.flux.picture_encoder.read_triplets`.
 
     Raises:
         InputError: no subfolder, or one that lacks a picture.
     """
-    folder = Path(folder)
-    places = sorted(x for x in folder.iterdir() if x.is_dir()) if folder.is_dir() else []
+    places = [x for x in visible(Path(folder)) if x.is_dir()] if Path(folder).is_dir() else []
     if not places:
         raise InputError(f"expected a folder of folders with pictures a, a_prime and b, got {str(folder)!r}")
-    paths: dict[str, list[Path]] = {"a": [], "a_prime": [], "b": []}
+    triplets = []
     for place in places:
-        for name, found in paths.items():
-            files = [x for x in sorted(place.glob(f"{name}.*")) if x.suffix.lower() in PICTURES]
-            if len(files) != 1:
-                raise InputError(f"expected one picture {name} ({', '.join(PICTURES)}) in {place}, got {len(files)}")
-            found.append(files[0])
-    return [x.name for x in places], read_triplet(paths["a"], paths["a_prime"], paths["b"], side)
+        files = {
+            name: [x for x in visible(place) if x.stem == name and is_picture(x)] for name in ("a", "a_prime", "b")
+        }
+        for name, paths in files.items():
+            if len(paths) != 1:
+                raise InputError(f"expected one picture {name} in {place}, got {len(paths)}")
+        triplets += read_triplets(*files.values())
+    return [x.name for x in places], triplets
 
 
 @torch.no_grad()
@@ -211,8 +203,11 @@ def route_released(file: ReleasedFile, query: Tensor) -> Tensor:
     return torch.cat(rows, dim=1)
 
 
-def route_pictures(file: ReleasedFile, encoder: PictureEncoder, triplet: Sequence[Tensor]) -> Tensor:
-    """Mixing coefficients [k, layers, N] of pictures a, a' and b, each [k, 3, H, W] in [-1, 1]; neither FLUX nor a GPU.
+def route_pictures(file: ReleasedFile, encoder: PictureEncoder, *triplets: Sequence[Tensor]) -> Tensor:
+    """Mixing coefficients [k, layers, N] of analogies; neither FLUX nor a GPU is needed.
+
+    Args:
+        triplets: each [a, a', b] of one size, [B, 3, H, W] in [-1, 1]; k is the sum of their B.
 
     Raises:
         InputError: an encoder of another width than the checkpoint's router has.
@@ -221,7 +216,7 @@ def route_pictures(file: ReleasedFile, encoder: PictureEncoder, triplet: Sequenc
         raise InputError(
             f"expected an encoder with embeddings of {file.config.query_dim / 3:g} numbers, got {encoder.embedding_dim}"
         )
-    return route_released(file, torch.cat([encoder(x).float() for x in triplet], dim=1))
+    return route_released(file, torch.cat([encoder.query(*x).float() for x in triplets]))
 
 
 def routing_table(names: Iterable[str], coefficients: Tensor) -> list[dict[str, Any]]:

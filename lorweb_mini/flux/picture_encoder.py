@@ -1,4 +1,4 @@
-"""The router's eye at full scale: CLIP or SigLIP through transformers, and pictures at more than 64×64.
+"""The router's picture encoder at full scale, CLIP or SigLIP through transformers, and reading pictures for it.
 
 The released router reads the projected ``image_embeds`` of CLIP ViT-L/14, 768 numbers a picture, not normalised.
 """
@@ -14,9 +14,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, CLIPVisionModelWithProjection, SiglipVisionModel
+from transformers.utils import logging
 
+from ..core.layout import grid
 from ..errors import InputError
 from ..images import _check_size, _from_array, _kind, _open, _to_rgba, to_pil
+from .dataset import fit_pictures
 
 CLIP_L = "openai/clip-vit-large-patch14"
 
@@ -44,6 +47,17 @@ class PictureEncoder(nn.Module):
         out = self.model(pixel_values=pixels.to(self.model.device, self.model.dtype))
         return out.image_embeds if self.projected else out.pooler_output
 
+    def query(self, a: Tensor, a_prime: Tensor, b: Tensor) -> Tensor:
+        """Embeddings of a, a' and b in a row, [B, 3 · D], of pictures [B, 3, H, W] of one size.
+
+        As in the release, the three are cut out of the grid [[a, a'], [b, b]] with the width of a as their height, too.
+        A picture taller than wide loses its lower part, and the cut of b begins above b; a square one is itself.
+        """
+        (height, width), whole = a.shape[-2:], grid(a, a_prime, b, b)
+        edge = width if width < 2 * height else height  # beyond that nothing of b would be left
+        cuts = (whole[..., :edge, :width], whole[..., :edge, width:], whole[..., edge:, :width])
+        return torch.cat([self(x) for x in cuts], dim=1)
+
     @classmethod
     def load(cls, name: str | Path = CLIP_L, token: str | None = None) -> PictureEncoder:
         """Reads a local folder or a model of the hub.
@@ -51,6 +65,8 @@ class PictureEncoder(nn.Module):
         Raises:
             InputError: neither is there, or it is neither CLIP nor SigLIP.
         """
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # the text tower of the same file would be reported, key by key
         try:
             kind = AutoConfig.from_pretrained(name, token=token).model_type
             family = {"clip": CLIPVisionModelWithProjection, "siglip": SiglipVisionModel}.get(kind.split("_")[0])
@@ -66,31 +82,79 @@ class PictureEncoder(nn.Module):
             raise InputError(
                 f"expected the folder or hub name of a CLIP or SigLIP model, got {str(name)!r}: {detail}"
             ) from None
+        finally:
+            logging.set_verbosity(verbosity)
         return cls(model, processor)
 
 
-def read_squares(x: Any, name: str, side: int) -> Tensor:
-    """Pictures of any size as squares.
+def read_picture(x: Any, name: str) -> Tensor:
+    """One picture at its own size, float32 [1, 3, H, W] in [-1, 1]; transparency is composed on white.
 
     Args:
-        x: a path, PIL picture, array or tensor [3, H, W] in [-1, 1], or a list of these, as in
-            :func:`~lorweb_mini.images.read_images`; transparency is composed on white.
+        x: a path, PIL picture, array or tensor [3, H, W] in [-1, 1], as in :func:`~lorweb_mini.images.read_image`.
         name: what the caller calls it, for messages.
-        side: of the result, in pixels. Pictures are padded with white to a square, then resized.
-
-    Returns:
-        float32 [B, 3, side, side] in [-1, 1].
 
     Raises:
-        InputError: an empty list, or something that is no picture.
+        InputError: something that is no picture, or a damaged one.
     """
-    if isinstance(x, Tensor) and x.ndim == 4:
-        x = list(x)
-    if not isinstance(x, (list, tuple)):
-        return _square(x, name, side)[None]
-    if not x:
+    if isinstance(x, Tensor):
+        if x.ndim != 3 or x.shape[0] != 3 or not x.is_floating_point() or not bool((x.abs() <= 1.001).all()):
+            raise InputError(f"{name}: expected a float tensor [3, H, W] in [-1, 1]; got {_kind(x)}")
+        return x.detach().to("cpu", torch.float32).clamp(-1, 1)[None]
+    if isinstance(x, np.ndarray):
+        picture = _from_array(x, name)
+    elif isinstance(x, (str, os.PathLike)):
+        picture = _open(Path(x), name)
+    elif isinstance(x, Image.Image):
+        picture = x
+    else:
+        raise InputError(f"{name}: expected a path, PIL picture, array or tensor; got {_kind(x)}")
+    _check_size(*picture.size, name)
+    try:
+        rgba = _to_rgba(ImageOps.exif_transpose(picture))
+    except Exception as error:  # decoders raise nearly every built-in exception on damaged files
+        raise InputError(f"{name}: expected a whole picture; got one that cannot be decoded: {error}") from error
+    opaque = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return torch.from_numpy(np.array(opaque)).permute(2, 0, 1).float().div_(127.5).sub_(1)[None]
+
+
+def read_triplets(a: Any, a_prime: Any, b: Any) -> list[list[Tensor]]:
+    """One [a, a', b] an analogy, a' and b stretched to a's size: tensors [1, 3, H, W] in [-1, 1].
+
+    Each argument is a picture (see :func:`read_picture`) or a list of them; one picture serves all analogies.
+
+    Raises:
+        InputError: as :func:`read_picture`, an empty list, or lengths that differ.
+    """
+    named = [
+        (x if isinstance(x, (list, tuple)) else [x], name) for x, name in ((a, "a"), (a_prime, "a_prime"), (b, "b"))
+    ]
+    pictures = [
+        [read_picture(item, f"{name}[{i}]" if len(x) > 1 else name) for i, item in enumerate(x)] for x, name in named
+    ]
+    size = max(map(len, pictures))
+    if {len(x) for x in pictures} - {1, size} or not all(pictures):
+        counts = ", ".join(str(len(x)) for x in pictures)
+        raise InputError(f"expected as many pictures a as a_prime as b (or one for all), got {counts}")
+    return [fit_pictures(*(x[i if len(x) > 1 else 0] for x in pictures)) for i in range(size)]
+
+
+def read_squares(x: Any, name: str, side: int) -> Tensor:
+    """Pictures (see :func:`read_picture`; a list or a tensor [B, 3, H, W] for several) as squares [B, 3, side, side].
+
+    They are padded with white to a square, then resized.
+    """
+    items = list(x) if isinstance(x, (list, tuple)) or (isinstance(x, Tensor) and x.ndim == 4) else [x]
+    if not items:
         raise InputError(f"{name}: expected at least one picture; got an empty list")
-    return torch.stack([_square(item, f"{name}[{i}]", side) for i, item in enumerate(x)])
+    squares = []
+    for i, item in enumerate(items):
+        picture = read_picture(item, f"{name}[{i}]" if len(items) > 1 else name)
+        if picture.shape[-2:] != (side, side):
+            padded = ImageOps.pad(to_pil(picture[0]), (side, side), Image.Resampling.LANCZOS, color="white")
+            picture = torch.from_numpy(np.array(padded)).permute(2, 0, 1).float().div_(127.5).sub_(1)[None]
+        squares.append(picture)
+    return torch.cat(squares)
 
 
 def read_triplet(a: Any, a_prime: Any, b: Any, side: int) -> list[Tensor]:
@@ -102,31 +166,6 @@ def read_triplet(a: Any, a_prime: Any, b: Any, side: int) -> list[Tensor]:
     pictures = [read_squares(x, name, side) for x, name in ((a, "a"), (a_prime, "a_prime"), (b, "b"))]
     size = max(map(len, pictures))
     if {len(x) for x in pictures} - {1, size}:
-        found = ", ".join(str(len(x)) for x in pictures)
-        raise InputError(f"expected as many pictures a as a_prime as b (or one for all), got {found}")
+        counts = ", ".join(str(len(x)) for x in pictures)
+        raise InputError(f"expected as many pictures a as a_prime as b (or one for all), got {counts}")
     return [x.expand(size, *x.shape[1:]) for x in pictures]
-
-
-def _square(x: Any, name: str, side: int) -> Tensor:
-    if isinstance(x, Tensor):
-        if x.ndim != 3 or x.shape[0] != 3 or not x.is_floating_point() or not bool((x.abs() <= 1.001).all()):
-            raise InputError(f"{name}: expected a float tensor [3, H, W] in [-1, 1]; got {_kind(x)}")
-        if x.shape[1:] == (side, side):
-            return x.detach().to("cpu", torch.float32).clamp(-1, 1)
-        picture = to_pil(x)
-    elif isinstance(x, np.ndarray):
-        picture = _from_array(x, name)
-    elif isinstance(x, (str, os.PathLike)):
-        picture = _open(Path(x), name)
-    elif isinstance(x, Image.Image):
-        picture = x
-    else:
-        raise InputError(f"{name}: expected a path, PIL picture, array or tensor; got {_kind(x)}")
-    _check_size(*picture.size, name)
-    try:
-        rgba = _to_rgba(ImageOps.exif_transpose(picture))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{name}: expected a whole picture; got one that cannot be decoded: {error}") from error
-    opaque = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    square = ImageOps.pad(opaque, (side, side), Image.Resampling.LANCZOS, color="white")
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1).float().div_(127.5).sub_(1)

@@ -1,38 +1,36 @@
-"""What a Flux training reads, computed before it: latents, router queries and prompt embeddings in tar shards.
+"""What a FLUX training reads, computed before it: latents, router queries and prompt embeddings as Arrow files.
 
 With these neither T5 nor CLIP nor the autoencoder is in memory while training. A folder of shards holds
 
-    settings.json               what was computed, from what
-    splits.json                 which categories are train, val and test
-    train-00000.tar, …          samples in webdataset's layout: <key>.safetensors and <key>.json side by side
-    prompts-00000.safetensors   embeddings of 64 captions each: "embeds" [64, T, C], "pooled" [64, P]
-    index.json                  captions, and where in its shard each sample begins
+    settings.json                  what was computed, with what weights
+    splits.json                    which categories are train, val and test
+    data.json                      caption and digest of every pair that it was computed from
+    train-00000.arrow, …           one row an analogy: its tensors, the latents' size, category, names, caption, prompt
+    prompts-00000.arrow, …         one row a caption: "embeds" [T, C] and "pooled" [P]; prompt 0 is the empty one
+    index.json                     the number of rows of every file
 
-A sample's tensors are ``target`` and ``condition``, normalised latents [16, 2h, 2w] of the grids [[a, a'], [b, b']] and
-[[a, a'], [b, b]], encoded as whole grids as the pipeline encodes them when it draws, and ``query`` [3, D], the router's
-embeddings of a, a' and b. Prompt 0 is the empty one.
-
-Anything that reads webdataset shards streams the tar files; :class:`LatentShards` reads any sample in place, one at a
-time, so that step s of a training sees the same samples whether or not the run was interrupted before it.
+The column ``tensors`` is safetensors bytes: ``target`` and ``condition``, normalised latents [16, h, w] of the grids
+[[a, a'], [b, b']] and [[a, a'], [b, b]], encoded as whole grids as the pipeline encodes them, and ``query`` [3, D], the
+router's embeddings. Sizes are the release's (:func:`~lorweb_mini.flux.dataset.grid_size`). ``datasets`` reads rows in
+place (:class:`LatentShards`) and streams the files, ``load_dataset("arrow", data_files=…, streaming=True)``.
 """
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
 import os
-import tarfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
+from datasets import Dataset, Features, Value, concatenate_datasets
+from datasets.arrow_writer import ArrowWriter
 from diffusers import FluxKontextPipeline
-from safetensors import safe_open
-from safetensors.torch import load as load_bytes
-from safetensors.torch import save, save_file
-from torch import Tensor
+from safetensors.torch import load, save
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..core.layout import grid
@@ -41,19 +39,27 @@ from ..files import write_atomically
 from .dataset import (
     PARTS,
     SPLITS,
-    FolderAnalogy,
+    PicturePair,
     check_pictures,
     draw_analogies,
+    fit_pictures,
+    grid_size,
+    read_json,
     read_relations,
     read_splits,
+    resized,
+    some,
     split_categories,
-    write_splits,
 )
-from .picture_encoder import PictureEncoder, read_squares
+from .picture_encoder import PictureEncoder, read_picture
 
-SETTINGS, INDEX = "settings.json", "index.json"
+SETTINGS, DATA, INDEX = "settings.json", "data.json", "index.json"
 PROMPTS_A_FILE = 64
-Item = TypeVar("Item")
+NAMES = {name: Value("string") for name in ("category", "first", "second", "caption")}
+NUMBERS = {name: Value("int32") for name in ("height", "width", "prompt")}
+SAMPLES = Features({**NAMES, **NUMBERS, "tensors": Value("binary")})
+PROMPTS = Features({"caption": Value("string"), "tensors": Value("binary")})
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,16 +67,16 @@ class ShardSettings:
     """What is computed.
 
     Attributes:
-        side: of one picture in pixels; the grid has twice that.
-        text_tokens: length T of a prompt; diffusers' own 512 unless drawing uses another.
-        each: analogies of a category; None for all n · (n − 1).
+        side: of one square picture in pixels, half of its grid; other aspects keep about that area.
+        text_tokens: length T of a prompt; diffusers' own 512 unless sampling uses another.
+        each: analogies of a category; 0 for all n · (n − 1).
         seed: which analogies, in which order.
-        samples: in one shard.
+        samples: in one file.
     """
 
-    side: int = 512
+    side: int = 256
     text_tokens: int = 512
-    each: int | None = 300
+    each: int = 300
     seed: int = 0
     samples: int = 500
 
@@ -89,177 +95,209 @@ def write_shards(
 
     Args:
         pipeline: Kontext's; its transformer is not used and may be None. Tensors are kept in its dtype.
-        encoder: what the router looks through.
+        encoder: the router's picture encoder.
         data: see :mod:`~lorweb_mini.flux.dataset`.
         splits: a split file of these categories; by default :func:`~lorweb_mini.flux.dataset.split_categories`.
         names: further settings to keep, such as where pipeline and encoder came from.
 
     Raises:
-        InputError: what the readers of the folder raise, a picture that is broken, or shards of other settings.
+        InputError: what the readers of the folder raise, a picture that is broken, or shards of other settings,
+            weights, pictures or captions.
     """
     out, settings = Path(out), settings or ShardSettings()
     out.mkdir(parents=True, exist_ok=True)
     relations = read_relations(data)
     parts = read_splits(splits, list(relations)) if splits else split_categories(list(relations))
-    check_pictures(relations)
-    dtype = str(pipeline.vae.dtype).removeprefix("torch.")
-    content = {**vars(settings), "embedding_dim": encoder.embedding_dim, "dtype": dtype, **(names or {})}
-    _claim(out, content, parts)
+    models = {part: getattr(pipeline, part) for part in ("vae", "text_encoder", "text_encoder_2")}
+    content = {
+        **asdict(settings),
+        "embedding_dim": encoder.embedding_dim,
+        "dtype": str(pipeline.vae.dtype).removeprefix("torch."),
+        "weights": {part: _digest(model) for part, model in {**models, "encoder": encoder}.items()},
+        **(names or {}),
+    }
+    _claim(out, {SETTINGS: content, SPLITS: parts, DATA: check_pictures(relations)})
     captions = ["", *sorted({pair.caption for pairs in relations.values() for pair in pairs})]
-    _write_prompts(pipeline, captions, out, settings.text_tokens, device)
-    prompt_of = {caption: i for i, caption in enumerate(captions)}
-    shards: dict[str, dict[str, list]] = {}
+    number_of = {caption: i for i, caption in enumerate(captions)}
+    rows: dict[str, int] = {}
+
+    def prompt(caption: str) -> Row:
+        # One at a time: what a caption's embedding is must not depend on its neighbours in a batch.
+        pair = pipeline.encode_prompt(caption, None, device=device, max_sequence_length=settings.text_tokens)[:2]
+        return {"caption": caption, "tensors": _packed({"embeds": pair[0][0], "pooled": pair[1][0]})}
+
+    def sample(analogy: tuple[PicturePair, PicturePair]) -> Row:
+        first, second = analogy
+        about = {"category": first.category, "first": first.name, "second": second.name, "caption": first.caption}
+        tensors = encode(pipeline, encoder, first, second, settings.side, device)
+        height, width = tensors["target"].shape[1:]
+        sizes = {"prompt": number_of[first.caption], "height": height, "width": width}
+        return {**about, **sizes, "tensors": _packed(tensors)}
+
+    _write(out, "prompts", captions, PROMPTS_A_FILE, prompt, PROMPTS, rows)
     for part in PARTS:
-        chosen = draw_analogies({k: relations[k] for k in parts[part]}, settings.each, settings.seed)
-        bar = tqdm(total=len(chosen), desc=part, unit="analogy")
-        shards[part] = {}
-        for number, few in enumerate(_groups(chosen, settings.samples)):
-            path = out / f"{part}-{number:05d}.tar"
-            if not path.exists():
-                _write_shard(path, _samples(few, prompt_of, pipeline, encoder, settings.side, device))
-            shards[part][path.name] = _members(path)
-            bar.update(len(few))
-        bar.close()
-    index = {"captions": captions, "categories": parts, "shards": shards}
-    write_atomically(out / INDEX, json.dumps(index, ensure_ascii=False).encode())
+        chosen = draw_analogies({k: relations[k] for k in parts[part]}, settings.each or None, settings.seed)
+        _write(out, part, chosen, settings.samples, sample, SAMPLES, rows)
+    write_atomically(out / INDEX, json.dumps(rows, indent=1).encode())
     return LatentShards(out)
 
 
-def _claim(out: Path, content: dict[str, Any], parts: dict[str, list[str]]) -> None:
-    """Writes settings and split of a new folder; InputError where it holds others."""
-    content, split = json.loads(json.dumps(content)), out / SPLITS
-    if (out / SETTINGS).exists():
-        found = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
-        differ = sorted(k for k in found.keys() | content.keys() if found.get(k) != content.get(k))
-        if split.exists() and json.loads(split.read_text(encoding="utf-8")) != parts:
-            differ.append("splits")
-        if differ:
-            raise InputError(f"expected shards of the same settings in {out}, got others: {', '.join(differ)} differ")
-    write_splits(split, parts)
-    write_atomically(out / SETTINGS, json.dumps(content, indent=1).encode())
-
-
 @torch.no_grad()
-def _write_prompts(
-    pipeline: FluxKontextPipeline, captions: Sequence[str], out: Path, tokens: int, device: str | torch.device
-) -> None:
-    for number, few in enumerate(_groups(captions, PROMPTS_A_FILE)):
-        path = out / f"prompts-{number:05d}.safetensors"
-        if path.exists():
-            continue
-        # One at a time: what a caption's embedding is must not depend on its neighbours in a batch.
-        found = [pipeline.encode_prompt(x, None, device=device, max_sequence_length=tokens)[:2] for x in few]
-        embeds, pooled = (torch.cat(list(x)).cpu().contiguous() for x in zip(*found, strict=True))
-        part = path.with_name(path.name + ".part")
-        save_file({"embeds": embeds, "pooled": pooled}, part)
-        os.replace(part, path)
-
-
-@torch.no_grad()
-def _samples(
-    analogies: Sequence[FolderAnalogy],
-    prompt_of: dict[str, int],
+def encode(
     pipeline: FluxKontextPipeline,
     encoder: PictureEncoder,
+    first: PicturePair,
+    second: PicturePair,
     side: int,
     device: str | torch.device,
-) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
-    for x in analogies:
-        paths = (x.first.control, x.first.target, x.second.control, x.second.target)
-        a, a_prime, b, b_prime = (read_squares(path, str(path), side) for path in paths)
-        tensors = {
-            "target": _latents(pipeline, grid(a, a_prime, b, b_prime), device)[0],
-            "condition": _latents(pipeline, grid(a, a_prime, b, b), device)[0],
-            "query": encoder(torch.cat([a, a_prime, b])).float(),
-        }
-        about = {
-            "category": x.first.category,
-            "first": x.first.name,
-            "second": x.second.name,
-            "caption": x.first.caption,
-            "prompt": prompt_of[x.first.caption],
-        }
-        yield {k: v.cpu().contiguous() for k, v in tensors.items()}, about
+) -> dict[str, Tensor]:
+    """Tensors of one analogy, see the module; latents are the posterior's mode, as the pipeline's condition is."""
+    paths = (first.control, first.target, second.control, second.target)
+    a, a_prime, b, b_prime = fit_pictures(*(read_picture(path, str(path)) for path in paths))
+    size, vae = grid_size(a.shape[-1], a.shape[-2], side), pipeline.vae
+    tensors = {"query": encoder.query(a, a_prime, b).view(3, -1).float()}
+    for name, corner in (("target", b_prime), ("condition", b)):
+        pixels = resized(grid(a, a_prime, b, corner), size).to(device, vae.dtype)
+        latent = vae.encode(pixels).latent_dist.mode()
+        tensors[name] = ((latent - vae.config.shift_factor) * vae.config.scaling_factor)[0]
+    return tensors
 
 
-def _latents(pipeline: FluxKontextPipeline, pictures: Tensor, device: str | torch.device) -> Tensor:
-    """Pictures in [-1, 1] to normalised latents: the mode of the posterior, as the pipeline's own condition is."""
-    vae = pipeline.vae
-    mode = vae.encode(pictures.to(device, vae.dtype)).latent_dist.mode()
-    return (mode - vae.config.shift_factor) * vae.config.scaling_factor
+def _packed(tensors: Mapping[str, Tensor]) -> bytes:
+    return save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
 
 
-def _write_shard(path: Path, samples: Iterator[tuple[dict[str, Tensor], dict[str, Any]]]) -> None:
-    part = path.with_name(path.name + ".part")
-    with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for number, (tensors, about) in enumerate(samples):
-            for kind, content in (("safetensors", save(tensors)), ("json", json.dumps(about).encode())):
-                info = tarfile.TarInfo(f"{number:08d}.{kind}")
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-    os.replace(part, path)
+def _write(
+    out: Path,
+    stem: str,
+    items: Sequence[Any],
+    size: int,
+    row_of: Callable[[Any], Row],
+    features: Features,
+    rows: dict[str, int],
+) -> None:
+    """Writes the files ``<stem>-<number>.arrow`` that are not there yet, each whole or not at all."""
+    with tqdm(total=len(items), desc=stem) as bar:
+        for start in range(0, len(items), size):
+            path, few = out / f"{stem}-{start // size:05d}.arrow", items[start : start + size]
+            rows[path.name] = len(few)
+            if not path.exists():
+                part = path.with_name(path.name + ".part")
+                with torch.no_grad(), ArrowWriter(path=str(part), features=features, writer_batch_size=16) as writer:
+                    for item in few:
+                        writer.write(row_of(item))
+                    writer.finalize()
+                os.replace(part, path)
+            bar.update(len(few))
 
 
-def _groups(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
+def _digest(model: nn.Module | None) -> str | None:
+    """A digest of names, shapes and every k-th value of a model's weights; weights of another training differ in it."""
+    if model is None:
+        return None
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        few = tensor.flatten()[:: max(1, tensor.numel() // 64)].float().cpu()
+        digest.update(f"{name}{list(tensor.shape)}".encode() + few.numpy().tobytes())
+    return digest.hexdigest()
 
 
-def _members(path: Path) -> list[list[int]]:
-    """Offset and size of both members of each sample."""
-    with tarfile.open(path) as archive:
-        places = [[x.offset_data, x.size] for x in archive.getmembers()]
-    return [[*tensors, *about] for tensors, about in zip(places[::2], places[1::2], strict=True)]
+def _claim(out: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes what a new folder's shards are made from; InputError, with what differs, where it holds others."""
+    there = [name for name in files if (out / name).exists()]
+    if len(there) < len(files) and any(out.glob("*.arrow")):
+        raise InputError(f"expected {some(sorted(set(files) - set(there)))} beside the shards in {out}, got none")
+    differ: list[str] = []
+    for name, content in files.items():
+        new, old = json.loads(json.dumps(content)), read_json(out / name) if name in there else None
+        if old is None:
+            write_atomically(out / name, json.dumps(new, indent=1, ensure_ascii=False).encode())
+        elif not isinstance(old, dict):
+            raise InputError(f"expected an object in {out / name}, got something else")
+        else:
+            keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+            differ += [_difference(name, key, old.get(key), new.get(key)) for key in keys]
+    if differ:
+        raise InputError(
+            f"expected shards of the same settings, pictures and captions in {out}, got others: {some(differ)}. "
+            f"Choose another folder, or delete this one"
+        )
+
+
+def _difference(file: str, key: str, old: Any, new: Any) -> str:
+    if file == SPLITS:
+        return f"the split's {key}"
+    if file == SETTINGS and not isinstance(new, dict):
+        return f"{key} (was {old!r}, is {new!r})"
+    if old is None or new is None:
+        return f"{key} ({'added' if old is None else 'removed'})"
+    return f"{' and '.join(name for name in new if old.get(name) != new[name])} of {key}"
 
 
 class LatentShards:
-    """Shards that :func:`write_shards` finished; nothing is in memory but the index.
+    """Shards that :func:`write_shards` finished, memory-mapped; every file is opened and counted at once.
+
+    Attributes:
+        settings: contents of settings.json.
+        categories: names of the categories in train, val and test.
+        captions: text of each prompt.
+        digest: of pictures, captions and split, so that a training does not go on with other data.
 
     Raises:
-        InputError: no finished shards, or a file that is missing.
+        InputError: no finished shards, or a file that is missing or damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        if not (self.folder / INDEX).is_file():
+            raise InputError(f"expected finished shards in {folder}, got none")
+        self.settings, self.categories, rows = (read_json(self.folder / x) for x in (SETTINGS, SPLITS, INDEX))
+        if gone := [name for name in (*rows, DATA) if not (self.folder / name).is_file()]:
+            raise InputError(f"expected {len(rows)} shards in {folder}, got {len(gone)} missing: {some(gone)}")
+        opened = {name: self._open(self.folder / name, count) for name, count in rows.items()}
+        self._files = {part: [x for x in opened if x.startswith(f"{part}-")] for part in (*PARTS, "prompts")}
+        self._data = {part: concatenate_datasets([opened[x] for x in few]) for part, few in self._files.items() if few}
+        self.captions: list[str] = list(self._data["prompts"]["caption"])
+        content = b"".join((self.folder / name).read_bytes() for name in (DATA, SPLITS))
+        self.digest = hashlib.sha256(content).hexdigest()
+
+    @staticmethod
+    def _open(path: Path, count: int) -> Dataset:
         try:
-            self.settings: dict[str, Any] = json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))
-            index = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
-            self.captions: list[str] = index["captions"]
-            self.categories: dict[str, list[str]] = index["categories"]
-            shards: dict[str, dict[str, list[list[int]]]] = index["shards"]
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"expected finished shards in {folder}, got none: {error!r}") from None
-        files = [name for part in shards.values() for name in part]
-        files += [self._prompt_file(i).name for i in range(0, len(self.captions), PROMPTS_A_FILE)]
-        if gone := [name for name in files if not (self.folder / name).is_file()]:
-            raise InputError(
-                f"expected {len(files)} shards in {folder}, got {len(gone)} missing: {', '.join(gone[:5])}"
-            )
-        self._places = {
-            part: [(name, place) for name, places in shards.get(part, {}).items() for place in places] for part in PARTS
-        }
+            data = Dataset.from_file(str(path))
+            if len(data) == count:
+                return data
+            detail = f"{len(data)} rows"
+        except Exception as error:  # Arrow raises kinds of its own, and built-in ones
+            detail = " ".join(str(error).split())[:200]
+        raise InputError(f"expected {count} rows in {path}, got a damaged file: {detail}")
 
     def count(self, part: str) -> int:
         """Number of samples of train, val or test."""
-        return len(self._places[part])
+        return len(self._data[part]) if part in self._data else 0
 
     def files(self, part: str) -> list[Path]:
-        """The tar files of a part, for readers that stream."""
-        return [self.folder / name for name in dict.fromkeys(name for name, _ in self._places[part])]
+        """The Arrow files of a part, for readers that stream."""
+        return [self.folder / name for name in self._files[part]]
 
-    def sample(self, part: str, number: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors of one sample (see the module), and category, names, caption and prompt number."""
-        name, (start, size, about_start, about_size) = self._places[part][number]
-        with (self.folder / name).open("rb") as file:
-            file.seek(start)
-            tensors = load_bytes(file.read(size))
-            file.seek(about_start)
-            return tensors, json.loads(file.read(about_size))
+    def buckets(self, part: str) -> list[list[int]]:
+        """Numbers of the samples that share one size and can stand in one batch."""
+        buckets: dict[tuple[int, int], list[int]] = {}
+        if self.count(part):
+            sizes: Iterable[Row] = self._data[part].select_columns(["height", "width"])
+            for number, row in enumerate(sizes):
+                buckets.setdefault((row["height"], row["width"]), []).append(number)
+        return list(buckets.values())
+
+    def sample(self, part: str, number: int) -> tuple[dict[str, Tensor], Row]:
+        """Tensors of one sample (see the module), and category, names, caption, size and prompt number."""
+        row = self._data[part][number]
+        try:
+            return load(row.pop("tensors")), row
+        except Exception as error:
+            raise InputError(f"expected whole tensors in {part} {number} of {self.folder}, got {error}") from None
 
     def prompt(self, number: int) -> tuple[Tensor, Tensor]:
         """Embeddings of a caption: [T, C] and, pooled, [P]."""
-        row = number % PROMPTS_A_FILE
-        with safe_open(self._prompt_file(number), framework="pt") as file:
-            return file.get_slice("embeds")[row], file.get_slice("pooled")[row]
-
-    def _prompt_file(self, number: int) -> Path:
-        return self.folder / f"prompts-{number // PROMPTS_A_FILE:05d}.safetensors"
+        tensors, _ = self.sample("prompts", number)
+        return tensors["embeds"], tensors["pooled"]

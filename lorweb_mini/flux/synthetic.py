@@ -13,10 +13,8 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import KEYS, Modules, ReleasedConfig, ReleasedFile, kontext_modules, open_released, released_shapes
+from .checkpoint import KEYS, PAPER, Modules, ReleasedConfig, ReleasedFile, kontext_modules, released_shapes
 
-# The paper's sizes: 835,051,520 values on all 494 Linears of the blocks.
-PAPER = ReleasedConfig(n_loras=32, rank=4, keys_dim=128, query_dim=3 * 768)
 SCALE = 0.02
 POOL = 1 << 22  # more than the largest tensor of FLUX has
 
@@ -27,22 +25,19 @@ def write_random(
     """Writes and opens a checkpoint of random half-precision values: 2 bytes for each of ``parameters``.
 
     A safetensors file is the length of a header (8 bytes), the header in JSON (for each tensor its dtype, its shape and
-    where its bytes lie), then the bytes. So a file of any size can be written piece by piece. A tensor is a stretch of
-    one pool of four million normal numbers of deviation 0.02, from a random place on; keys are a stretch of another of
-    deviation 1, as a router starts with.
+    where its bytes lie), then the bytes, so it can be written piece by piece. A tensor is a stretch of one pool of four
+    million normal numbers of deviation 0.02, from a random place on; keys are a stretch of another of deviation 1.
 
     Args:
         config: its sizes.
         modules: names and widths of the adapted Linears; by default FLUX.1-Kontext's own.
     """
-    path = Path(path)
+    path, modules = Path(path), kontext_modules() if modules is None else modules
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(POOL, generator=generator)
     small, large = ((scale * normal).half().numpy().tobytes() for scale in (SCALE, 1.0))
-    shapes = released_shapes(config, kontext_modules() if modules is None else modules)
-    header: dict[str, object] = {}
-    end = 0
-    for name, shape in shapes.items():
+    header, end = {}, 0
+    for name, shape in (shapes := released_shapes(config, modules)).items():
         start, end = end, end + 2 * prod(shape)
         header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
@@ -55,4 +50,4 @@ def write_random(
             while left:
                 left -= file.write(pool[place : place + left])
                 place = 0
-    return open_released(path, modules)
+    return ReleasedFile(path, config, modules)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ import torch
 from diffusers import FluxKontextPipeline, FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_flux_kontext import calculate_shift
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..core.basis import Basis
 from ..core.layout import pack, position_ids
 from ..core.router import Router, routing_statistics
 from ..errors import InputError
+from ..files import write_atomically
 from ..images import to_pil
 from ..training.loop import Recipe, TrainingConfig, torch_generator
 from .checkpoint import open_released, released_tensors, write_released
@@ -53,11 +55,13 @@ class FluxConfig:
     """What is trained.
 
     Attributes:
-        n_loras, rank, keys_dim: N, r, d.
+        n_loras: size N of the basis.
+        rank: rank r of its LoRAs.
+        keys_dim: length d of the router's keys.
         caption_dropout: share of the samples that get the empty prompt.
         guidance: what the guidance-distilled transformer is told while it learns; 1 is the conditional velocity itself.
         sample_every: steps between sample grids; 0 draws none.
-        samples: analogies in a sample grid, half of seen and half of unseen relations.
+        sample_count: analogies in a sample grid, half of seen and half of unseen relations.
         sampling_steps: Euler steps of a sample.
     """
 
@@ -67,7 +71,7 @@ class FluxConfig:
     caption_dropout: float = 0.05
     guidance: float = 1.0
     sample_every: int = 500
-    samples: int = 4
+    sample_count: int = 4
     sampling_steps: int = 28
 
 
@@ -104,6 +108,10 @@ class FluxRecipe(Recipe):
         for parameter in self.basis.parameters():
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
+        for index in range(len(self.basis.layers)):
+            # The release's start: U(±1/√(in·r)) for every A_n; PEFT's own does not know of r.
+            bound = (self.basis.factors(index)[0].shape[2] * self.config.rank) ** -0.5
+            nn.init.uniform_(self.basis.factors(index)[0], -bound, bound)
         for module in self.basis.modules:
             # Autocast brings the LoRAs to the base's precision; PEFT would bring every input to theirs.
             module.cast_input_dtype_enabled = transformer.dtype == torch.float32
@@ -111,8 +119,7 @@ class FluxRecipe(Recipe):
         self.router = Router(len(self.basis.layers), self.config.n_loras, width, self.config.keys_dim)
         if checkpointing:
             transformer.enable_gradient_checkpointing()
-        self.rows = shards.settings["side"] // 8  # of tokens, in the grid
-        self.shift = _shift(self.rows**2, pipeline)
+        self.bucket_of = {number: bucket for bucket in shards.buckets("train") for number in bucket}
         # In a list, so that its autoencoder is no part of the module in training.
         self.drawing = [pipeline] if pipeline is not None else []
 
@@ -120,19 +127,23 @@ class FluxRecipe(Recipe):
         return [{"params": self.basis.parameters()}, {"params": list(self.router.parameters())}]
 
     def configuration(self) -> dict[str, Any]:
-        return {"flux": asdict(self.config), "shards": self.shards.settings, "layers": len(self.basis.layers)}
+        shards = {**self.shards.settings, "data": self.shards.digest}
+        return {"flux": asdict(self.config), "shards": shards, "layers": len(self.basis.layers)}
 
     def shard_units(self) -> list[nn.Module]:
         inner = self.transformer
         return [*inner.transformer_blocks, *inner.single_transformer_blocks, inner, self.router]
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
-        chosen = rng.integers(self.shards.count("train"), size=size)
+        # A batch is of one size: that of a sample drawn from all, so that each sample is as likely as any other.
+        bucket = self.bucket_of[int(rng.integers(self.shards.count("train")))]
+        chosen = [bucket[i] for i in rng.integers(len(bucket), size=size)]
         dropped = rng.random(size) < self.config.caption_dropout
-        found = self._read([("train", int(i)) for i in chosen], dropped.tolist())
+        samples = self._read([("train", i) for i in chosen], dropped.tolist())
         generator = torch_generator(rng)
-        t = torch.sigmoid(torch.randn(size, generator=generator) + self.shift)
-        return {**found, "t": t, "noise": torch.randn(found["target"].shape, generator=generator)}
+        shift = _shift(samples["target"][0, 0].numel() // 4, self.drawing[0] if self.drawing else None)
+        t = torch.sigmoid(torch.randn(size, generator=generator) + shift)
+        return {**samples, "t": t, "noise": torch.randn(samples["target"].shape, generator=generator)}
 
     def _read(self, places: Sequence[tuple[str, int]], dropped: Sequence[bool]) -> dict[str, Tensor]:
         """Samples and prompts: latents [B, 16, 2h, 2w], query [B, 3, D], embeds [B, T, C], pooled [B, P]."""
@@ -148,10 +159,11 @@ class FluxRecipe(Recipe):
         clean, noise, t = batch["target"].float(), batch["noise"], batch["t"]
         noisy = torch.lerp(clean, noise, t[:, None, None, None])
         half, coefficients = self.transformer.dtype, self.coefficients(batch["query"])
+        rows, columns = (edge // 2 for edge in clean.shape[2:])
         # Not within basis.mixed: checkpointed blocks compute once more in the backward pass, after this returns.
         self.basis.coefficients = coefficients
         with self._precision(clean.device):
-            ids = [position_ids(self.rows, self.rows, k) for k in range(2)]
+            ids = [position_ids(rows, columns, k) for k in range(2)]
             v = self.transformer(
                 hidden_states=torch.cat([pack(noisy), pack(batch["condition"].float())], dim=1).to(half),
                 encoder_hidden_states=batch["embeds"].to(half),
@@ -161,7 +173,7 @@ class FluxRecipe(Recipe):
                 img_ids=torch.cat(ids).to(clean.device),
                 txt_ids=t.new_zeros(batch["embeds"].shape[1], 3),
                 return_dict=False,
-            )[0][:, : self.rows**2]
+            )[0][:, : rows * columns]
         loss = (v.float() - pack(noise - clean)).pow(2).mean()
         statistics = routing_statistics(coefficients.detach())
         return {"loss": loss, **{k: loss.new_tensor(x) for k, x in statistics.items()}}
@@ -181,14 +193,14 @@ class FluxRecipe(Recipe):
 
     def sampled(self) -> list[tuple[str, int]]:
         """The analogies of the sample grids: as many of train as of val, fewer where there are not so many."""
-        half = self.config.samples // 2
+        half = self.config.sample_count // 2
         return [(part, i) for part in ("train", "val") for i in range(min(half, self.shards.count(part)))]
 
     @torch.no_grad()
     def draw(self, seed: int = 0) -> Tensor:
-        """What the basis draws now, one grid [[a, a'], [b, b']] beside another, in [-1, 1]: [3, 2s, k · 2s].
+        """What the basis draws now, one grid [[a, a'], [b, b']] beside another, in [-1, 1]: [3, H, W].
 
-        Every process must call it together where the parameters are sharded.
+        Lower grids are filled up with white. Every process must call it together where the parameters are sharded.
         """
         places, (pipeline,) = self.sampled(), self.drawing
         device = next(self.router.parameters()).device
@@ -198,22 +210,23 @@ class FluxRecipe(Recipe):
             x = {k: v.to(device) for k, v in self._read([place], [False]).items()}
             with self.basis.mixed(self.coefficients(x["query"])), self._precision(device):
                 grids.append(self._grid(pipeline, x, seed))
-        return torch.cat(grids, dim=-1)[0]
+        height = max(x.shape[-2] for x in grids)
+        return torch.cat([F.pad(x, (0, 0, 0, height - x.shape[-2]), value=1.0) for x in grids], dim=-1)[0]
 
     def _precision(self, device: torch.device) -> Any:
         half = self.transformer.dtype
         return torch.autocast(device.type, half, enabled=half != torch.float32)
 
     def _grid(self, pipeline: FluxKontextPipeline, x: dict[str, Tensor], seed: int) -> Tensor:
-        edge, half = 2 * self.shards.settings["side"], self.transformer.dtype
+        half, (height, width) = self.transformer.dtype, (8 * edge for edge in x["target"].shape[2:])
         pipeline.set_progress_bar_config(disable=True)
         drawn = pipeline(
             image=x["condition"].to(half),
             prompt_embeds=x["embeds"].to(half),
             pooled_prompt_embeds=x["pooled"].to(half),
-            height=edge,
-            width=edge,
-            max_area=edge * edge,
+            height=height,
+            width=width,
+            max_area=height * width,
             _auto_resize=False,
             num_inference_steps=self.config.sampling_steps,
             guidance_scale=2.5,
@@ -228,15 +241,10 @@ class FluxRecipe(Recipe):
         named = {k: v for k, v in kwargs.items() if v is not None}
         write_released(folder / WEIGHTS, released_tensors(self.basis, self.router), named)
         text = json.dumps({**self.configuration(), "categories": self.shards.categories}, indent=1, ensure_ascii=False)
-        (folder / "trained.json").write_text(text + "\n", encoding="utf-8")
+        write_atomically(folder / "trained.json", (text + "\n").encode())
 
     def start_from(self, folder: Path) -> None:
         open_released(folder).load_into(self.basis, self.router)
-
-
-def training_config(**changes: Any) -> TrainingConfig:
-    """The paper's setting with changes; those that are None change nothing."""
-    return replace(TRAINING, **{k: v for k, v in changes.items() if v is not None})
 
 
 def _shift(tokens: int, pipeline: FluxKontextPipeline | None) -> float:
@@ -252,10 +260,10 @@ def _check_fit(transformer: FluxTransformer2DModel, shards: LatentShards) -> Non
     tensors, about = shards.sample("train", 0)
     embeds, pooled = shards.prompt(about["prompt"])
     config = transformer.config
-    found = (4 * tensors["target"].shape[0], embeds.shape[1], pooled.shape[0])
+    given = (4 * tensors["target"].shape[0], embeds.shape[1], pooled.shape[0])
     needed = (config["in_channels"], config["joint_attention_dim"], config["pooled_projection_dim"])
-    if found != needed:
+    if given != needed:
         raise InputError(
             f"expected latents and prompts for a transformer of (channels, prompt, pooled) = {needed}, "
-            f"got {found} in {shards.folder}"
+            f"got {given} in {shards.folder}"
         )

@@ -1,15 +1,16 @@
-"""A model in training spread over processes: torch's FSDP2, its checkpoints, and the whole tensors back.
+"""Training on several processes with torch's FSDP2: sharding, checkpoints, and gathering whole tensors.
 
-Every sharded parameter is a DTensor: each process holds a slice of it, and a block's parameters are together only
-while the block computes. A recipe names its units (blocks, then what holds them); accelerate's configuration says
-whether they are sharded, as ``accelerate launch --config_file`` with :file:`fsdp.yaml` does. They are sharded here and
-not in ``Accelerator.prepare``, which cannot on CPUs, where it is tested, and which makes the optimiser first.
+Every sharded parameter is a DTensor: each process holds a slice of it, and a block's parameters are whole only while
+the block computes. A recipe names its units (blocks, then what holds them); accelerate's configuration says whether
+they are sharded (``accelerate launch --config_file`` with :file:`fsdp.yaml`). ``Accelerator.prepare`` is not used for
+it: it needs a GPU, and makes the optimiser first.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -84,15 +85,15 @@ def save_sharded(folder: Path, tensors: dict[str, Tensor], progress: dict[str, A
 
 
 def sharded_states(folder: Path) -> list[Path]:
-    """Whole states in a folder, the newest last."""
-    return sorted(x for x in folder.glob("state-*") if x.suffix != ".part")
+    """Whole states in a folder, the newest last: names that :func:`save_sharded` writes, and no other."""
+    return sorted(x for x in folder.glob("state-*") if re.fullmatch(r"state-\d{8,}", x.name) and x.is_dir())
 
 
 def read_progress(state: Path) -> dict[str, Any]:
     """What :func:`save_sharded` was given beside the tensors; InputError where it is damaged."""
     try:
-        found: dict[str, Any] = json.loads((state / PROGRESS).read_text(encoding="utf-8"))
-        return found
+        progress: dict[str, Any] = json.loads((state / PROGRESS).read_text(encoding="utf-8"))
+        return progress
     except (OSError, ValueError) as error:
         raise InputError(f"expected the state of an unfinished run, got a damaged one: {state} ({error})") from None
 

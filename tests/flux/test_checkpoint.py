@@ -23,7 +23,6 @@ from lorweb_mini.flux.checkpoint import (
     kontext_modules,
     modules_of,
     open_released,
-    read_released,
     released_tensors,
     write_released,
 )
@@ -153,9 +152,10 @@ def test_whole_transformer_computes_the_released_formula(
 def test_round_trip_keeps_every_bit(tensors: dict[str, Tensor], tmp_path: Path) -> None:
     kwargs = {"external_query_model": "some/clip", "pooling_type": "none"}
     first = write_released(tmp_path / "one" / "weights.safetensors", tensors, kwargs)
-    config, read = read_released(first)
+    file = open_released(first)
+    config, read = file.config, file.tensors()
     second = write_released(tmp_path / "two" / "weights.safetensors", read, config.network_kwargs)
-    again, twice = read_released(second)
+    again, twice = open_released(second).config, open_released(second).tensors()
     assert list(read) == list(twice) and set(read) == set(tensors)
     for name, tensor in tensors.items():
         assert twice[name].dtype == torch.float16 and torch.equal(twice[name], tensor)
@@ -295,6 +295,9 @@ def test_files_that_are_none(tensors: dict[str, Tensor], tmp_path: Path) -> None
         ({"loras_num": 4}, "loras_num: 3"),
         ({"lora_softmax": False}, "lora_softmax: True"),
         ({"lora_heads": 2}, "lora_heads: 1"),
+        ({"mixing_coeffs_type": "sum"}, "mixing_coeffs_type: mean"),
+        ({"query_projection_type": "none"}, "query_projection_type: linear"),
+        ({"external_query": False}, "external_query: True"),
         ({"query_mode": "ca'-ca"}, "query_mode: cat-aa'b"),
     ],
 )
@@ -319,10 +322,52 @@ def test_configuration_that_is_none(tensors: dict[str, Tensor], tmp_path: Path, 
         open_released(path)
 
 
-def test_configuration_may_be_absent_or_above(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", [".", "..", "../.."])
+def test_configuration_beside_and_above(tensors: dict[str, Tensor], tmp_path: Path, where: str) -> None:
+    """Beside the file, one folder up as the release has it, or in the folder that was asked for."""
+    path = write_released(tmp_path / "run" / "weights" / "x.safetensors", tensors)
+    network = {"network": {"network_kwargs": {"external_query_model": "clip"}}}
+    (path.parent / "config.yaml").unlink()
+    (path.parent / where / "config.yaml").write_text(yaml.safe_dump({"config": {"process": [network]}}))
+    assert open_released(tmp_path if where == "../.." else path).config.encoder == "clip"
+
+
+@pytest.mark.parametrize("foreign", [None, "[]", "name: something else", "config: {process: []}"])
+def test_without_configuration_it_says_what_it_assumes(
+    tensors: dict[str, Tensor], tmp_path: Path, foreign: str | None
+) -> None:
+    """None at all, or one folder up a file of that name which belongs to something else."""
     path = write_released(tmp_path / "inner" / "x.safetensors", tensors)
     (tmp_path / "inner" / "config.yaml").unlink()
-    assert open_released(path).config.network_kwargs == {}
-    network = {"network": {"network_kwargs": {"external_query_model": "clip"}}}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"config": {"process": [network]}}))
-    assert open_released(tmp_path).config.encoder == "clip"
+    if foreign is not None:
+        (tmp_path / "config.yaml").write_text(foreign)
+    with pytest.warns(UserWarning, match=r"no config\.yaml .* assumed lora_heads: 1, lora_softmax: True.*tanh"):
+        assert open_released(path).config.network_kwargs == {}
+
+
+@pytest.mark.parametrize("alpha", [1, RANK, 16, "4", None])
+def test_alpha_is_ignored_as_in_the_release(tensors: dict[str, Tensor], tmp_path: Path, alpha: object) -> None:
+    path = write_released(tmp_path / "x.safetensors", tensors)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    config["config"]["process"][0]["network"]["linear_alpha"] = alpha
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert torch.equal(open_released(path).layer("transformer_blocks.0.attn.to_q").A, tensors[f"{LAYER}.lora_A"])
+
+
+def test_written_configuration_has_what_the_released_inference_reads(
+    tensors: dict[str, Tensor], tmp_path: Path
+) -> None:
+    write_released(tmp_path / "x.safetensors", tensors, {"external_query_model": "clip", "lora_heads": 4})
+    kwargs = yaml.safe_load((tmp_path / "config.yaml").read_text())["config"]["process"][0]["network"]["network_kwargs"]
+    assert kwargs == {
+        "loras_num": N,
+        "lora_keys_dim": KEYS_DIM,
+        "lora_heads": 1,
+        "lora_softmax": True,
+        "mixing_coeffs_type": "mean",
+        "pooling_type": "avg",
+        "query_projection_type": "linear",
+        "external_query": True,
+        "query_mode": "cat-aa'b",
+        "external_query_model": "clip",
+    }

@@ -11,8 +11,16 @@ from tiny_flux import tiny_transformer
 from torch import nn
 
 from lorweb_mini.commands.flux import main
-from lorweb_mini.flux.checkpoint import KONTEXT, ReleasedConfig
-from lorweb_mini.flux.estimate import GPUS, PAPER, Cost, cost, estimate_training, saved_and_flops, trained_values
+from lorweb_mini.flux.checkpoint import KONTEXT, PAPER, ReleasedConfig
+from lorweb_mini.flux.estimate import (
+    GPUS,
+    Cost,
+    cost,
+    saved_and_flops,
+    trained_values,
+    training_hours,
+    training_memory,
+)
 
 SMALL = ReleasedConfig(n_loras=3, rank=2, keys_dim=8, query_dim=48)
 SIDE, TEXT_TOKENS = 32, 8
@@ -88,24 +96,22 @@ def test_checkpointing_keeps_less_and_computes_more() -> None:
 
 def test_parts_of_the_estimate_by_hand() -> None:
     one, h100 = Cost(flops=10**15, kept=2**30), GPUS[1]
-    found = estimate_training(h100, one, at_once=2)
-    assert found.parts["base"] == pytest.approx(11.90e9 * 2 / 2**30, rel=0.01), "FLUX has 11.9 billion parameters"
-    assert found.parts["activations"] == 2
+    parts = training_memory(one, at_once=2)
+    assert parts["base"] == pytest.approx(11.90e9 * 2 / 2**30, rel=0.01), "FLUX has 11.9 billion parameters"
+    assert parts["activations"] == 2
     loras = 835_051_520 - 494 * 128 * (32 + 2304)
-    assert found.parts["trained"] == pytest.approx((16 * 835_051_520 + 2 * loras) / 2**30)
-    assert found.hours == pytest.approx(1e15 * 60_000 / (989e12 * 0.4) / 3600)
-    assert found.gib == pytest.approx(sum(found.parts.values())) and found.fits
-    shared = estimate_training(h100, one, shared_by=8)
-    assert shared.parts["base"] < found.parts["base"] / 4 and shared.hours == found.hours
-    assert not estimate_training(GPUS[3], one).fits
-    quantised = estimate_training(h100, one, quantised="4bit")
-    assert quantised.parts["base"] == pytest.approx(found.parts["base"] * (0.5 + 4 / 64) / 2, rel=0.02)
+    assert parts["trained"] == pytest.approx((16 * 835_051_520 + 2 * loras) / 2**30)
+    assert training_hours(h100, one) == pytest.approx(1e15 * 60_000 / (989e12 * 0.4) / 3600)
+    assert GPUS[3].gib < sum(parts.values()) < h100.gib
+    assert training_memory(one, shared_by=8)["base"] < parts["base"] / 4
+    quantised = training_memory(one, quantised="4bit")
+    assert quantised["base"] == pytest.approx(parts["base"] * (0.5 + 4 / 64) / 2, rel=0.02)
 
 
 def test_command_prints_every_gpu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from lorweb_mini.flux import estimate as training_estimate
+    from lorweb_mini.flux import estimate
 
-    monkeypatch.setattr(training_estimate, "cost", lambda *_, checkpointing, **__: Cost(10**15, 2**30))
+    monkeypatch.setattr(estimate, "cost", lambda *_, checkpointing, **__: Cost(10**15, 2**30))
     main(["estimate", "--steps", "100"])
     printed = capsys.readouterr().out
     rows = [line for line in printed.splitlines() if line.startswith("| ") and "---" not in line]

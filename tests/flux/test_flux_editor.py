@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -17,7 +19,7 @@ import torch
 from diffusers import FluxKontextPipeline, PipelineQuantizationConfig
 from huggingface_hub.errors import GatedRepoError
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_flux import (
     SIDE,
     TEXT,
@@ -32,12 +34,14 @@ from tiny_flux import (
 )
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection, SiglipVisionModel
+from transformers.utils import logging
 
 from lorweb_mini.commands.flux import main
 from lorweb_mini.errors import InputError
 from lorweb_mini.flux import editor as flux
-from lorweb_mini.flux import memory
+from lorweb_mini.flux import estimate as memory
 from lorweb_mini.flux.checkpoint import ReleasedConfig, modules_of
+from lorweb_mini.flux.dataset import grid_size
 from lorweb_mini.flux.editor import FluxEditor, load_flux
 from lorweb_mini.flux.picture_encoder import PictureEncoder, read_squares, read_triplet
 from lorweb_mini.images import to_pil
@@ -395,7 +399,7 @@ def test_offloading_leaves_encoder_and_router_on_the_processor(folder: Path, mon
 def test_estimate_counts_what_is_loaded(folder: Path, editor: FluxEditor) -> None:
     need = memory.estimate(memory.models_of(folder / "base"), editor.config, torch.float32, side=SIDE)
     parts = {name: getattr(editor.pipeline, name) for name in memory.MODELS}
-    assert need.weights.keys() - {"router and eye"} == parts.keys()
+    assert need.weights.keys() - {"router and encoder"} == parts.keys()
     for name, part in parts.items():
         found = sum(p.numel() * p.element_size() for p in part.parameters()) / memory.GIB
         assert need.weights[name] == pytest.approx(found, rel=1e-6), name
@@ -467,7 +471,7 @@ def test_estimate_for_the_real_kontext(tmp_path: Path) -> None:
     eight = memory.estimate(models, config, quantised=dict.fromkeys(flux.QUANTISED_PARTS, "8bit"))
     assert small.device < eight.device < offloaded.device < plain.device
     assert offloaded.host == pytest.approx(sum(plain.weights.values()))
-    assert str(plain).splitlines()[-1] == f"on the device   {plain.device:7.2f} GiB (estimated)"
+    assert str(plain).splitlines()[-1] == f"on the device     {plain.device:7.2f} GiB"
     with pytest.raises(InputError, match="ordinary memory for offloading"):
         memory.require(
             memory.MemoryEstimate(dict.fromkeys(map(str, range(100_000)), 0.05), {}, True), torch.device("cpu")
@@ -498,7 +502,9 @@ def test_operations_are_those_of_the_matrices() -> None:
 # --- commands ------------------------------------------------------------------------------------
 
 
-def test_edit_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_edit_command(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, x in zip(("a", "a_prime", "b"), _triplet(), strict=True):
         to_pil(x[0]).save(tmp_path / f"{name}.png")
     pictures = [str(tmp_path / f"{name}.png") for name in ("a", "a_prime", "b")]
@@ -511,6 +517,12 @@ def test_edit_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as ended:
         main(["edit", *pictures, *options, "--side", "17"])
     assert ended.value.code == 2 and "error: expected side" in capsys.readouterr().err
+    asked = {}
+    monkeypatch.setattr(FluxEditor, "edit", lambda self, *_, **options: asked.update(options) or result)
+    result = SimpleNamespace(image=Image.new("RGB", (2, 2)))
+    with pytest.warns(UserWarning, match="no --prompt"):
+        main(["edit", *pictures, "--out", str(out), "--guidance", "4", *options])
+    assert asked == {"prompt": "", "steps": STEPS, "seed": 0, "guidance": 4.0}
 
 
 @pytest.mark.parametrize("key_format", ["diffusers", "single-file"])
@@ -530,6 +542,39 @@ def test_export_command_needs_no_flux(folder: Path, tmp_path: Path, editor: Flux
     assert got.keys() == expected.keys()
     for name, tensor in got.items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [[(24, 36)] * 3, [(36, 24), (30, 30), (10, 40)], [(30, 30), (50, 20), (24, 36)]])
+def test_exported_grid_is_the_released_one(folder: Path, tmp_path: Path, sizes: list[tuple[int, int]]) -> None:
+    """[[a, a'], [b, b]] with a' and b stretched to a's size, then scaled as a whole."""
+    colours, pictures = ("red", "green", "blue"), []
+    for colour, size in zip(colours, sizes, strict=True):
+        pictures.append(tmp_path / f"{colour}.png")
+        Image.linear_gradient("L").resize(size).convert("RGB").save(pictures[-1])
+    out = tmp_path / "deeper" / "grid.png"
+    weights = ["--weights", str(folder / "weights"), "--encoder", str(folder / "clip"), "--side", "64"]
+    main(["export", *map(str, pictures), "--out", str(tmp_path / "x.safetensors"), "--grid", str(out), *weights])
+    width, height = sizes[0]
+    a, a_prime, b = (Image.open(x).resize((width, height), Image.Resampling.BICUBIC) for x in pictures)
+    canvas = Image.new("RGB", (2 * width, 2 * height))
+    for picture, place in ((a, (0, 0)), (a_prime, (width, 0)), (b, (0, height)), (b, (width, height))):
+        canvas.paste(picture, place)
+    expected = canvas.resize(grid_size(width, height, 64), Image.Resampling.LANCZOS)
+    assert np.array_equal(np.asarray(Image.open(out)), np.asarray(expected))
+
+
+def test_loading_an_encoder_is_quiet(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    """The released CLIP's file has a text tower, too, whose keys transformers would list as unexpected."""
+    state = load_file(folder / "clip" / "model.safetensors")
+    shutil.copytree(folder / "clip", tmp_path / "clip")
+    save_file(
+        {**state, "text_model.x.weight": torch.zeros(3)}, tmp_path / "clip" / "model.safetensors", {"format": "pt"}
+    )
+    before = logging.get_verbosity()
+    capfd.readouterr()
+    PictureEncoder.load(tmp_path / "clip")
+    said = capfd.readouterr()
+    assert "UNEXPECTED" not in said.err + said.out and logging.get_verbosity() == before
 
 
 def test_package_offers_load_flux_and_imports_it_late() -> None:

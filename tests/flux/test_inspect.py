@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tiny_flux import EMBEDDING, KEYS_DIM, RANK, N, squares, tiny_clip, tiny_released, tiny_tensors, tiny_transformer
 
 from lorweb_mini.algebra import cosines, effective_rank, pca
@@ -24,7 +25,7 @@ from lorweb_mini.commands.flux import main
 from lorweb_mini.core.basis import Basis
 from lorweb_mini.core.router import Router
 from lorweb_mini.errors import InputError
-from lorweb_mini.flux.checkpoint import ReleasedConfig, ReleasedFile, modules_of, open_released
+from lorweb_mini.flux.checkpoint import ReleasedConfig, ReleasedFile, modules_of, open_released, write_released
 from lorweb_mini.flux.inspect import inspect_released, read_analogies, route_pictures, route_released, routing_table
 from lorweb_mini.flux.picture_encoder import PictureEncoder
 from lorweb_mini.flux.synthetic import SCALE, write_random
@@ -82,7 +83,7 @@ def test_zero_lora_and_a_narrow_layer(tmp_path: Path) -> None:
         "transformer.transformer_blocks.0.attn.to_q.att_lora_to_q.weight": torch.randn(6, 9),
     }
     state["transformer.transformer_blocks.0.attn.to_q.lora_B"][1] = 0
-    save_file(state, tmp_path / "x.safetensors")
+    write_released(tmp_path / "x.safetensors", state)
     found = inspect_released(open_released(tmp_path / "x.safetensors"))
     assert found.norms[0, 1] == 0 and found.lora_ranks[0, 1] == 0 and found.update_cosines[0, 1, 0] == 0
     assert found.spectra.shape == (1, 8) and (found.spectra[0, :3] > 0).all() and (found.spectra[0, 3:] == 0).all()
@@ -111,9 +112,12 @@ def _analogies(folder: Path, k: int) -> Path:
 
 def test_ones_own_picture_pairs(file: ReleasedFile, tmp_path: Path) -> None:
     encoder = PictureEncoder.load(tiny_clip(tmp_path / "clip"))
-    names, triplet = read_analogies(_analogies(tmp_path / "pairs", 3), side=64)
-    assert names == ["pair0", "pair1", "pair2"] and [x.shape for x in triplet] == [(3, 3, 64, 64)] * 3
-    coefficients = route_pictures(file, encoder, triplet)
+    names, triplets = read_analogies(_analogies(tmp_path / "pairs", 3))
+    assert names == ["pair0", "pair1", "pair2"]
+    assert [x.shape for triplet in triplets for x in triplet] == [(1, 3, 64, 64)] * 9
+    coefficients = route_pictures(file, encoder, *triplets)
+    together = route_pictures(file, encoder, [torch.cat(x) for x in zip(*triplets, strict=True)])
+    torch.testing.assert_close(coefficients, together, atol=1e-6, rtol=1e-5)
     assert coefficients.shape == (3, len(file.layers), N)
     rows, expected = routing_table(names, coefficients), pca(coefficients.flatten(1).numpy()).points
     for i, row in enumerate(rows):
@@ -149,6 +153,17 @@ def test_inspect_command(file: ReleasedFile, tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(SystemExit) as ended:
         main(["inspect", str(tmp_path / "nothing.safetensors")])
     assert ended.value.code == 2 and "error: expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp932", "utf-8"])
+def test_consoles_that_cannot_print_everything(file: ReleasedFile, tmp_path: Path, encoding: str) -> None:
+    """The summary has ‖ and –: a console without them shows something else, and the tables are there."""
+    console = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    with contextlib.redirect_stdout(console):
+        main(["inspect", str(file.path), "--out", str(tmp_path / "out")])
+    console.flush()
+    printed = console.buffer.getvalue().decode(encoding)
+    assert "adapted layers" in printed and ("B_n A_n" in printed) and (tmp_path / "out" / "layers.csv").is_file()
 
 
 def test_full_size_fits_in_two_gibibytes(tmp_path: Path) -> None:
@@ -191,11 +206,8 @@ def test_random_file_is_one_like_any_other(tmp_path: Path) -> None:
     assert (file.config, file.modules) == (config, modules)
     state = load_file(file.path)
     low = state["transformer.transformer_blocks.0.attn.to_q.lora_A"]
-    assert (
-        low.shape == (3, 700_000, 2)
-        and low.dtype == torch.float16
-        and sum(x.numel() for x in state.values()) == (file.parameters)
-    )
+    assert low.shape == (3, 700_000, 2) and low.dtype == torch.float16
+    assert sum(x.numel() for x in state.values()) == file.parameters
     assert float(low.float().std()) == pytest.approx(SCALE, rel=0.01) and abs(float(low.float().mean())) < 1e-4
     assert not torch.equal(low[0], low[1])
     again = write_random(tmp_path / "y.safetensors", config, modules)

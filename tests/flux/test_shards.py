@@ -1,22 +1,26 @@
-"""Shards of latents and embeddings against what the pipeline itself computes, and as webdataset reads them."""
+"""Shards of latents and embeddings against what the pipeline itself computes, and as ``datasets`` streams them."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import webdataset
+from datasets import load_dataset
 from PIL import Image
 from safetensors.torch import load
 from test_dataset import folders
 from tiny_flux import EMBEDDING, SIDE, TEXT, tiny_clip, tiny_pipeline
 
 from lorweb_mini.errors import InputError
-from lorweb_mini.flux.dataset import SPLITS
-from lorweb_mini.flux.picture_encoder import PictureEncoder, read_squares
-from lorweb_mini.flux.shards import LatentShards, ShardSettings, write_shards
+from lorweb_mini.flux.dataset import SPLITS, grid_size
+from lorweb_mini.flux.picture_encoder import PictureEncoder, read_picture
+from lorweb_mini.flux.shards import DATA, INDEX, LatentShards, ShardSettings, write_shards
+from lorweb_mini.flux.shards import SETTINGS as SETTINGS_FILE
 
 SIZES = {"hats": 3, "blur": 2, "snow": 4, "rain": 3}
 TOKENS = 8
@@ -40,9 +44,10 @@ def test_samples_are_what_the_pipeline_computes(made) -> None:
     for part in ("train", "test"):
         for number in range(shards.count(part)):
             tensors, about = shards.sample(part, number)
+            assert (about["height"], about["width"]) == tuple(tensors["target"].shape[1:]) == (SIDE // 4, SIDE // 4)
             assert about["category"] in shards.categories[part] and about["first"] != about["second"]
             a, a_prime, b, b_prime = (
-                read_squares(root / about["category"] / side / f"{about[pair]}.png", "x", SIDE)
+                read_picture(root / about["category"] / side / f"{about[pair]}.png", "x")
                 for pair in ("first", "second")
                 for side in ("control", "target")
             )
@@ -69,16 +74,16 @@ def test_prompts_are_what_the_pipeline_computes(made) -> None:
         torch.testing.assert_close(ours[1], pooled[0])
 
 
-def test_webdataset_streams_the_same(made) -> None:
+def test_datasets_streams_the_same(made) -> None:
     *_, shards = made
     files = [str(path) for path in shards.files("train")]
     assert len(files) == -(-shards.count("train") // SETTINGS.samples)
-    stream = list(webdataset.WebDataset(files, shardshuffle=False, empty_check=False))
+    stream = list(load_dataset("arrow", data_files=files, split="train", streaming=True))
     assert len(stream) == shards.count("train")
     for number, item in enumerate(stream):
         tensors, about = shards.sample("train", number)
-        assert json.loads(item["json"]) == about
-        streamed = load(item["safetensors"])
+        streamed = load(item.pop("tensors"))
+        assert item == about
         assert streamed.keys() == tensors.keys() and all(torch.equal(streamed[k], v) for k, v in tensors.items())
 
 
@@ -108,36 +113,211 @@ def test_a_killed_run_goes_on(made, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {x.name for x in tmp_path.iterdir()} == {x.name for x in shards.folder.iterdir()}
 
 
-def test_other_settings_or_pictures_are_refused(made, tmp_path: Path) -> None:
+# --- shards of other data ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(made, tmp_path: Path):
+    """A copy of the set and of its finished shards."""
     root, pipeline, encoder, shards = made
-    other = ShardSettings(side=2 * SIDE, text_tokens=TOKENS, each=4, samples=3)
-    with pytest.raises(InputError, match=r"expected shards of the same settings .* side differ"):
-        write_shards(pipeline, encoder, root, shards.folder, other)
-    other_split = tmp_path / SPLITS
-    swapped = {"train": shards.categories["train"], "val": shards.categories["test"], "test": shards.categories["val"]}
-    other_split.write_text(json.dumps(swapped))
-    with pytest.raises(InputError, match="splits differ"):
-        write_shards(pipeline, encoder, root, shards.folder, SETTINGS, other_split)
+    copies = [Path(shutil.copytree(x, tmp_path / name)) for x, name in ((root, "set"), (shards.folder, "shards"))]
+    return *copies, pipeline, encoder
+
+
+def _caption(root: Path) -> None:
+    (root / "blur" / "target" / "00.txt").write_text("something else")
+
+
+def _picture(root: Path) -> None:
+    Image.new("RGB", (SIDE, SIDE), "red").save(root / "hats" / "target" / "01.png")
+
+
+def _both(root: Path) -> None:
+    _picture(root)
+    captions = json.loads((root / "hats" / "captions.json").read_text()) | {"01": "painted red"}
+    (root / "hats" / "captions.json").write_text(json.dumps(captions))
+
+
+def _swapped(root: Path) -> None:
+    one, two = (root / "hats" / "control" / f"{name}.png" for name in ("00", "01"))
+    first = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(first)
+
+
+def _added(root: Path) -> None:
+    for part in ("control", "target"):
+        shutil.copy(root / "blur" / part / "00.png", root / "blur" / part / "02.png")
+    (root / "blur" / "target" / "02.txt").write_text("aa")
+
+
+def _removed(root: Path) -> None:
+    for part in ("control", "target"):
+        (root / "snow" / part / "03.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_caption, "caption of blur/00"),
+        (_picture, "pictures of hats/01"),
+        (_both, "caption and pictures of hats/01"),
+        (_swapped, "pictures of hats/00, pictures of hats/01"),
+        (_added, r"blur/02 \(added\)"),
+        (_removed, r"snow/03 \(removed\)"),
+    ],
+)
+def test_changed_data_are_refused(copied, change: Callable, says: str) -> None:
+    root, folder, pipeline, encoder = copied
+    write_shards(pipeline, encoder, root, folder, SETTINGS)
+    (folder / INDEX).unlink()  # an unfinished run is refused as a finished one is
+    change(root)
+    with pytest.warns() if change is _removed else _nothing(), pytest.raises(InputError, match=says):
+        write_shards(pipeline, encoder, root, folder, SETTINGS)
+
+
+class _nothing:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"side": 2 * SIDE}, r"side \(was 16, is 32\)"),
+        ({"each": 3}, r"each \(was 4, is 3\)"),
+        ({"seed": 1}, r"seed \(was 0, is 1\)"),
+        ({"text_tokens": 9}, r"text_tokens \(was 8, is 9\)"),
+    ],
+)
+def test_other_settings_are_refused(copied, change: dict, says: str) -> None:
+    root, folder, pipeline, encoder = copied
+    with pytest.raises(InputError, match=rf"expected shards of the same settings.*{says}"):
+        write_shards(pipeline, encoder, root, folder, replace(SETTINGS, **change))
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder", "text_encoder_2", "encoder"])
+def test_other_weights_are_refused(copied, part: str, tmp_path: Path) -> None:
+    root, folder, pipeline, encoder = copied
+    if part == "encoder":
+        encoder = PictureEncoder.load(tiny_clip(tmp_path / "clip", seed=4))
+    else:
+        pipeline = tiny_pipeline()
+        with torch.no_grad():
+            next(getattr(pipeline, part).parameters()).add_(0.01)
+    with pytest.raises(InputError, match=f"{part} of weights"):
+        write_shards(pipeline, encoder, root, folder, SETTINGS)
+
+
+def test_another_split_is_refused(copied, tmp_path: Path) -> None:
+    root, folder, pipeline, encoder = copied
+    categories = json.loads((folder / SPLITS).read_text())
+    swapped = {"train": categories["train"], "val": categories["test"], "test": categories["val"]}
+    (tmp_path / "other.json").write_text(json.dumps(swapped))
+    with pytest.raises(InputError, match="the split's test, the split's val"):
+        write_shards(pipeline, encoder, root, folder, SETTINGS, tmp_path / "other.json")
+
+
+@pytest.mark.parametrize("name", [DATA, SETTINGS_FILE, SPLITS])
+def test_shards_that_do_not_say_what_they_are_of(copied, name: str) -> None:
+    root, folder, pipeline, encoder = copied
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=f"expected JSON in .*{name}"):
+        write_shards(pipeline, encoder, root, folder, SETTINGS)
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"expected {name} beside the shards"):
+        write_shards(pipeline, encoder, root, folder, SETTINGS)
+
+
+def test_broken_pictures_stop_it_before_anything_is_computed(made, tmp_path: Path) -> None:
+    _, pipeline, encoder, _ = made
     broken = folders(tmp_path / "broken", {"a": 2, "b": 2, "c": 2})
     (broken / "a" / "target" / "00.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="got 1 that cannot be decoded"):
         write_shards(pipeline, encoder, broken, tmp_path / "out", SETTINGS)
+    assert not list((tmp_path / "out").iterdir())
 
 
-def test_pictures_of_any_size(made, tmp_path: Path) -> None:
-    _, pipeline, encoder, _ = made
-    root = folders(tmp_path / "set", {"a": 2, "b": 2, "c": 2})
-    Image.new("RGB", (50, 20), "red").save(root / "a" / "control" / "00.png")
-    shards = write_shards(pipeline, encoder, root, tmp_path / "out", SETTINGS)
-    assert all(shards.sample(p, 0)[0]["target"].shape == (16, SIDE // 4, SIDE // 4) for p in ("train", "val", "test"))
+# --- damaged files -------------------------------------------------------------------------------
 
 
-def test_missing_files(made, tmp_path: Path) -> None:
-    *_, shards = made
+@pytest.mark.parametrize("name", ["train-00000.arrow", "prompts-00000.arrow", "test-00000.arrow"])
+@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"text" * 9])
+def test_damaged_shards_are_named(copied, name: str, damage: Callable) -> None:
+    _, folder, *_ = copied
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    with pytest.raises(InputError, match=rf"expected \d+ rows in .*{name}, got a damaged file"):
+        LatentShards(folder)
+
+
+@pytest.mark.parametrize("name", [SETTINGS_FILE, SPLITS, INDEX])
+def test_half_a_json_file_is_named(copied, name: str) -> None:
+    _, folder, *_ = copied
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=f"expected JSON in .*{name}"):
+        LatentShards(folder)
+
+
+def test_missing_files(copied, tmp_path: Path) -> None:
+    _, folder, *_ = copied
     with pytest.raises(InputError, match="expected finished shards"):
         LatentShards(tmp_path)
-    for path in shards.folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "train-00000.tar").unlink()
-    with pytest.raises(InputError, match=r"got 1 missing: train-00000\.tar"):
-        LatentShards(tmp_path)
+    (folder / "train-00000.arrow").unlink()
+    with pytest.raises(InputError, match=r"got 1 missing: train-00000\.arrow"):
+        LatentShards(folder)
+
+
+# --- pictures that are not square ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("width", "height"), [(24, 36), (36, 24), (50, 20), (24, 24)])
+def test_pictures_of_any_aspect(made, tmp_path: Path, width: int, height: int) -> None:
+    """a' and b of another size are stretched to a's; the whole grid has the release's size."""
+    _, pipeline, encoder, _ = made
+    root = folders(tmp_path / "set", {"a": 2, "b": 2, "c": 2}, shape=(height, width))
+    for category in "abc":
+        Image.new("RGB", (40, 10), "red").save(root / category / "target" / "00.png")
+    shards = write_shards(pipeline, encoder, root, tmp_path / "out", replace(SETTINGS, side=64))
+    wide, high = grid_size(width, height, 64)
+    for part in ("train", "val", "test"):
+        (bucket,) = shards.buckets(part)
+        assert bucket == list(range(shards.count(part)))
+        tensors, about = shards.sample(part, 0)
+        assert tensors["target"].shape == tensors["condition"].shape == (16, high // 8, wide // 8)
+        a, a_prime, b, b_prime = (
+            Image.open(root / about["category"] / side / f"{about[pair]}.png").convert("RGB")
+            for pair in ("first", "second")
+            for side in ("control", "target")
+        )
+        canvas = Image.new("RGB", (2 * width, 2 * height))
+        for picture, place in ((a, (0, 0)), (a_prime, (width, 0)), (b, (0, height)), (b_prime, (width, height))):
+            canvas.paste(picture.resize((width, height), Image.Resampling.BICUBIC), place)
+        pixels = pipeline.image_processor.preprocess(canvas.resize((wide, high), Image.Resampling.LANCZOS))
+        expected = pipeline._encode_vae_image(pixels, generator=None)[0]
+        torch.testing.assert_close(tensors["target"], expected, atol=1e-5, rtol=1e-4)
+        boxes = [(0, 0, width, width), (width, 0, 2 * width, width), (0, width, width, 2 * height)]
+        if width >= 2 * height:  # nothing of b is left in the release's box
+            boxes = [(0, 0, width, height), (width, 0, 2 * width, height), (0, height, width, 2 * height)]
+        canvas.paste(b.resize((width, height), Image.Resampling.BICUBIC), (width, height))
+        for box, vector in zip(boxes, tensors["query"], strict=True):
+            with torch.no_grad():
+                pixels = encoder.processor(images=[canvas.crop(box)], return_tensors="pt")["pixel_values"]
+                wanted = encoder.model(pixel_values=pixels).image_embeds[0]
+            torch.testing.assert_close(vector, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_sizes_within_a_set_are_buckets(made, tmp_path: Path) -> None:
+    _, pipeline, encoder, _ = made
+    root = folders(tmp_path / "set", {"a": 2, "b": 2, "c": 2, "d": 2})
+    categories = ("a", "b", "c", "d")
+    for place, category in enumerate(categories):
+        for part in ("control", "target"):
+            Image.new("RGB", (24, 36) if place % 2 else (24, 24), "red").save(root / category / part / "00.png")
+    shards = write_shards(pipeline, encoder, root, tmp_path / "out", replace(SETTINGS, side=64))
+    buckets = shards.buckets("train")
+    assert sorted(i for bucket in buckets for i in bucket) == list(range(shards.count("train"))) and len(buckets) == 2
+    for bucket in buckets:
+        assert len({shards.sample("train", i)[0]["target"].shape for i in bucket}) == 1

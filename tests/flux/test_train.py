@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,7 +29,7 @@ from lorweb_mini.flux.checkpoint import modules_of, open_released
 from lorweb_mini.flux.editor import FluxEditor
 from lorweb_mini.flux.picture_encoder import PictureEncoder
 from lorweb_mini.flux.shards import LatentShards, ShardSettings, write_shards
-from lorweb_mini.flux.train import TRAINING, WEIGHTS, FluxConfig, FluxRecipe, training_config
+from lorweb_mini.flux.train import TRAINING, WEIGHTS, FluxConfig, FluxRecipe
 from lorweb_mini.training.loop import LOG, STATE, read_log, train
 
 TOKENS = 8
@@ -147,6 +148,48 @@ def test_only_basis_and_router_learn(made) -> None:
     assert all(".lora_" in n or n.startswith("router.") for n in names)
 
 
+def test_start_is_the_released_one(made) -> None:
+    """A_n uniform in ±1/√(in·r), B_n zero, keys standard normal."""
+    recipe = recipe_of(made[2])
+    for index in range(len(recipe.basis.layers)):
+        low, high = recipe.basis.factors(index)
+        bound = (low.shape[2] * RANK) ** -0.5
+        assert 0.9 * bound < low.abs().max() <= bound and not high.any()
+        assert low.std().item() == pytest.approx(bound / 3**0.5, rel=0.2)
+    assert recipe.router.keys.std().item() == pytest.approx(1, rel=0.1)
+
+
+@pytest.fixture(scope="module")
+def mixed(made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of square pictures and of two other aspects."""
+    root = folders(tmp_path_factory.mktemp("mixed"), {"a": 3, "b": 3, "c": 3, "d": 3, "e": 3, "f": 3})
+    for place, category in enumerate("abcdef"):
+        for path in (root / category).rglob("*.png"):
+            with Image.open(path) as picture:
+                picture.resize(((24, 24), (24, 36), (40, 24))[place % 3]).save(path)
+    settings = ShardSettings(64, TOKENS, each=4)
+    folder = tmp_path_factory.mktemp("mixed shards")
+    write_shards(tiny_pipeline(), PictureEncoder.load(made[1]), root, folder, settings)
+    return folder
+
+
+def test_batches_are_of_one_size(mixed: Path) -> None:
+    recipe, seen = recipe_of(mixed, replace(SIZES, sample_count=4)), {}
+    for step in range(40):
+        batch = recipe.batch(np.random.default_rng([5, step]), 3)
+        shape = tuple(batch["target"].shape)
+        seen[shape] = seen.get(shape, 0) + 1
+        assert batch["noise"].shape == batch["condition"].shape == shape
+        if seen[shape] == 1:
+            recipe(batch)["loss"].backward()
+    counts = [len(x) for x in recipe.shards.buckets("train")]
+    assert len(seen) == len(counts) > 1
+    assert sorted(counts) == [4 * (x // 4) for x in sorted(counts)], "four of each category"
+    drawn = recipe.draw()
+    shapes = [recipe.shards.sample(*place)[0]["target"].shape for place in recipe.sampled()]
+    assert drawn.shape == (3, 8 * max(x[1] for x in shapes), 8 * sum(x[2] for x in shapes))
+
+
 def test_checkpointing_and_accumulation_change_no_gradient(made) -> None:
     """Blocks that compute anew in the backward pass must find the same coefficients there."""
     plain, spared = (recipe_of(made[2], filled=True, checkpointing=x) for x in (False, True))
@@ -193,7 +236,6 @@ def test_the_papers_setting() -> None:
     assert (TRAINING.steps, TRAINING.batch_size, TRAINING.learning_rate) == (10_000, 6, 1e-3)
     assert (TRAINING.betas, TRAINING.weight_decay, TRAINING.ema_decay) == ((0.9, 0.99), 0.05, None)
     assert (FluxConfig().n_loras, FluxConfig().rank, FluxConfig().caption_dropout) == (32, 4, 0.05)
-    assert training_config(steps=5, batch_size=None) == replace(TRAINING, steps=5)
 
 
 def test_loss_falls_and_the_file_draws_what_was_trained(made, tmp_path: Path) -> None:
@@ -250,6 +292,36 @@ def test_loss_falls_and_the_file_draws_what_was_trained(made, tmp_path: Path) ->
         assert again(fixed)["loss"].item() == pytest.approx(after, rel=1e-2)
 
 
+@pytest.mark.parametrize("change", ["picture", "caption", "split"])
+def test_a_run_does_not_go_on_with_other_data(made, tmp_path: Path, change: str) -> None:
+    """Settings alone do not tell: the shards lie in the same folder and have the same sizes."""
+    root, names = folders(tmp_path / "set", {"a": 3, "b": 3, "c": 3}), {"test": ["a"], "val": ["b"], "train": ["c"]}
+    (tmp_path / "splits.json").write_text(json.dumps(names))
+
+    class Killed(FluxRecipe):
+        def observe(self, step: int, folder: Path, is_main: bool) -> None:
+            if step == 2:
+                raise KeyboardInterrupt
+
+    def recipe() -> FluxRecipe:
+        shutil.rmtree(tmp_path / "shards", ignore_errors=True)
+        settings, splits = ShardSettings(SIDE, TOKENS, each=2), tmp_path / "splits.json"
+        encoder, pipeline = PictureEncoder.load(made[1]), tiny_pipeline()
+        shards = write_shards(pipeline, encoder, root, tmp_path / "shards", settings, splits)
+        return Killed(pipeline.transformer, shards, SIZES)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(), CONFIG, tmp_path / "run")
+    if change == "picture":
+        Image.new("RGB", (SIDE, SIDE), "red").save(root / "c" / "target" / "01.png")
+    elif change == "caption":
+        (root / "c" / "captions.json").write_text(json.dumps({f"{i:02d}": "other" for i in range(3)}))
+    else:
+        (tmp_path / "splits.json").write_text(json.dumps(dict(zip(names, [["c"], ["a"], ["b"]], strict=True))))
+    with pytest.raises(InputError, match="expected an unfinished run with"):
+        train(recipe(), CONFIG, tmp_path / "run")
+
+
 def test_shards_of_another_model(made, tmp_path: Path) -> None:
     settings = ShardSettings(SIDE, TOKENS, each=1)
     root = folders(tmp_path / "set", {"a": 2, "b": 2, "c": 2})
@@ -262,7 +334,7 @@ def test_shards_of_another_model(made, tmp_path: Path) -> None:
 
 def _command(made, out: Path, *options: str) -> list[str]:
     base, _, shards = made
-    sizes = ("--loras", str(N), "--rank", str(RANK), "--keys-dim", str(KEYS_DIM), "--dtype", "float32")
+    sizes = ("--n-loras", str(N), "--rank", str(RANK), "--keys-dim", str(KEYS_DIM), "--dtype", "float32")
     few = ("--steps", "6", "--batch-size", "4", "--sampling-steps", "2", "--checkpoint-minutes", "0.000000001")
     return ["train", str(shards), "--out", str(out), "--base", str(base), *sizes, *few, *options]
 

@@ -127,6 +127,14 @@ def test_resumes_on_one_process_fewer(together: Path, killed: Path, tmp_path: Pa
         torch.testing.assert_close(_weights(tmp_path)[name], tensor, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("other", ["state-of-the-art", "state-best", "state-00000003.part", "state-3"])
+def test_only_what_the_trainer_writes_is_a_state(tmp_path: Path, other: str) -> None:
+    for name in (other, "state-00000007", "state-00000012"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "state-00000099").write_text("a file")
+    assert [x.name for x in sharding.sharded_states(tmp_path)] == ["state-00000007", "state-00000012"]
+
+
 def test_states_of_the_other_kind_or_damaged(tmp_path: Path) -> None:
     (tmp_path / "state-00000005").mkdir()
     with pytest.raises(InputError, match=r"expected the state of a run without FSDP .* got that of one with"):
