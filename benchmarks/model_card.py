@@ -743,9 +743,10 @@ def show_pair_encoder(measured: Mapping[str, Any], analogies: int) -> str:
     relation = measured["relation"]
     return (
         f"{markdown(('single edit', 'unit', 'kind told first', 'median error of its strength'), rows)}\n\n"
-        f"All kinds of a chain told and no other, by its number of edits: {exact}. Place of an edit in chains of two "
-        f"and three told: {estimate(measured['order'])}. The artists' relation of a pair, out of "
-        f"{measured['relations']}: {estimate(relation['first'])}, among the first five {estimate(relation['first five'])}. "
+        f"All kinds of a chain told and no other, by its number of edits: {exact}. "
+        f"Place of an edit in chains of two and three told: {estimate(measured['order'])}. "
+        f"The artists' relation of a pair, out of {measured['relations']}: {estimate(relation['first'])}, "
+        f"among the first five {estimate(relation['first five'])}. "
         f"{measured['pairs']} pairs a kind, drawings of test concepts."
     )
 

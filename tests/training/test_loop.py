@@ -424,6 +424,17 @@ def test_other_optimiser_and_precision_learn_and_resume(tmp_path: Path, changes:
     assert all(p.dtype == torch.float32 for p in Curve().parameters())
 
 
+@pytest.mark.parametrize(
+    "name", ["state-of-the-art", "state-best", "state-00000012-copy", "state-", "my-state-00000012"]
+)
+def test_a_fresh_start_deletes_nothing_of_others(tmp_path: Path, name: str) -> None:
+    _stopped(tmp_path, at=3)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "notes.txt").write_text("mine")
+    train(Curve(), replace(CONFIG, steps=2), tmp_path, fresh=True)
+    assert (tmp_path / name / "notes.txt").read_text() == "mine"
+
+
 class Validated(Curve):
     """Its loss on fixed samples, under a name."""
 
