@@ -43,7 +43,7 @@ from ..errors import InputError
 from ..files import write_atomically
 from ..models.encoders import EFFICIENTNET
 from ..models.judge import Judge
-from ..models.weights import WEIGHTS, weights_dir
+from ..models.weights import WEIGHTS, load_config, weights_dir
 from ..show import figures, style
 from ..training.loop import LOG, STATE, TrainingConfig, read_log, train
 from .train import BASES, DEFAULTS, STARTER_KINDS, STARTER_TONES, recipe_of
@@ -149,7 +149,10 @@ def baseline(options: argparse.Namespace, profile: Profile, config: TrainingConf
     """The one-LoRA baseline: shipped, or trained here by the same recipe for the same time."""
     shipped = weights_dir() / "one_lora"
     if not options.train_baseline and (shipped / WEIGHTS).is_file():
-        return load(shipped)
+        if load_config(shipped).get("kinds") == list(STARTER_KINDS):
+            return load(shipped)
+        say("  the shipped baseline learned other relations: left out (--train-baseline trains one on the same)")
+        return None
     if options.train_baseline:
         say("Training the baseline: one LoRA, no router, a and a' as context")
         config = replace(config, learning_rate=ONE_LORA_RATE)

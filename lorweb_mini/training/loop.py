@@ -346,7 +346,7 @@ def has_state(folder: Path) -> bool:
 def remove_state(folder: Path) -> None:
     """Removes the state of an unfinished run, of either kind."""
     (folder / STATE).unlink(missing_ok=True)
-    for path in sharding.sharded_states(folder):
+    for path in [*sharding.sharded_states(folder), *sharding.half_written(folder)]:
         shutil.rmtree(path)
 
 

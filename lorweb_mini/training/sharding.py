@@ -89,6 +89,11 @@ def sharded_states(folder: Path) -> list[Path]:
     return sorted(x for x in folder.glob("state-*") if re.fullmatch(r"state-\d{8,}", x.name) and x.is_dir())
 
 
+def half_written(folder: Path) -> list[Path]:
+    """Folders that a killed :func:`save_sharded` left behind."""
+    return [x for x in folder.glob("state-*.part") if re.fullmatch(r"state-\d{8,}\.part", x.name) and x.is_dir()]
+
+
 def read_progress(state: Path) -> dict[str, Any]:
     """What :func:`save_sharded` was given beside the tensors; InputError where it is damaged."""
     try:
