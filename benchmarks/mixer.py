@@ -1,11 +1,11 @@
-"""How fast the picture follows the hand: from a slider to the picture, in the kernel and in a browser.
+"""How fast the picture follows a slider: from the slider to the picture, in the kernel and in a browser.
 
     .venv/bin/python -m benchmarks.mixer                    # two minutes; --save writes results/mixer.md
     .venv/bin/python -m benchmarks.mixer --browser          # in a live JupyterLab with Chromium as well
     .venv/bin/python -m benchmarks.mixer --weights FOLDER   # a basis that training wrote
     .venv/bin/python -m benchmarks.mixer --quick            # once each: shows that it works
 
-Every method draws under one new mixture after the other, as a hand that moves asks for it.
+Every method renders one new mixture after the other, as a user who drags a slider asks for it.
 """
 
 from __future__ import annotations
@@ -144,9 +144,9 @@ def errors_table(editor: Editor, names: Sequence[str], each: int, steps: Sequenc
     methods = {
         str(count): lambda part, count=count: editor.edit(*as_batch(part)[:3], steps=count).pictures for count in steps
     }
-    found = evaluate(methods, by_relation(items), editor.autoencoder, retrieval_limit=0).groups["all"]
+    scores = evaluate(methods, by_relation(items), editor.autoencoder, retrieval_limit=0).groups["all"]
     rows = [
-        [name, str(score.error), str(score.edited_error), str(score.preserved_error)] for name, score in found.items()
+        [name, str(score.error), str(score.edited_error), str(score.preserved_error)] for name, score in scores.items()
     ]
     return markdown(["steps", "normalised error", "on edited pixels", "preserved, grey levels"], rows)
 

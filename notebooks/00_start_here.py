@@ -154,7 +154,7 @@ figure.colorbar(shown, label="coefficient", pad=0.01)
 figure
 
 # %%
-from lorweb_mini.widgets.mixer import shares, strongest
+from lorweb_mini.analysis.mixtures import shares, strongest
 
 leaders = strongest(coefficients, 3)
 taken = shares(coefficients)[list(leaders)]

@@ -691,7 +691,7 @@ display(
 # ### Each removed
 #
 # The honest question is what breaks. Set one LoRA's coefficient to 0 in all layers, scale the rest back to sum 1
-# (`remix` of notebook 00's sliders), and draw the analogies again:
+# (`remix` of notebook 04's sliders), and draw the analogies again:
 #
 # $$\Delta_{n} = \text{error without LoRA } n \;-\; \text{error with all}$$
 #
@@ -700,9 +700,9 @@ display(
 
 # %%
 from lorweb_mini.analysis.evaluation import resampling_weights
+from lorweb_mini.analysis.mixtures import remix
 from lorweb_mini.analysis.space import coefficients_of
 from lorweb_mini.emoji.relations import as_batch
-from lorweb_mini.widgets.mixer import remix
 
 TASKS = ("tone/yellow>dark", "tone/dark>light", "gender/man>woman", "style/noto>openmoji_black", "style/twemoji>noto",
          "edit/hue=120", "edit/grey", "edit/invert", "edit/background=220", "edit/darken=0.25", "edit/threshold",

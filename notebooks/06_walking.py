@@ -620,7 +620,7 @@ walker
 # gets quite there. From corner to corner the path leads along the edge of the space.
 
 # %%
-from lorweb_mini.widgets.mixer import strongest
+from lorweb_mini.analysis.mixtures import strongest
 
 count, layers = starter.basis.n_loras, len(starter.basis.layers)
 leaders = strongest(c_0, 2) + strongest(c_1, 2)

@@ -108,7 +108,7 @@ def routing_curves(log: Log, n_loras: int, axes: Axes | None = None) -> Figure:
     """Health of the router over time: entropy of a routing, entropy of the mean routing, variation by input."""
     rows = _rows(log)
     if "entropy" not in rows[0]:
-        raise InputError("expected the log of a routed basis, found no column entropy in it")
+        raise InputError("expected the log of a routed basis, got one without the column entropy")
     if axes is None:
         _, axes = figure_of(5.2, 3.2)
     columns = {

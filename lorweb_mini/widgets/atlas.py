@@ -7,7 +7,7 @@ parts of the page, :mod:`~lorweb_mini.widgets.atlas_figure` the fallback.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any, ClassVar
 
@@ -38,9 +38,6 @@ KINDS = {
     "chosen": "the chosen b, edited",
     "points": "points alone",
 }
-
-Render = Callable[[Tensor], Tensor]
-"""A mixture [layers, N] to the edited picture [3, 64, 64]."""
 
 
 def some_of_each_family(each: int = EACH, seed: int = 0) -> list[Analogy]:
@@ -73,7 +70,6 @@ class Atlas(Widget):
         b: the picture to edit; that of the first analogy when None.
         vectors: routing vectors of the items where they are known already.
         steps, seed: as in :meth:`Editor.generate`.
-        renderer: from b to what renders it while the user drags; a :class:`Renderer` when None.
 
     Raises:
         InputError: such an editor, fewer than two items, other vectors than items, or a b that cannot be read.
@@ -99,7 +95,6 @@ class Atlas(Widget):
         vectors: np.ndarray | None = None,
         steps: int = 4,
         seed: int = 0,
-        renderer: Callable[[Tensor], Render] | None = None,
     ) -> None:
         check_editor(editor)
         super().__init__()
@@ -111,8 +106,7 @@ class Atlas(Widget):
         self.map = pca(self.vectors)
         self.families = [get_relation(item.relation).family for item in self.items]
         self.b = read_image(self.items[0].b if b is None else b, "b")
-        self._renderer = renderer or (lambda b: Renderer(editor, b, steps=steps, seed=seed))
-        self._render = self._renderer(self.b)
+        self._render = Renderer(editor, self.b, steps=steps, seed=seed)
         self.view = view_of(self.map.points)
         names = np.array([item.relation for item in self.items])
         self._middles = {name: self.map.points[names == name].mean(0) for name in dict.fromkeys(names.tolist())}
@@ -173,7 +167,7 @@ class Atlas(Widget):
     def choose(self, b: Any) -> None:
         """Edits another picture from now on, here at once."""
         self.b = read_image(b, "b")
-        self._render = self._renderer(self.b)
+        self._render = Renderer(self.editor, self.b, steps=self.steps, seed=self.seed)
         with self.hold_sync():
             self._draw(self.coefficients, self._landed, self._text)
             if self.kind == "chosen":

@@ -137,11 +137,12 @@ function openPage({ model, el }, { onState = () => {}, onRest = () => {} } = {})
     if (set && target.type === "range") send("set", [set, Number(target.value)], { latest: `set ${set}` });
     if (ask) send(ask, target.value, { latest: ask });
   });
-  page.addEventListener("change", ({ target }) => {
-    const { set } = target.dataset;
-    if (set && target.type !== "range") send("set", [set, target.value]);
-  });
+  const commit = ({ type, value, dataset: { set } }) => {
+    if (set && type !== "range") send("set", [set, value]);
+  };
+  page.addEventListener("change", ({ target }) => commit(target));
   page.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && event.target.type === "number") commit(event.target);
     const held = event.target.closest("button"), group = held?.closest(GROUPS);
     if (!group) return;
     const role = group.getAttribute("role"), buttons = [...group.querySelectorAll("button:not(:disabled)")];

@@ -102,14 +102,15 @@ def pairs_html(relation: str | None, emoji: int, style: str) -> str:
     own, others = pairs_of(relation, emoji, style)
     if not len(own):
         return f"<p>{escape(relation_label(relation))} does not start at this drawing.</p>"
-    names = [escape(x.name) for x in load_emoji().emojis]
+    names = [x.name for x in load_emoji().emojis]
 
     def figures(rows: np.ndarray, side: int, caption: bool) -> str:
         tags = []
         for row, first, second in zip(rows, *chosen.pictures(rows), strict=True):
+            name = escape(names[row[0]])
             left, right = picture_tag(first, names[row[0]], side), picture_tag(second, "what it becomes", side)
-            text = f"<figcaption>{names[row[0]]}: b, and the true b′</figcaption>" if caption else ""
-            tags.append(f"<figure title='{names[row[0]]}'>{left}<b aria-hidden='true'>→</b>{right}{text}</figure>")
+            text = f"<figcaption>{name}: b, and the true b′</figcaption>" if caption else ""
+            tags.append(f"<figure title='{name}'>{left}<b aria-hidden='true'>→</b>{right}{text}</figure>")
         return f"<div class='pairs'>{''.join(tags)}</div>"
 
     known = "known to the frozen base" if chosen.known_to_base else "known to nobody"
@@ -151,7 +152,7 @@ class Results(Widget):
     """A widget with a search box and pages of emojis: its parts ``status`` and ``results``.
 
     Attributes:
-        query, number, positions: what was searched for, the page that is shown, the emojis that were found.
+        query, number, positions: what was searched for, the page that is shown, the emojis of the result.
         style: whose drawings are shown.
     """
 
@@ -201,11 +202,7 @@ class Browser(Results):
     }
 
     def __init__(
-        self,
-        query: str = "woman",
-        emoji: str = "woman",
-        style: str = "noto",
-        relation: str | None = "role/astronaut",
+        self, query: str = "woman", emoji: str = "woman", style: str = "noto", relation: str | None = "role/astronaut"
     ) -> None:
         super().__init__()
         self.style = STYLES[column_of(style)]

@@ -177,15 +177,15 @@ class Choice(Controls):
 
     Args:
         draw: from the chosen values, by name, to a figure.
-        still: the fallback figure.
+        static: the fallback figure.
         menus: name to its options, what is shown to the value behind it.
     """
 
     title = "Choice"
 
-    def __init__(self, draw: Callable[..., Figure], still: Figure, **menus: Mapping[str, Any]) -> None:
+    def __init__(self, draw: Callable[..., Figure], static: Figure, **menus: Mapping[str, Any]) -> None:
         super().__init__()
-        self.draw, self.still = draw, still
+        self.draw, self.static = draw, static
         self.build("", **{name: Menu(name, options) for name, options in menus.items()})
 
     def render(self, *_: Any, **values: Any) -> None:
@@ -194,4 +194,4 @@ class Choice(Controls):
 
     def fallback(self) -> Figure:
         """The figure that was given."""
-        return self.still
+        return self.static

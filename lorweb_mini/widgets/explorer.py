@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from numbers import Integral
@@ -22,44 +21,15 @@ from ..emoji.relations import relations as all_relations
 from ..emoji.sheets import STYLES, load_emoji
 from ..errors import InputError
 from ..images import SIZE, read_image
-from ..show.pictures import relation_label
 from .browser import Results
-from .explorer_html import answer_html, mixture_html, neighbours_html, slots_html, static, title_text
-from .questions import (
-    NAMES,
-    NEIGHBOURS,
-    Slot,
-    drawn,
-    nearest,
-    paint,
-    read_upload,
-    relation_means,
-    slots_of,
-    solve,
-)
+from .explorer_html import answer_html, constant_parts, mixture_html, neighbours_html, slots_html, static, title_text
+from .questions import NAMES, NEIGHBOURS, Slot, drawn, nearest, paint, read_upload, relation_means, slots_of, solve
 from .search import column_of
 
 FIRST = "tone/yellow>dark"  # the relation at first
 STEPS_MAX = 32
 UNDO = 100
 SLICE = 4  # relations whose mean is taken between two messages of the page
-
-
-@functools.lru_cache(maxsize=1)
-def constant_parts() -> dict[str, str]:
-    """The parts of the page that never change: relations and styles."""
-    groups: dict[str, str] = {}
-    for name in all_relations():
-        option = f"<option value='{escape(name)}'>{escape(relation_label(name))}</option>"
-        groups[name.split("/")[0]] = groups.get(name.split("/")[0], "") + option
-    options = "".join(f"<optgroup label='{escape(x)}'>{inside}</optgroup>" for x, inside in groups.items())
-    return {
-        "relations": f"<option value=''>any</option>{options}",
-        "styles": "".join(
-            f"<button data-ask='style' data-value='{style}'>{escape(name)}</button>"
-            for style, name in STYLE_NAMES.items()
-        ),
-    }
 
 
 class Explorer(Results):
@@ -100,12 +70,7 @@ class Explorer(Results):
     }
 
     def __init__(
-        self,
-        editor: Editor,
-        a: Any = None,
-        a_prime: Any = None,
-        b: Any = None,
-        relations: Iterable[str] | None = None,
+        self, editor: Editor, a: Any = None, a_prime: Any = None, b: Any = None, relations: Iterable[str] | None = None
     ) -> None:
         given = {
             name: Slot(read_image(picture, name), "a picture of yours")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -11,14 +12,31 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ..emoji.relations import SPLITS, concept_sides
+from ..analysis.mixtures import shares
+from ..emoji.relations import SPLITS, STYLE_NAMES, concept_sides, relations
 from ..show.pictures import relation_label
 from ..show.style import COLOURS, INK, PALE, Board, styled
 from .base import picture_tag, png_url
-from .mixer import shares
 from .questions import NAMES, Answer, Slot
 
 SIDE = 128  # of a picture in CSS pixels
+
+
+@functools.lru_cache(maxsize=1)
+def constant_parts() -> dict[str, str]:
+    """The parts of the page that never change: relations and styles."""
+    groups: dict[str, str] = {}
+    for name in relations():
+        option = f"<option value='{escape(name)}'>{escape(relation_label(name))}</option>"
+        groups[name.split("/")[0]] = groups.get(name.split("/")[0], "") + option
+    options = "".join(f"<optgroup label='{escape(x)}'>{inside}</optgroup>" for x, inside in groups.items())
+    return {
+        "relations": f"<option value=''>any</option>{options}",
+        "styles": "".join(
+            f"<button data-ask='style' data-value='{style}'>{escape(name)}</button>"
+            for style, name in STYLE_NAMES.items()
+        ),
+    }
 
 
 def slots_html(slots: Mapping[str, Slot], selected: str) -> str:

@@ -116,11 +116,7 @@ def _bars(axes: Axes, row: Tensor, other: Tensor) -> None:
 
 
 def _replaced(
-    figure: SubFigure,
-    b: Tensor,
-    drawn: Mapping[str, Tensor],
-    changes: Mapping[str, float],
-    whole: Mapping[str, float],
+    figure: SubFigure, b: Tensor, drawn: Mapping[str, Tensor], changes: Mapping[str, float], whole: Mapping[str, float]
 ) -> None:
     """b, the result, and the results with the layer's mixture replaced."""
     shown = [("b", b, ""), ("as routed", drawn["routed"], "")]

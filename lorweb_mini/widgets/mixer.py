@@ -1,14 +1,14 @@
 """Sliders over the LoRA space: change a mixture, and see what the editor renders with it.
 
-:func:`remix` maps gains to coefficients, :func:`static` shows one gain as a strip of pictures, :class:`Mixer` has a
-slider for each LoRA. :class:`MixturePanel` is what :class:`Mixer` and :class:`~lorweb_mini.widgets.pads.Pads` share.
+:class:`Mixer` has a slider for each LoRA, :func:`static` shows one of them as a strip of pictures.
+:class:`MixturePanel` is what :class:`Mixer` and :class:`~lorweb_mini.widgets.pads.Pads` share.
 """
 
 from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..analysis.mixtures import remix, shares, strongest
 from ..core.editor import Editor
 from ..errors import InputError
 from ..images import read_image, to_pil
@@ -31,51 +32,6 @@ GAINS = (0.0, 1.0, 2.0, 4.0, 8.0)  # in the fallback figure
 ALL_LAYERS = ""
 KINDS = {"transformer_blocks": "double", "single_transformer_blocks": "single"}
 SIDE = 192
-
-
-def remix(coefficients: Tensor, gains: Mapping[int, float], layer: int | None = None) -> Tensor:
-    """Turns chosen LoRAs of a mixture up or down, in all layers alike or in one.
-
-        c'_{l,n} = g_n c_{l,n} / sum_m g_m c_{l,m},        g_n = 1 for every LoRA without a gain
-
-    so that 1 everywhere is the router's own mixture, 0 takes a LoRA out, a large gain lets it take over wherever the
-    router gave it anything, and every row still sums to 1. A row from which everything was taken is zero: that layer
-    is the bare base's. Remixing twice multiplies the gains.
-
-    Args:
-        coefficients: [..., layers, N], not negative.
-        gains: index of a LoRA to its gain, at least 0.
-        layer: the only one that changes; None for all.
-
-    Raises:
-        InputError: a LoRA or a layer that the basis does not have, or a gain that is negative or not finite.
-    """
-    count = coefficients.shape[-2]
-    if layer is not None and not 0 <= layer < count:
-        raise InputError(f"expected a layer from 0 to {count - 1}, got {layer}")
-    factor = torch.ones_like(coefficients)
-    rows = slice(None) if layer is None else layer
-    for n, gain in gains.items():
-        if not 0 <= n < factor.shape[-1]:
-            raise InputError(f"expected LoRAs 0..{factor.shape[-1] - 1}, got {n}")
-        if not 0 <= gain < float("inf"):
-            raise InputError(f"expected a gain of at least 0 for LoRA {n}, got {gain}")
-        factor[..., rows, n] = gain
-    weighted = coefficients * factor
-    total = weighted.sum(-1, keepdim=True)
-    turned = torch.where(total > 0, weighted / total.clamp_min(1e-12), torch.zeros_like(weighted))
-    # A row that nothing changed stays as it is, whatever its sum.
-    return torch.where((factor == 1).all(-1, keepdim=True), coefficients, turned)
-
-
-def shares(coefficients: Tensor) -> Tensor:
-    """How much of a mixture [layers, N] each LoRA is, averaged over layers: [N]."""
-    return coefficients.mean(-2)
-
-
-def strongest(coefficients: Tensor, count: int = 4) -> tuple[int, ...]:
-    """The LoRAs with the largest share of a mixture [layers, N], largest first."""
-    return tuple(shares(coefficients).topk(min(count, coefficients.shape[-1])).indices.tolist())
 
 
 def bar_html(key: str) -> str:

@@ -112,12 +112,7 @@ class Pads(MixturePanel):
     back = "Back to the middle"
 
     def __init__(
-        self,
-        editor: Editor,
-        analogies: Sequence[Analogy | tuple[Any, Any]],
-        b: Any,
-        steps: int = 2,
-        seed: int = 0,
+        self, editor: Editor, analogies: Sequence[Analogy | tuple[Any, Any]], b: Any, steps: int = 2, seed: int = 0
     ) -> None:
         if editor.layout.needs_context:
             raise InputError(f"expected an editor with the layout 'b', got {editor.config.layout!r}")

@@ -1,4 +1,4 @@
-"""The instruments outside JupyterLab: under Voila, in Notebook 7, and in an HTML file where no kernel runs."""
+"""The widgets outside JupyterLab: under Voila, in Notebook 7, and in an HTML file where no kernel runs."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def test_the_mixer_in_notebook_7(server: Server, page: Page, mixer: str, screens
     page.screenshot(path=screenshots / "notebook_7.png")
 
 
-def test_every_instrument_in_a_page_without_a_kernel(
+def test_every_widget_in_a_page_without_a_kernel(
     page: Page, tmp_path: Path, screenshots: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A picture that is not blank, and words that say what it needs, where the instrument was."""
+    """A picture that is not blank, and words that say what it needs, where the widget was."""
     monkeypatch.syspath_prepend(str(ROOT / "notebooks" / "build"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     from execute import execute, without_widgets

@@ -35,7 +35,8 @@ class Seen:
         return self.widget.locator(f"[data-shown={name}] img")
 
     def source(self, name: str) -> str:
-        return source(self.image(name))
+        """The address of a picture; empty if it is not on the page."""
+        return source(self.image(name)) if self.image(name).count() else ""
 
     def picture(self, name: str) -> np.ndarray:
         return pixels(self.source(name))

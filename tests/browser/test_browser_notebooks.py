@@ -1,4 +1,4 @@
-"""The notebooks of the course in JupyterLab: run them, use their instruments, and look at them without running."""
+"""The notebooks of the course in JupyterLab: run them, use their widgets, and look at them without running."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ COMMITTED = [(START, "pads = Pads(", 5), (ANALOGIES, "browser = Browser()", 5), 
 def test_the_committed_notebook_is_never_blank(
     server: Server, page: Page, screenshots: Path, name: str, code: str, pictures: int
 ) -> None:
-    """Opened and not run: still pictures are there, among them the widget's, and no widget's error."""
+    """Opened and not run: static pictures are there, among them the widget's, and no widget's error."""
     shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", server.folder / f"committed_{name}.ipynb")
     Notebook(page, server, f"committed_{name}.ipynb")
     cell = page.locator(".jp-CodeCell", has_text=code)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ import torch
 from pages import ask, fallback, images, part
 from PIL import Image
 from tiny_models import pictures, tiny_editor
-from torch import Tensor
 
 from lorweb_mini.algebra import pca
 from lorweb_mini.analysis.plane import decode, view_of
@@ -101,24 +99,6 @@ def test_a_drag_draws_what_the_place_decodes_to(atlas: Atlas, editor: Editor) ->
     assert [atlas.state["cross"]["u"], atlas.state["cross"]["v"]] == pytest.approx(landed.tolist(), abs=0.06)
     press(atlas, "home")
     assert part(atlas, "result") == before
-
-
-def test_a_user_may_bring_another_renderer(editor: Editor, items: list[Analogy], vectors: np.ndarray) -> None:
-    seen: list[Tensor] = []
-    asked: list[Tensor] = []
-
-    def renderer(b: Tensor) -> Callable[[Tensor], Tensor]:
-        seen.append(b)
-        return lambda coefficients: asked.append(coefficients) or torch.full((3, 64, 64), len(seen) / 4)
-
-    b = pictures(1)[0]
-    atlas = Atlas(editor, items, b, vectors, renderer=renderer)
-    atlas.move_to(0.01, 0.02)
-    assert len(asked) == 2 and torch.equal(asked[1], atlas.coefficients)
-    assert (images(part(atlas, "result"))[1] == 159).all()
-    atlas.choose(items[3].b)
-    assert torch.equal(seen[0], b) and torch.equal(seen[1], items[3].b)
-    assert (images(part(atlas, "result"))[1] == 191).all()
 
 
 def test_a_click_edits_with_the_analogys_own_mixture(atlas: Atlas, editor: Editor, vectors: np.ndarray) -> None:

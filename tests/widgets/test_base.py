@@ -139,8 +139,8 @@ def test_a_choice_shows_the_figure_that_its_menus_choose() -> None:
         axes.imshow(np.arange(60).reshape(6, 10))
         return figure
 
-    choice = Choice(draw, draw(0, "still"), layer={"first": 3, "second": 4}, colour={"blue": "b"})
+    choice = Choice(draw, draw(0, "static"), layer={"first": 3, "second": 4}, colour={"blue": "b"})
     choice.set(layer=4)
-    assert drawn == [(0, "still"), (3, "b"), (4, "b")]
+    assert drawn == [(0, "static"), (3, "b"), (4, "b")]
     assert len(images(part(choice, "pictures"))) == 1
     fallback(choice, 400, 100_000)

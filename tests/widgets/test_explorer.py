@@ -24,8 +24,8 @@ from lorweb_mini.errors import InputError
 from lorweb_mini.images import read_image, to_pil
 from lorweb_mini.widgets import explorer as module
 from lorweb_mini.widgets.browser import PAGE
-from lorweb_mini.widgets.explorer import Explorer, constant_parts
-from lorweb_mini.widgets.explorer_html import heat_map, mixture_html, neighbours_html, static
+from lorweb_mini.widgets.explorer import Explorer
+from lorweb_mini.widgets.explorer_html import constant_parts, heat_map, mixture_html, neighbours_html, static
 from lorweb_mini.widgets.questions import (
     NAMES,
     Slot,

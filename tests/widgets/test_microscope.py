@@ -12,13 +12,7 @@ from pages import ask, fallback, images, part
 from tiny_models import mixtures, pictures, tiny_editor
 from torch import Tensor
 
-from lorweb_mini.analysis.layers import (
-    CHANGES,
-    difference,
-    layer_changes,
-    layer_label,
-    perplexity,
-)
+from lorweb_mini.analysis.layers import CHANGES, difference, layer_changes, layer_label, perplexity
 from lorweb_mini.core.editor import Editor
 from lorweb_mini.errors import InputError
 from lorweb_mini.images import to_pil
