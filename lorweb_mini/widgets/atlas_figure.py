@@ -24,6 +24,7 @@ from ..show.pictures import relation_label
 from ..show.style import LINE, PALE, figure_of, styled
 
 CHUNK = 64
+TITLE = "An atlas of the LoRA space: one picture, edited by every place on the map"
 
 
 def check_editor(editor: Editor) -> None:
@@ -56,7 +57,6 @@ def atlas_figure(
     columns: int = 11,
     steps: int = 4,
     seed: int = 0,
-    title: str = "An atlas of the LoRA space: one picture, edited by every place on the map",
     note: str = "",
 ) -> Figure:
     """The plane twice: the analogies as points, and a grid in which each cell is b edited by the cell's place.
@@ -68,12 +68,11 @@ def atlas_figure(
         plane: map of routing vectors [k, layers · N], at least two components.
         families: one name for each of the k points, for their colours.
         b: the picture that is edited.
-        columns: cells in a row; the number of rows follows from the shape of the plane.
+        columns: cells in a row; the shape of the plane gives the rows.
         note: a few words above everything.
 
     Raises:
-        InputError: as :func:`decode`; another number of families than points; an editor that
-            :class:`~lorweb_mini.widgets.atlas.Atlas` refuses.
+        InputError: as :func:`decode`; another number of families than points; an editor that ``Atlas`` refuses.
     """
     picture = read_image(b, "b")
     check_editor(editor)
@@ -99,7 +98,7 @@ def atlas_figure(
     left.set_ylabel(f"second component ({plane.explained[1]:.0%})")
     left.set_title(f"{len(points):,} analogies by family", loc="left")
     right.set_title("b, edited by the mixture of each place", loc="left")
-    figure.suptitle(title, x=0.01, ha="left", size=12, weight="bold")
+    figure.suptitle(TITLE, x=0.01, ha="left", size=12, weight="bold")
     handles = [
         Line2D([], [], ls="", marker=marker, color=colour, markeredgewidth=0, ms=5, label=family_label(name))
         for name, (colour, marker) in looks.items()
@@ -107,10 +106,7 @@ def atlas_figure(
     figure.legend(handles=handles, loc="outside lower left", ncols=6, fontsize=7.5, handletextpad=0.2)
     inset = min(0.8, legend) - 0.1
     corner = figure.add_axes((1 - (inset + 0.15) / width, 0.05 / height, inset / width, inset / height))
-    corner.imshow(to_pil(picture), interpolation="antialiased")
-    corner.set(xticks=[], yticks=[])
-    corner.set_ylabel("b", size=9, rotation=0, ha="right", va="center")
-    corner.spines[:].set(visible=True, color=LINE)
+    _label_b(corner, picture)
     figure.text(1 - 0.12 / width, 1 - 0.1 / height, note, size=8.5, color=PALE, ha="right", va="top")
     return figure
 
@@ -120,6 +116,14 @@ def _points(axes: Axes, points: np.ndarray, families: Sequence[str]) -> None:
     for name, (colour, marker) in appearance(families).items():
         x, y = points[names == name].T
         axes.scatter(x, y, s=13, marker=marker, color=colour, linewidths=0, alpha=0.8)
+
+
+def _label_b(axes: Axes, picture: Tensor) -> None:
+    """The picture that is edited, in the corner."""
+    axes.imshow(to_pil(picture), interpolation="antialiased")
+    axes.set(xticks=[], yticks=[])
+    axes.set_ylabel("b", size=9, rotation=0, ha="right", va="center")
+    axes.spines[:].set(visible=True, color=LINE)
 
 
 def _cells(axes: Axes, places: np.ndarray, pictures: Tensor, points: np.ndarray, cell: float) -> None:

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 from matplotlib.figure import Figure
@@ -43,11 +43,13 @@ class Slider:
     says: str = ""
 
     def check(self, value: Any) -> float | int:
-        """The value as one that the slider can have; InputError if it is no number or out of range."""
-        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+        """The value as one that the slider can have; InputError if it is no such number or out of range."""
+        fits = isinstance(value, Real if self.digits else Integral) and not isinstance(value, bool)
+        number = (round(float(value), self.digits) if self.digits else int(value)) if fits else math.nan
         if not self.low <= number <= self.high:
-            raise InputError(f"expected {self.label} from {self.low:g} to {self.high:g}, got {value!r}")
-        return round(number, self.digits) if self.digits else round(number)
+            kind = "" if self.digits else " as a whole number"
+            raise InputError(f"expected {self.label}{kind} from {self.low:g} to {self.high:g}, got {value!r}")
+        return number
 
     @property
     def first(self) -> float:

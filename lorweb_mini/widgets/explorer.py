@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,12 +21,13 @@ from ..emoji.sheets import STYLES, load_emoji
 from ..errors import InputError
 from ..images import SIZE, read_image
 from .browser import Results
+from .controls import Slider
 from .explorer_html import answer_html, constant_parts, mixture_html, neighbours_html, slots_html, static, title_text
 from .questions import NAMES, NEIGHBOURS, Slot, drawn, nearest, paint, read_upload, relation_means, slots_of, solve
 from .search import column_of
 
 FIRST = "tone/yellow>dark"  # the relation at first
-STEPS_MAX = 32
+STEPS, SEED = Slider("steps", 1, 32, 1, 8), Slider("a seed", 0, 2**63 - 1, 1, 0)
 UNDO = 100
 SLICE = 4  # relations whose mean is taken between two messages of the page
 
@@ -187,11 +187,8 @@ class Explorer(Results):
 
     def set(self, steps: int | None = None, seed: int | None = None) -> None:
         """Euler steps, 1 to 32, and seed of the noise, in [0, 2^63); InputError for others."""
-        steps, seed = self.steps if steps is None else steps, self.seed if seed is None else seed
-        for name, value, low, high in (("steps", steps, 1, STEPS_MAX), ("a seed", seed, 0, 2**63 - 1)):
-            if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
-                raise InputError(f"expected {name} as a whole number from {low} to {high}, got {value!r}")
-        self.steps, self.seed = int(steps), int(seed)
+        new = STEPS.check(self.steps if steps is None else steps), SEED.check(self.seed if seed is None else seed)
+        self.steps, self.seed = map(int, new)
         self._solve()
 
     def change(self, key: str, value: str) -> None:
@@ -199,11 +196,12 @@ class Explorer(Results):
         if key == "relation":
             self.relation = value and get_relation(value).name
             self._tell()
-        else:
-            try:
-                self.set(**{key: int(value)})
-            except ValueError as error:
-                raise InputError(f"expected a whole number, got {value!r}") from error
+            return
+        try:
+            number = int(value)
+        except ValueError as error:
+            raise InputError(f"expected a whole number, got {value!r}") from error
+        self.set(**{key: number})
 
     def nearest(self, count: int = NEIGHBOURS) -> list[tuple[str, float]]:
         """The relations whose mean routing is nearest to this one: name and cosine; see :func:`nearest`.

@@ -15,7 +15,7 @@ from .lab import ROOT, Server, changed, differ, pixels, source
 from .test_browser_atlas import ATLAS, EDITOR, MICROSCOPE
 from .test_browser_explorer import SOURCE as EXPLORER
 from .test_browser_mixer import CELLS as MIXERS
-from .test_browser_sampler import SAMPLER, WALK
+from .test_browser_controls import SAMPLER, WALK
 
 BROWSER = "from lorweb_mini.widgets.browser import Browser\n\nBrowser()"
 FALLBACKS = {

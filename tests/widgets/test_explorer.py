@@ -534,6 +534,7 @@ def test_steps_and_seed_are_those_of_the_editor(explorer: Explorer) -> None:
     expected = explorer.editor.edit(*(explorer.slots[name].picture for name in NAMES), steps=3, seed=11)
     assert torch.equal(explorer.answer.picture, expected.pictures[0])
     assert explorer.state["values"] == {"steps": 3, "seed": 11, "relation": ""}
+    assert "from 1 to 32" in ask(explorer, "set", ["steps", "0"])
     for change in (["steps", "0"], ["steps", "33"], ["steps", "2.5"], ["seed", "-1"], ["seed", ""]):
         assert "Nothing was changed. expected" in ask(explorer, "set", change)
         assert (explorer.steps, explorer.seed) == (3, 11)

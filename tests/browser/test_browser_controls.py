@@ -1,4 +1,4 @@
-"""The sampler and the walk in JupyterLab: turn their sliders by keyboard, see the picture change and come back."""
+"""Declared controls in JupyterLab: sliders moved by keyboard, menus; the picture changes and comes back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
-from .lab import Notebook, differ, source
+from .lab import Notebook, changed, differ, source
 
 INSTRUCTIONS = ["invert the colours", "make it grey", ""]
 SAMPLER = f"""
@@ -26,7 +26,35 @@ from lorweb_mini.widgets.walk import Walk
 walks = {name: ladders(SCALES[name], 1)[0] for name in ("darken: 0.65 → 0.25", "tone: light → dark")}
 Walk(lw.load("starter"), walks, steps=2)
 """
-CELLS = [SAMPLER, WALK]
+RANK = """
+import torch
+import lorweb_mini as lw
+from lorweb_mini.analysis.one_lora import by_direction
+from lorweb_mini.core.basis import ADAPTER
+from lorweb_mini.core.editor import BasisConfig, Editor, load_frozen
+from lorweb_mini.widgets.rank_slider import RankSlider
+
+lora = Editor(*load_frozen(), BasisConfig(1, 8))
+with torch.no_grad():
+    for module in lora.basis.modules:
+        module.lora_B[ADAPTER].weight.normal_(0, 0.03)
+pairs = {name: lw.analogies("test", name, n=1)[0] for name in ("edit/invert", "edit/grey")}
+RankSlider(by_direction(lora, load_frozen()[2]), {name: (x.b, x.b_prime) for name, x in pairs.items()}, steps=2)
+"""
+CHOICE = """
+from lorweb_mini.show.style import figure_of
+from lorweb_mini.widgets.controls import Choice
+
+
+def draw(exponent, colour):
+    figure, axes = figure_of(5, 2.5)
+    axes.plot([x**exponent for x in range(9)], color=colour)
+    return figure
+
+
+Choice(draw, draw(1, "black"), exponent={"linear": 1, "square": 2}, colour={"blue": "#0072B2", "orange": "#E69F00"})
+"""
+CELLS = [SAMPLER, WALK, RANK, CHOICE]
 
 
 def test_sliders_turned_by_keyboard_change_the_picture(notebook: Notebook, screenshots: Path) -> None:
@@ -83,3 +111,34 @@ def test_a_walk_is_gone_along_by_keyboard(notebook: Notebook, screenshots: Path)
     differ(known, known_later)
     output.get_by_role("button", name="Back to the start").click()
     expect(result).to_have_attribute("src", start)
+
+
+def test_rank_and_strength_are_turned_by_keyboard(notebook: Notebook, screenshots: Path) -> None:
+    output, page = notebook.run(notebook.page.locator(".jp-CodeCell").nth(2)), notebook.page
+    result, (rank, strength) = output.locator("figure img[alt='result']"), output.get_by_role("slider").all()
+    start = source(result)
+    rank.focus()
+    page.keyboard.press("Home")
+    output.get_by_text("0 parameters, 0%").wait_for()
+    bare = changed(result, start)
+    page.keyboard.press("End")
+    expect(result).to_have_attribute("src", start)
+    strength.focus()
+    page.keyboard.press("End")
+    doubled = changed(result, start)
+    output.screenshot(path=screenshots / "rank_slider.png")
+    output.get_by_role("button", name="Back to the whole LoRA").click()
+    expect(result).to_have_attribute("src", start)
+    output.get_by_role("combobox").select_option(label="edit/grey")
+    differ(bare, start, doubled, changed(result, start))
+
+
+def test_a_choice_is_made_from_menus(notebook: Notebook, screenshots: Path) -> None:
+    output = notebook.run(notebook.page.locator(".jp-CodeCell").nth(3))
+    plot = output.locator("img.plot")
+    start = source(plot)
+    output.get_by_label("exponent").select_option(label="square")
+    square = changed(plot, start)
+    output.get_by_label("colour").select_option(label="orange")
+    changed(plot, square)
+    output.screenshot(path=screenshots / "choice.png")
