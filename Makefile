@@ -54,7 +54,7 @@ format: $(STAMP)  ## let ruff mend what it can
 
 figures: $(STAMP)  ## every static figure again
 	$(PY) -m data.build.contact
-	$(PY) -m lorweb_mini.show.figures
+	$(PY) -m lorweb_mini.show.pictures
 
 report: $(STAMP)  ## measure the shipped weights; their reports, model card and losses again
 	$(PY) -m benchmarks.model_card

@@ -1,17 +1,16 @@
-"""How fast the picture follows the hand: from a slider to the picture, in the kernel and in a browser.
+"""How fast the picture follows a slider: from the slider to the picture, in the kernel and in a browser.
 
     .venv/bin/python -m benchmarks.mixer                    # two minutes; --save writes results/mixer.md
     .venv/bin/python -m benchmarks.mixer --browser          # in a live JupyterLab with Chromium as well
     .venv/bin/python -m benchmarks.mixer --weights FOLDER   # a basis that training wrote
     .venv/bin/python -m benchmarks.mixer --quick            # once each: shows that it works
 
-Every method draws under one new mixture after the other, as a hand that moves asks for it.
+Every method renders one new mixture after the other, as a user who drags a slider asks for it.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import itertools
 import json
 import os
@@ -38,8 +37,9 @@ from lorweb_mini.analysis.evaluation import by_relation, evaluate
 from lorweb_mini.core.editor import Editor
 from lorweb_mini.emoji.relations import Analogy, as_batch, select
 from lorweb_mini.images import to_pil
-from lorweb_mini.widgets.mixer import GAIN_MAX, Mixer
-from lorweb_mini.widgets.pads import Instrument, Pads, source_of
+from lorweb_mini.widgets.base import png_url
+from lorweb_mini.widgets.mixer import GAIN_MAX, Mixer, MixturePanel
+from lorweb_mini.widgets.pads import Pads
 from lorweb_mini.widgets.rendering import Renderer
 
 from .timing import conditions, interleaved, markdown, write
@@ -110,8 +110,8 @@ def parts_table(mixer: Mixer, rounds: int) -> str:
             PARTS[1]: lambda: renderer._mix(mixture),
             PARTS[2]: lambda: renderer.tokens(mixture),
             PARTS[3]: decode,
-            PARTS[4]: lambda: source_of(picture),
-            FRAME: lambda: mixer._draw(mixer.mixture),
+            PARTS[4]: lambda: png_url(picture),
+            FRAME: mixer.refresh,
         }
         seconds = interleaved(runs, rounds)
     # The steps are what the tokens take beyond the mixture.
@@ -119,28 +119,21 @@ def parts_table(mixer: Mixer, rounds: int) -> str:
     return markdown(["ms", "median", "95 %"], [[name, *spread(seconds[name])] for name in PARTS])
 
 
-def answers(instrument: Instrument, messages: Sequence[dict]) -> list[float]:
-    """Seconds from each message of a page, on an event loop as in a kernel, until its picture is on the page."""
-
-    async def play() -> list[float]:
-        found = []
-        for message in messages:
-            before, started = instrument.panel.drawn, time.perf_counter()
-            instrument._answer(message)
-            while instrument.panel.drawn == before:
-                await asyncio.sleep(0)
-            found.append(time.perf_counter() - started)
-            await asyncio.sleep(0.01)
-        return found
-
-    return asyncio.run(play())[1:]
+def answers(widget: MixturePanel, changes: Sequence[list]) -> list[float]:
+    """Seconds from each message of a page until it is answered, with its picture on the page."""
+    seconds = []
+    for number, change in enumerate(changes):
+        started = time.perf_counter()
+        widget.receive({"ask": "set", "value": change, "id": f"benchmark:{number}"})
+        seconds.append(time.perf_counter() - started)
+    return seconds[1:]
 
 
 def kernel_table(mixer: Mixer, pads: Pads, count: int) -> str:
     """Milliseconds from the page's message to the picture, one message at a time."""
     lora = str(mixer.loras[0])
-    gains = [{"changes": [[lora, GAIN_MAX * (i % 33) / 32]]} for i in range(count)]
-    points = [{"changes": [["point", [(i % 21) / 20, (i % 17) / 16]]]} for i in range(count)]
+    gains = [[lora, GAIN_MAX * (i % 33) / 32] for i in range(count)]
+    points = [["point", [(i % 21) / 20, (i % 17) / 16]] for i in range(count)]
     rows = [[TURN, *spread(answers(mixer, gains))], [MOVE, *spread(answers(pads, points))]]
     return markdown(["ms in the kernel", "median", "95 %"], rows)
 
@@ -151,9 +144,9 @@ def errors_table(editor: Editor, names: Sequence[str], each: int, steps: Sequenc
     methods = {
         str(count): lambda part, count=count: editor.edit(*as_batch(part)[:3], steps=count).pictures for count in steps
     }
-    found = evaluate(methods, by_relation(items), editor.autoencoder, retrieval_limit=0).groups["all"]
+    scores = evaluate(methods, by_relation(items), editor.autoencoder, retrieval_limit=0).groups["all"]
     rows = [
-        [name, str(score.error), str(score.edited_error), str(score.preserved_error)] for name, score in found.items()
+        [name, str(score.error), str(score.edited_error), str(score.preserved_error)] for name, score in scores.items()
     ]
     return markdown(["steps", "normalised error", "on edited pixels", "preserved, grey levels"], rows)
 
@@ -171,9 +164,9 @@ items = [lw.analogies("val", name, n=1)[0] for name in {relations!r}]
 one = items[0]
 mixer = Mixer(editor, one.b, editor.route(one.a, one.a_prime, one.b), (one.a, one.a_prime))
 """
-# From the event of the hand to the moment after the frame with the new picture was painted.
+# From the event of the user to the moment after the frame with the new picture was painted.
 WATCH = """number => {
-  const page = document.querySelectorAll(".lorweb-mixer")[number], image = page.querySelector("img[alt=result]");
+  const page = document.querySelectorAll(".lorweb-mixer, .lorweb-pads")[number];
   const seen = (window.seen = { times: [], since: null });
   for (const kind of ["keydown", "pointermove"])
     page.addEventListener(kind, (event) => { seen.since ??= event.timeStamp; }, true);
@@ -182,8 +175,8 @@ WATCH = """number => {
     seen.since = null;
     if (since === null) return;
     const painted = () => seen.times.push(performance.now() - since);
-    image.decode().then(() => requestAnimationFrame(() => setTimeout(painted)));
-  }).observe(image, { attributes: true, attributeFilter: ["src"] });
+    page.querySelector("img[alt=result]").decode().then(() => requestAnimationFrame(() => setTimeout(painted)));
+  }).observe(page.querySelector("[data-part=pictures]"), { childList: true });
 }"""
 
 
@@ -247,10 +240,10 @@ def browser_table(weights: str, count: int) -> str:
         page.wait_for_selector(".jp-Notebook .jp-Cell")
         page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
         page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
-        page.locator(".lorweb-mixer").nth(1).wait_for()
+        page.locator(".lorweb-pads").wait_for()
         page.wait_for_timeout(2000)
         for number, (name, control) in enumerate(((TURN, "input[type=range]"), (MOVE, "[role=slider]"))):
-            handle = page.locator(".lorweb-mixer").nth(number).locator(control).first
+            handle = page.locator(".lorweb-mixer, .lorweb-pads").nth(number).locator(control).first
             handle.scroll_into_view_if_needed()
             handle.focus()
             page.evaluate(WATCH, number)

@@ -21,7 +21,7 @@ from IPython.display import Markdown, display
 import lorweb_mini as lw
 from lorweb_mini.analysis.evaluation import reconstruct, squared
 from lorweb_mini.emoji.relations import as_batch, splits
-from lorweb_mini.show.figures import relation_label, triplets
+from lorweb_mini.show.pictures import relation_label, triplets
 from lorweb_mini.show.style import COLOURS, figure_of
 
 SMOKE = os.environ.get("LORWEB_PROFILE") == "smoke"
@@ -53,7 +53,7 @@ display(
 #
 # 1. ask the model a visual analogy of your own, and measure how well it did;
 # 2. say what a *basis of LoRAs* is and what the *router* decides;
-# 3. turn the mixture by hand and see which LoRA does what.
+# 3. mix several edits of one picture and see what lies between them.
 #
 # **You need** some Python and a rough idea of what a neural network layer is. No GPU, no network, no account.
 # **It takes** 20 to 30 minutes of yours; the computer's share is measured in the last cell.
@@ -154,7 +154,7 @@ figure.colorbar(shown, label="coefficient", pad=0.01)
 figure
 
 # %%
-from lorweb_mini.widgets.mixer import shares, strongest
+from lorweb_mini.analysis.mixtures import shares, strongest
 
 leaders = strongest(coefficients, 3)
 taken = shares(coefficients)[list(leaders)]
@@ -203,24 +203,50 @@ axes.set_ylim(0, 1.25 * float(mixtures.mean(1).max()))
 figure
 
 # %% [markdown]
-# ## Turn the mixture by hand
+# ## Ask your own questions
 #
-# `editor.generate(b, c)` draws **any** table of coefficients, not only those that the router would choose. Below are
-# sliders for the four LoRAs that matter most for this question. Each turns one LoRA up or down in all layers at once,
-# $c'_{l,n} \propto g_n\, c_{l,n}$, and the rows are scaled back to sum 1. At 1 everything is as the router decided.
+# So far the questions were chosen for you. In the explorer below you choose *a*, *a′* and *b* yourself: search for an
+# emoji, upload a picture file, or draw. The model answers after every change. Where the data have a true *b′*, it is
+# shown with the error. Below the pictures you see the mixture, and the relations of this model's training whose mean
+# mixture is most similar to it (cosine similarity of the tables).
 #
-# > **Predict before you run.** If you take the strongest LoRA out altogether (gain 0), do you get *b* back, a weaker
-# > edit, or another edit?
+# > **Predict before you run.** Swap *a* and *a′*: will the model undo the edit, though nobody ever showed it that? Then
+# > press "Put b′ into b" and let it edit its own result: will the edit get stronger, stay, or change?
 #
-# Click a slider and use the arrow keys, or drag. The picture follows your hand: whatever arrives while a picture is
-# being drawn is dropped, and the last value always wins. On a page without a running kernel you see a strip of
-# pictures instead.
+# The arrow keys work inside each group of buttons. On a page without a running kernel you see one question and its
+# answer as a static figure.
 
 # %%
-from lorweb_mini.widgets.mixer import Mixer
+from lorweb_mini.widgets.explorer import Explorer
 
-mixer = Mixer(editor, question.b, coefficients, context=(question.a, question.a_prime), steps=2 if SMOKE else 4)
-mixer
+explorer = Explorer(editor, relations=names)
+explorer.set(steps=STEPS)
+explorer.nearest()
+explorer
+
+# %% [markdown]
+# ## Mix several edits
+#
+# `editor.generate(b, c)` renders **any** table of coefficients, not only those that the router would choose. At the
+# corners of the square below are the four pairs of "Same *b*, another pair", each with the table $c_k$ that the router
+# gives it for the same *b*. A point of the square mixes the four tables with bilinear weights,
+#
+# $$c = \sum_{k=1}^{4} w_k\, c_k, \qquad w_k \ge 0, \qquad \sum_k w_k = 1,$$
+#
+# so every row of the mixture still sums to 1.
+#
+# > **Predict before you run.** In the middle all four pairs count the same. Will you see four edits at once, a little
+# > of each, or a picture that is none of them? Where along an edge does one edit turn into the other?
+#
+# Drag the point, or use the arrow keys; the keys 1 to 4 go to a corner and 0 to the middle. While a picture is being
+# computed, newer positions replace older ones, so the last picture always belongs to the last position. On a page
+# without a running kernel you see a grid of pictures.
+
+# %%
+from lorweb_mini.widgets.pads import Pads
+
+pads = Pads(editor, [question, *swapped], question.b, steps=2 if SMOKE else 4)
+pads
 
 # %% [markdown]
 # ## Exercise 1: the mixture that does nothing

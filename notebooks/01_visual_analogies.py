@@ -21,7 +21,7 @@ from IPython.display import Markdown, display
 
 import lorweb_mini as lw
 from lorweb_mini.emoji.relations import Analogy, Relation, as_batch, relations
-from lorweb_mini.show.figures import relation_label, triplets
+from lorweb_mini.show.pictures import relation_label, triplets
 from lorweb_mini.show.style import STYLE
 
 matplotlib.rcParams.update(STYLE)
@@ -65,7 +65,7 @@ triplets(questions, {"b + (a′ − a)": pixel_arithmetic(questions)}, title=TIT
 # %%
 from lorweb_mini.emoji.relations import STYLE_NAMES
 from lorweb_mini.emoji.sheets import STYLES
-from lorweb_mini.show.figures import picture_rows
+from lorweb_mini.show.pictures import picture_rows
 
 emoji = lw.load_emoji()
 drawings = {name: emoji.tensor(emoji.find(name), np.arange(6)) for name in ("fox", "rocket", "woman astronaut")}
@@ -319,7 +319,7 @@ browser
 # The same in code: `search` finds emoji, `relations_of` the relations that start at a drawing, `pairs_of` their pairs.
 
 # %%
-from lorweb_mini.widgets.browser import relations_of, search
+from lorweb_mini.widgets.search import relations_of, search
 
 heart = search("red heart")[0]
 starting = [name for name in relations_of(heart, "noto") if name.split("/")[0] in semantic]

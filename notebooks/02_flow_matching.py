@@ -283,7 +283,7 @@ display(
 from lorweb_mini.analysis.evaluation import reconstruct
 from lorweb_mini.emoji.relations import SPLITS, STYLE_NAMES, concept_sides
 from lorweb_mini.models.autoencoder import psnr
-from lorweb_mini.show.figures import picture_rows
+from lorweb_mini.show.pictures import picture_rows
 
 SHOWN = ("octopus", "fire engine", "pineapple", "peacock", "parachute", "pizza", "dragon face", "watermelon", "tram")
 gallery = torch.cat([emoji.tensor(emoji.find(name), i % len(STYLES)) for i, name in enumerate(SHOWN)])
@@ -791,7 +791,7 @@ sampler
 
 # %%
 from lorweb_mini.analysis.sharpness import gradient_energy
-from lorweb_mini.show.figures import relation_label
+from lorweb_mini.show.pictures import relation_label
 
 ONE_ANSWER = ("edit/grey", "edit/hue=240", "edit/flip_horizontal")
 OPEN = ("gender/person>man", "style/openmoji>fluent_3d", "style/openmoji_black>twemoji")

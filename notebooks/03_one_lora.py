@@ -28,7 +28,7 @@ import lorweb_mini as lw
 from lorweb_mini.analysis.evaluation import reconstruct, squared
 from lorweb_mini.emoji.relations import as_batch, splits
 from lorweb_mini.models.weights import weights_dir
-from lorweb_mini.show.figures import relation_label, triplets
+from lorweb_mini.show.pictures import relation_label, triplets
 from lorweb_mini.show.style import COLOURS, PALE, STYLE, figure_of
 
 SMOKE = os.environ.get("LORWEB_PROFILE") == "smoke"
@@ -528,7 +528,7 @@ display(
 # > **Predict before you run.** Will the fire engine stay as it is?
 
 # %%
-from lorweb_mini.show.figures import picture_rows
+from lorweb_mini.show.pictures import picture_rows
 
 emoji = lw.load_emoji()
 THINGS = ("fire engine", "pizza", "octopus", "watermelon", "lemon", "sun", "cheese wedge")

@@ -25,7 +25,7 @@ from IPython.display import Markdown, display
 import lorweb_mini as lw
 from lorweb_mini.emoji.relations import as_batch, splits
 from lorweb_mini.images import to_pil
-from lorweb_mini.show.figures import relation_label, triplets
+from lorweb_mini.show.pictures import relation_label, triplets
 from lorweb_mini.show.style import COLOURS, INK, LINE, PALE, STYLE, figure_of
 
 SMOKE = os.environ.get("LORWEB_PROFILE") == "smoke"
@@ -890,7 +890,7 @@ else:
     print(f"{summary['seconds']:.0f} seconds by the clock, {watched.seconds:.0f} of them spent on looking")
 
 # %%
-from lorweb_mini.show.figures import picture_rows
+from lorweb_mini.show.pictures import picture_rows
 
 moments = sorted({round(i) for i in np.linspace(0, len(film.steps) - 1, 7)})
 rows = {relation_label(x.relation).replace(": ", "\n"): torch.stack([x.b, *film.pictures[moments, i], x.b_prime])
@@ -1170,6 +1170,26 @@ from lorweb_mini.widgets.mixer import Mixer
 routed = editor.route(question.a, question.a_prime, question.b)
 mixer = Mixer(editor, question.b, routed, context=(question.a, question.a_prime), steps=2 if SMOKE else 4)
 mixer
+
+# %% [markdown]
+# The mixer changes all layers at once. The microscope shows the same question layer by layer: which LoRAs a layer
+# mixes, and how much the picture changes when that layer's mixture alone is replaced, by a uniform one, by another
+# question's, or by nothing. It also measures at the activations which gate every sampling step applied: the router runs
+# once per question, so the gate must be the same at each of them.
+#
+# > **Predict before you run.** In which layers does the mixture matter most: early or late, in attention or in the MLP?
+# > Does switching off a single layer destroy the edit?
+#
+# Click a layer or use the arrow keys. On a page without a running kernel you see the most important layer.
+
+# %%
+from lorweb_mini.widgets.microscope import Microscope
+
+another = next(x for x in items if x.relation != question.relation)
+microscope = Microscope(
+    editor, question.a, question.a_prime, question.b, (another.a, another.a_prime), steps=2 if SMOKE else 4
+)
+microscope
 
 # %% [markdown]
 # ## Exercise 1: sharp, and yet all in use

@@ -27,7 +27,7 @@ from lorweb_mini.algebra import pca
 from lorweb_mini.analysis.space import cloud_of
 from lorweb_mini.emoji.sheets import STYLES
 from lorweb_mini.images import to_pil
-from lorweb_mini.show.figures import relation_label
+from lorweb_mini.show.pictures import relation_label
 from lorweb_mini.show.style import COLOURS, INK, PALE, STYLE, figure_of
 
 SMOKE = os.environ.get("LORWEB_PROFILE") == "smoke"
@@ -398,28 +398,7 @@ display(
 # one that knows it least.
 
 # %%
-import ipywidgets
-
-
-class Choice:
-    """Lists to choose from and the figure that they choose; a still picture where no kernel runs."""
-
-    def __init__(self, draw, still: Figure, **lists: dict) -> None:
-        self.draw, self.still = draw, still
-        self.lists = {n: ipywidgets.Dropdown(options=list(x.items()), description=n) for n, x in lists.items()}
-        self.picture = ipywidgets.Image(format="png")
-        for one in self.lists.values():
-            one.observe(lambda change: self.show(), names="value")
-        self.show()
-        hint = ipywidgets.HTML("<span style='opacity:.7'>Tab and arrow keys work. The lists need a kernel.</span>")
-        self.box = ipywidgets.VBox([ipywidgets.HBox(list(self.lists.values())), self.picture, hint])
-
-    def show(self) -> None:
-        self.picture.value = png(self.draw(**{name: one.value for name, one in self.lists.items()}))
-
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
-        still = {"image/png": base64.b64encode(png(self.still)).decode(), "text/plain": "a choice; needs a kernel"}
-        return {**self.box._repr_mimebundle_(), **still}
+from lorweb_mini.widgets.controls import Choice
 
 
 def layer_maps(shown: list[int], colour: str) -> Figure:
@@ -659,7 +638,7 @@ display(
 # %%
 from lorweb_mini.analysis.evaluation import reconstruct, squared
 from lorweb_mini.emoji.relations import SPLITS, concept_sides
-from lorweb_mini.show.figures import picture_rows
+from lorweb_mini.show.pictures import picture_rows
 
 STEPS = 1 if SMOKE else 4
 SHOWN = ("octopus", "fire engine", "pineapple", "tram", "pizza", "peacock")
@@ -712,7 +691,7 @@ display(
 # ### Each removed
 #
 # The honest question is what breaks. Set one LoRA's coefficient to 0 in all layers, scale the rest back to sum 1
-# (`remix` of notebook 00's sliders), and draw the analogies again:
+# (`remix` of notebook 04's sliders), and draw the analogies again:
 #
 # $$\Delta_{n} = \text{error without LoRA } n \;-\; \text{error with all}$$
 #
@@ -721,9 +700,9 @@ display(
 
 # %%
 from lorweb_mini.analysis.evaluation import resampling_weights
+from lorweb_mini.analysis.mixtures import remix
 from lorweb_mini.analysis.space import coefficients_of
 from lorweb_mini.emoji.relations import as_batch
-from lorweb_mini.widgets.mixer import remix
 
 TASKS = ("tone/yellow>dark", "tone/dark>light", "gender/man>woman", "style/noto>openmoji_black", "style/twemoji>noto",
          "edit/hue=120", "edit/grey", "edit/invert", "edit/background=220", "edit/darken=0.25", "edit/threshold",

@@ -24,7 +24,7 @@ from IPython.display import Markdown, display
 import lorweb_mini as lw
 from lorweb_mini.analysis.evaluation import reconstruct, squared
 from lorweb_mini.analysis.walking import SCALES, Truth, ladders, walk
-from lorweb_mini.show.figures import picture_rows, relation_label
+from lorweb_mini.show.pictures import picture_rows, relation_label
 from lorweb_mini.show.style import COLOURS, MARKERS, PALE, STYLE, figure_of
 
 SMOKE = os.environ.get("LORWEB_PROFILE") == "smoke"
@@ -620,7 +620,7 @@ walker
 # gets quite there. From corner to corner the path leads along the edge of the space.
 
 # %%
-from lorweb_mini.widgets.mixer import strongest
+from lorweb_mini.analysis.mixtures import strongest
 
 count, layers = starter.basis.n_loras, len(starter.basis.layers)
 leaders = strongest(c_0, 2) + strongest(c_1, 2)
@@ -668,8 +668,8 @@ display(
 
 # %%
 from lorweb_mini.algebra import pca
+from lorweb_mini.analysis.plane import onto_simplex
 from lorweb_mini.analysis.space import coefficients_of
-from lorweb_mini.widgets.atlas import onto_simplex
 
 cloud = lw.analogies("test", splits()["starter"]["seen"], seed=2, n=2 if SMOKE else 24)
 routings = coefficients_of(starter, cloud)  # [k, layers, N]

@@ -37,7 +37,7 @@ from lorweb_mini.flux.editor import export
 from lorweb_mini.flux.lora_file import folded
 from lorweb_mini.images import to_pil
 from lorweb_mini.models.pipeline import kontext_inputs, kontext_pipeline
-from lorweb_mini.show.figures import relation_label
+from lorweb_mini.show.pictures import relation_label
 from lorweb_mini.show.style import COLOURS, INK, PALE, figure_of
 
 warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters, on purpose

@@ -44,7 +44,7 @@ from ..files import write_atomically
 from ..models.encoders import EFFICIENTNET
 from ..models.judge import Judge
 from ..models.weights import WEIGHTS, load_config, weights_dir
-from ..show import figures, style
+from ..show import figures, pictures, style
 from ..training.loop import LOG, STATE, TrainingConfig, read_log, train
 from .train import BASES, DEFAULTS, STARTER_KINDS, STARTER_TONES, recipe_of
 
@@ -232,7 +232,7 @@ def draw_figures(
         results = draw(method, chosen)
         b, b_prime = (reconstruct(editor.autoencoder, x) for x in as_batch(chosen)[2:])
         errors = (squared(results, b_prime) / squared(b, b_prime)).tolist()
-        style.save(figures.triplets(chosen, results, title=title, errors=errors), output / f"triplets_{name}.png")
+        style.save(pictures.triplets(chosen, results, title=title, errors=errors), output / f"triplets_{name}.png")
     labels = [x.relation for items in degrees.values() for x in items]
     hollow = {x.relation for x in unseen}
     style.save(figures.pca_map(found, labels, sorted(hollow)), output / "routing_pca.png")

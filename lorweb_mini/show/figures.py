@@ -1,249 +1,52 @@
-"""Static figures. Every function returns a matplotlib ``Figure`` and shows nothing.
-
-``python -m lorweb_mini.show.figures`` draws the README's picture again from the shipped weights.
-"""
+"""Plots of trainings, routings and measures. Every function returns a matplotlib ``Figure`` and shows nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullLocator
-from PIL import Image
-from torch import Tensor
 
 from ..algebra import Map
-from ..analysis.evaluation import MEASURES, Evaluation, methods_of
-from ..emoji.relations import Analogy, analogies, as_batch, composition_parts
+from ..analysis.evaluation import MEASURES, Evaluation
+from ..emoji.relations import Analogy, as_batch
 from ..errors import InputError
 from ..images import to_pil
 from ..training.loop import read_log
-from .style import COLOURS, INK, LINE, MARKERS, PALE, STYLE, figure_of, save, styled
+from .pictures import relation_label
+from .style import COLOURS, INK, MARKERS, PALE, figure_of, styled
 
 if TYPE_CHECKING:
     from ..training.live_training import Film
 
-MEASURE_LABELS = dict(
-    zip(
-        MEASURES,
-        (
-            "normalised error (copying b = 1)",
-            "normalised error against true pixels",
-            "normalised error on the edited pixels",
-            "error on the preserved pixels (grey levels of 255)",
-            "relation retrieval (share right)",
-        ),
-        strict=True,
-    )
+TEXTS = (
+    "normalised error (copying b = 1)",
+    "normalised error against true pixels",
+    "normalised error on the edited pixels",
+    "error on the preserved pixels (grey levels of 255)",
+    "relation retrieval (share right)",
 )
-
-
-# --- pictures -------------------------------------------------------------------------------------
-
-
-def relation_label(name: str) -> str:
-    """A relation's name for a reader: ``tone/yellow>dark`` becomes ``tone: yellow → dark``."""
-    if name.startswith("compose/"):
-        parts = [relation_label(part) for part in composition_parts(name)]
-        return " + ".join([parts[0], *(part.removeprefix("edit: ") for part in parts[1:])])
-    family, _, rest = name.partition("/")
-    return f"{family}: {rest}".replace(">", " → ").replace("=", " ").replace("_", " ")
-
-
-def _show(figure: Figure, picture: Tensor, box: tuple[float, float, float, float], frame: str | None) -> None:
-    """One picture at a box (left, bottom, width, height, in inches), enlarged smoothly."""
-    width, height = figure.get_size_inches()
-    left, bottom, w, h = box
-    axes = figure.add_axes((left / width, bottom / height, w / width, h / height))
-    enlarged = to_pil(picture).resize((256, 256), Image.Resampling.LANCZOS)
-    axes.imshow(np.asarray(enlarged), interpolation="antialiased", aspect="auto")
-    axes.set(xticks=[], yticks=[])
-    axes.grid(False)
-    for spine in axes.spines.values():
-        spine.set(visible=True, color=frame or LINE, linewidth=2.2 if frame else 0.7)
-
-
-def triplets(
-    items: Sequence[Analogy],
-    results: Tensor | Mapping[str, Tensor],
-    columns: int = 2,
-    title: str = "",
-    errors: Sequence[float] | None = None,
-    labels: Sequence[str] | None = None,
-    size: float = 0.72,
-) -> Figure:
-    """Analogies as a : a' :: b : result, with the true b' beside it.
-
-    Args:
-        items: k analogies, drawn row by row in so many ``columns``.
-        results: pictures [k, 3, 64, 64], or several sets of them by method name.
-        errors: normalised error of each (of the last method), written below its name.
-        labels: what to write over each analogy; by default its relation.
-        size: side of a picture, in inches.
-
-    Raises:
-        InputError: no analogies, or another number of results.
-    """
-    sets = {"result": results} if isinstance(results, Tensor) else dict(results)
-    if not items or any(len(r) != len(items) for r in sets.values()):
-        raise InputError(f"expected results for {len(items)} analogies, got {[len(r) for r in sets.values()]}")
-    columns = min(columns, len(items))
-    rows = -(-len(items) // columns)
-    near, far, between = 0.07 * size, 0.34 * size, 0.9 * size
-    offsets, x = [], 0.0
-    for i in range(4 + len(sets)):
-        offsets.append(x)
-        # The colons of a : a' :: b : b' stand in the wider gaps.
-        x += size + (far if i in (0, 1, 2) or i == 2 + len(sets) else near)
-    block = offsets[-1] + size
-    head = 0.5 if title else 0.0
-    names = 0.3
-    line = size + 0.42
-    margin = 0.3
-    width = 2 * margin + columns * block + (columns - 1) * between
-    height = 2 * margin + head + names + rows * line - 0.12
-    with matplotlib.rc_context(STYLE):
-        figure = Figure((width, height), facecolor="white")
-        FigureCanvasAgg(figure)
-
-        def write(x: float, y: float, text: str, **style: Any) -> None:
-            figure.text(x / width, y / height, text, **style)
-
-        if title:
-            write(margin, height - margin, title, size=12, weight="bold", va="top")
-        headers = ["a", "a′", "b", *sets, "true b′"]
-        for column in range(columns):
-            left = margin + column * (block + between)
-            for offset, header in zip(offsets, headers, strict=True):
-                y = height - margin - head
-                bold = header == list(sets)[-1]
-                write(
-                    left + offset + size / 2,
-                    y,
-                    header,
-                    size=8.5,
-                    ha="center",
-                    va="top",
-                    color=COLOURS[0] if bold else PALE,
-                    weight="bold" if bold else "normal",
-                )
-        for i, item in enumerate(items):
-            row, column = divmod(i, columns)
-            left = margin + column * (block + between)
-            bottom = height - margin - head - names - (row + 1) * line + 0.12
-            label = labels[i] if labels is not None else relation_label(item.relation)
-            write(left, bottom + size + 0.07, label, size=8, va="bottom")
-            if errors is not None:
-                write(
-                    left + block,
-                    bottom + size + 0.07,
-                    f"error {errors[i]:.2f}",
-                    size=7.5,
-                    ha="right",
-                    va="bottom",
-                    color=PALE,
-                )
-            pictures = [item.a, item.a_prime, item.b, *(r[i] for r in sets.values()), item.b_prime]
-            for j, (offset, picture) in enumerate(zip(offsets, pictures, strict=True)):
-                last = j == len(pictures) - 2
-                _show(figure, picture, (left + offset, bottom, size, size), COLOURS[0] if last else None)
-            for j, sign in ((1, ":"), (2, "::"), (3, ":")):
-                x = left + offsets[j] - far / 2
-                write(x, bottom + size / 2, sign, size=11, ha="center", va="center", color=PALE)
-    return figure
-
-
-def readme_picture(items: Sequence[Analogy], results: Tensor, labels: Sequence[str] | None = None) -> Figure:
-    """The picture at the top of the README: a, a', b, the edit and what the artist drew, in two columns."""
-    return triplets(items, results, columns=2, labels=labels, size=0.86)
-
-
-def picture_rows(
-    rows: Mapping[str, Tensor],
-    captions: Mapping[str, Sequence[str]] | None = None,
-    columns: Sequence[str] = (),
-    title: str = "",
-    note: str = "",
-    size: float = 0.8,
-    label_width: float = 1.5,
-) -> Figure:
-    """Rows of pictures, each row with a label to its left and, where given, a caption below every picture.
-
-    Args:
-        rows: label to pictures [k, 3, 64, 64]; rows may differ in length.
-        captions: label to k captions.
-        columns: headings over the first pictures of every row.
-        note: a sentence below everything.
-        size, label_width: of a picture and of the column of labels, in inches.
-
-    Raises:
-        InputError: no rows, or another number of captions than pictures.
-    """
-    captions = captions or {}
-    if not rows or any(len(text) != len(rows[label]) for label, text in captions.items()):
-        raise InputError(f"expected a caption for each picture, got {[len(x) for x in captions.values()]}")
-    gap, margin = 0.08 * size, 0.2
-    heights = [size + (0.26 if label in captions else 0.1) for label in rows]
-    longest = max(map(len, rows.values()))
-    width = 2 * margin + label_width + longest * (size + gap) - gap
-    head = margin + (0.4 if title else 0.0)
-    top = head + (0.22 if columns else 0.0)
-    height = top + sum(heights) + (0.28 if note else 0.0) + margin / 2
-    with matplotlib.rc_context(STYLE):
-        figure = Figure((width, height), facecolor="white")
-        FigureCanvasAgg(figure)
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.set(xlim=(0, width), ylim=(height, 0))
-        axes.axis("off")
-        if title:
-            axes.text(margin, margin, title, size=11, weight="bold", va="top")
-        for i, heading in enumerate(columns):
-            x = margin + label_width + i * (size + gap) + size / 2
-            axes.text(x, head + 0.1, heading, size=8, ha="center", color=PALE)
-        y = top
-        for (label, pictures), line in zip(rows.items(), heights, strict=True):
-            axes.text(margin, y + size / 2, label, size=8.5, va="center", linespacing=1.35)
-            for i, picture in enumerate(pictures):
-                x = margin + label_width + i * (size + gap)
-                enlarged = np.asarray(to_pil(picture).resize((256, 256), Image.Resampling.LANCZOS))
-                # The vertical axis points down, as pictures are read.
-                axes.imshow(enlarged, extent=(x, x + size, y + size, y), interpolation="antialiased", aspect="auto")
-                axes.add_patch(Rectangle((x, y), size, size, fill=False, ec=LINE, lw=0.7))
-                if label in captions:
-                    axes.text(x + size / 2, y + size + 0.14, captions[label][i], size=7, ha="center", color=PALE)
-            y += line
-        axes.set(xlim=(0, width), ylim=(height, 0))
-        if note:
-            axes.text(margin, height - margin, note, size=8, color=PALE, va="bottom")
-    return figure
-
-
-# --- points and curves ----------------------------------------------------------------------------
+MEASURE_LABELS = dict(zip(MEASURES, TEXTS, strict=True))
+Log = str | Path | Sequence[Mapping[str, float]]
+"""A ``log.csv``, or its rows."""
 
 
 def appearance(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker for each different name, in order; no two share both up to 64 names."""
-    found: dict[str, tuple[str, str]] = {}
-    for name in names:
-        if name not in found:
-            i = len(found)
-            shift = i // len(COLOURS)
-            found[name] = (COLOURS[i % len(COLOURS)], MARKERS[(i + shift) % len(MARKERS)])
-    return found
+    count = len(COLOURS)
+    looks = enumerate(dict.fromkeys(names))
+    return {name: (COLOURS[i % count], MARKERS[(i + i // count) % len(MARKERS)]) for i, name in looks}
 
 
 @styled
 def pca_map(
-    found: Map,
+    plane: Map,
     labels: Sequence[str],
     hollow: Sequence[str] = (),
     title: str = "The LoRA space: each point is the routing of one analogy",
@@ -251,19 +54,19 @@ def pca_map(
     """The first two components of routing vectors, one colour and marker a relation.
 
     Args:
-        found: what :func:`~lorweb_mini.algebra.pca` returned, with at least two components.
+        plane: what :func:`~lorweb_mini.algebra.pca` returned, with at least two components.
         labels: relation of each point.
         hollow: relations that the basis never saw, drawn as outlines.
     """
-    if found.points.shape[1] < 2 or len(labels) != len(found.points):
+    if plane.points.shape[1] < 2 or len(labels) != len(plane.points):
         raise InputError(
-            f"expected two components and a label a point, got {list(found.points.shape)} and {len(labels)}"
+            f"expected two components and a label a point, got {list(plane.points.shape)} and {len(labels)}"
         )
     looks, names = appearance(labels), np.asarray(labels)
     figure, axes = figure_of(9.2, max(5.2, 0.5 + 0.185 * len(looks)))
     handles = []
     for name, (colour, marker) in looks.items():
-        chosen = found.points[names == name]
+        chosen = plane.points[names == name]
         outline = name in hollow
         style = {"facecolors": "none" if outline else colour, "edgecolors": colour}
         axes.scatter(
@@ -273,8 +76,8 @@ def pca_map(
         face = "none" if outline else colour
         handles.append(Line2D([], [], ls="", marker=marker, color=colour, markerfacecolor=face, ms=5.5, label=label))
     axes.set(
-        xlabel=f"first component ({found.explained[0]:.0%} of the variance)",
-        ylabel=f"second component ({found.explained[1]:.0%})",
+        xlabel=f"first component ({plane.explained[0]:.0%} of the variance)",
+        ylabel=f"second component ({plane.explained[1]:.0%})",
     )
     axes.set_title(title, loc="left")
     figure.legend(handles=handles, loc="outside right upper", fontsize=7.5, labelspacing=0.55, handletextpad=0.3)
@@ -289,7 +92,7 @@ def _curves(axes: Axes, log: Sequence[Mapping[str, float]], columns: Mapping[str
 
 
 @styled
-def loss_curve(log: str | Path | Sequence[Mapping[str, float]], axes: Axes | None = None) -> Figure:
+def loss_curve(log: Log, axes: Axes | None = None) -> Figure:
     """Loss over time from a ``log.csv`` (or its rows): the mean over the last hundred steps."""
     rows = _rows(log)
     if axes is None:
@@ -301,11 +104,11 @@ def loss_curve(log: str | Path | Sequence[Mapping[str, float]], axes: Axes | Non
 
 
 @styled
-def routing_curves(log: str | Path | Sequence[Mapping[str, float]], n_loras: int, axes: Axes | None = None) -> Figure:
+def routing_curves(log: Log, n_loras: int, axes: Axes | None = None) -> Figure:
     """Health of the router over time: entropy of a routing, entropy of the mean routing, variation by input."""
     rows = _rows(log)
     if "entropy" not in rows[0]:
-        raise InputError("expected the log of a routed basis, found no column entropy in it")
+        raise InputError("expected the log of a routed basis, got one without the column entropy")
     if axes is None:
         _, axes = figure_of(5.2, 3.2)
     columns = {
@@ -314,16 +117,8 @@ def routing_curves(log: str | Path | Sequence[Mapping[str, float]], n_loras: int
         "variation": "variation with the input (L1)",
     }
     axes.axhline(np.log(n_loras), color=PALE, lw=0.9)
-    axes.annotate(
-        f"ln {n_loras}: uniform",
-        (1, np.log(n_loras)),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="right",
-        size=8,
-        color=PALE,
-    )
+    axes.annotate(f"ln {n_loras}: uniform", (1, np.log(n_loras)), (0, 3), xycoords=("axes fraction", "data"),
+                  textcoords="offset points", ha="right", size=8, color=PALE)  # fmt: skip
     _curves(axes, rows, columns)
     axes.set_ylim(0, 1.15 * np.log(n_loras))
     axes.set_ylabel("nats, or L1 distance")
@@ -333,7 +128,7 @@ def routing_curves(log: str | Path | Sequence[Mapping[str, float]], n_loras: int
 
 
 @styled
-def training_curves(log: str | Path | Sequence[Mapping[str, float]], n_loras: int) -> Figure:
+def training_curves(log: Log, n_loras: int) -> Figure:
     """Loss and routing side by side."""
     rows = _rows(log)
     figure, (left, right) = figure_of(10.4, 3.7, ncols=2)
@@ -342,7 +137,7 @@ def training_curves(log: str | Path | Sequence[Mapping[str, float]], n_loras: in
 
 
 @styled
-def loss_panels(logs: Mapping[str, str | Path | Sequence[Mapping[str, float]]], columns: int = 3) -> Figure:
+def loss_panels(logs: Mapping[str, Log], columns: int = 3) -> Figure:
     """Loss against samples of several trainings, a small panel each, both axes logarithmic.
 
     Args:
@@ -372,7 +167,7 @@ def loss_panels(logs: Mapping[str, str | Path | Sequence[Mapping[str, float]]], 
     return figure
 
 
-def _rows(log: str | Path | Sequence[Mapping[str, float]]) -> Sequence[Mapping[str, float]]:
+def _rows(log: Log) -> Sequence[Mapping[str, float]]:
     rows = read_log(log) if isinstance(log, str | Path) else log
     if not rows:
         raise InputError(f"expected a training log with at least one row, got none in {log}")
@@ -459,24 +254,3 @@ def film_figure(film: Film, items: Sequence[Analogy], n_loras: int) -> Figure:
     right.grid(False)
     right.spines[:].set_visible(False)
     return figure
-
-
-def main() -> None:
-    """Draws ``figures/readme.png`` from the shipped starter basis on unseen emoji."""
-    from ..analysis.evaluation import draw
-    from ..core.editor import load
-    from ..emoji.relations import splits
-
-    editor = load("starter")
-    # Of eight questions a relation the one whose edit shows most, since a black arrow has no hue to turn; no result is
-    # looked at for the choice. The second hue is left out to make the rows even.
-    names = [name for name in splits()["starter"]["seen"] if name != "edit/hue=240"]
-    items = [
-        max(analogies("test", name, seed=5), key=lambda x: float((x.b - x.b_prime).pow(2).sum())) for name in names
-    ]
-    results = draw(methods_of(editor)["LoRWeB"], items)
-    print("wrote", save(readme_picture(items, results), Path("figures") / "readme.png"))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,14 @@
-"""A look at the machine before a notebook starts: versions, threads, memory, and whether all data are on this disk."""
+"""A check before a notebook starts: versions, threads, memory, and whether all data are on this disk."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import metadata
+from pathlib import Path
 
 import psutil
 import torch
@@ -16,17 +18,17 @@ from ..errors import InputError
 from ..files import data_dir
 from ..models.weights import weights_dir
 
-PACKAGES = ("torch", "diffusers", "peft", "transformers", "ipywidgets")
+PACKAGES = ("torch", "diffusers", "peft", "transformers", "anywidget")
 LEAST_GIB = 2.0
 PARTS = ("autoencoder", "encoder", "base", "starter", "full")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line: what was looked at, what was found, what is needed, and whether the one meets the other."""
+    """One line: what is checked, what is here, what is needed, and whether the one meets the other."""
 
     what: str
-    found: str
+    here: str
     needed: str
     ok: bool
 
@@ -49,13 +51,13 @@ class Preflight:
         return f"Have a look at: {', '.join(missing)}." if missing else "Ready: everything needed is here."
 
     def __str__(self) -> str:
-        lines = [f"{'✓' if c.ok else '!'} {c.what:<14}{c.found:<34}{c.needed}" for c in self.checks]
+        lines = [f"{'✓' if c.ok else '!'} {c.what:<14}{c.here:<34}{c.needed}" for c in self.checks]
         return "\n".join([*lines, self.verdict])
 
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td>{'✓' if c.ok else '⚠'}</td>"
-            + "".join(f"<td style='text-align:left'>{escape(x)}</td>" for x in (c.what, c.found, c.needed))
+            + "".join(f"<td style='text-align:left'>{escape(x)}</td>" for x in (c.what, c.here, c.needed))
             + "</tr>"
             for c in self.checks
         )
@@ -64,19 +66,25 @@ class Preflight:
 
 
 def preflight() -> Preflight:
-    """Looks at Python, packages, threads, memory, data and offline mode. Never raises, never reaches for a network."""
+    """Looks at Python, packages, threads, memory, data and offline mode. Never raises, never needs a network."""
     needs = _ranges()
-    checks = [_python()]
+    major, minor, *_ = platform.python_version_tuple()
+    checks = [Check("Python", platform.python_version(), "3.11 or newer", (int(major), int(minor)) >= (3, 11))]
     for name in PACKAGES:
-        found = _version(name)
-        need = needs.get(name)
-        ok = found is not None and (need is None or need.specifier.contains(found, prereleases=True))
-        checks.append(Check(name, found or "missing", str(need.specifier) if need else "any", ok))
+        version, need = _version(name), needs.get(name)
+        ok = version is not None and (need is None or need.specifier.contains(version, prereleases=True))
+        checks.append(Check(name, version or "missing", str(need.specifier) if need else "any", ok))
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
     checks.append(Check("threads", f"{threads} of {cores} cores", "1 or more", threads >= 1))
     free = psutil.virtual_memory().available / 2**30
     checks.append(Check("free memory", f"{free:.1f} GiB", f"{LEAST_GIB:g} GiB", free >= LEAST_GIB))
-    checks += [_pictures(), _weights()]
+    sheets = [path for path in _files(data_dir) if path.parent.name == "emoji" and path.suffix == ".webp"]
+    checks.append(Check("pictures", f"{len(sheets)} sheets, {_size(sheets)}", "six sheets", len(sheets) == 6))
+    weights = [path for path in _files(weights_dir) if path.parent.name in PARTS and path.suffix == ".safetensors"]
+    there = {path.parent.name for path in weights}
+    checks.append(
+        Check("weights", f"{len(there)} models, {_size(weights)}", ", ".join(PARTS), len(there) == len(PARTS))
+    )
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
     checks.append(Check("model hub", "switched off" if offline else "reachable", "HF_HUB_OFFLINE=1", offline))
     return Preflight(tuple(checks))
@@ -97,27 +105,13 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _python() -> Check:
-    version = platform.python_version_tuple()
-    return Check("Python", platform.python_version(), "3.11 or newer", (int(version[0]), int(version[1])) >= (3, 11))
-
-
-def _pictures() -> Check:
+def _files(folder: Callable[[], Path]) -> list[Path]:
+    """Files one folder down; none where the folder is missing."""
     try:
-        sheets = list((data_dir() / "emoji").glob("*.webp"))
+        return list(folder().glob("*/*"))
     except InputError:
-        sheets = []
-    size = sum(path.stat().st_size for path in sheets) / 1e6
-    found = f"{len(sheets)} sheets, {size:.0f} MB on this disk"
-    return Check("pictures", found, "six sheets", len(sheets) == 6)
+        return []
 
 
-def _weights() -> Check:
-    try:
-        folder = weights_dir()
-    except InputError:
-        return Check("weights", "none", ", ".join(PARTS), False)
-    there = [part for part in PARTS if any((folder / part).glob("*.safetensors"))]
-    size = sum(p.stat().st_size for part in there for p in (folder / part).glob("*.safetensors")) / 1e6
-    found = f"{len(there)} models, {size:.0f} MB on this disk" if there else "none"
-    return Check("weights", found, ", ".join(PARTS), len(there) == len(PARTS))
+def _size(paths: Sequence[Path]) -> str:
+    return f"{sum(path.stat().st_size for path in paths) / 1e6:.0f} MB on this disk"

@@ -1,4 +1,4 @@
-"""Colours and style of all figures; :func:`save` writes a small PNG."""
+"""Colours and style of all figures; :class:`Board` lays pictures out in inches; :func:`save` writes a small PNG."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
+from torch import Tensor
+
+from ..images import to_pil
 
 # After Okabe and Ito, without its green: no pair of these is confused by the colour-blind.
 COLOURS = ("#0072B2", "#E69F00", "#56B4E9", "#CC79A7", "#D55E00", "#5B4B9A", "#8C8C8C", "#C9B400")
@@ -52,6 +57,41 @@ def figure_of(width: float, height: float, **grid: Any) -> tuple[Figure, Any]:
         FigureCanvasAgg(figure)
         figure.set_layout_engine("constrained")
         return figure, figure.subplots(**grid)
+
+
+class Board:
+    """A figure laid out in inches from its upper left corner, x to the right and y downwards.
+
+    Attributes:
+        figure: the figure. width, height: its size in inches. page: axes that cover all of it.
+    """
+
+    @styled
+    def __init__(self, width: float, height: float) -> None:
+        self.width, self.height = width, height
+        self.figure = Figure((width, height), facecolor="white")
+        FigureCanvasAgg(self.figure)
+        self.page = self.figure.add_axes((0, 0, 1, 1))
+        self.page.set(xlim=(0, width), ylim=(height, 0))
+        self.page.axis("off")
+
+    def picture(self, picture: Tensor, x: float, y: float, side: float, frame: str | None = None) -> None:
+        """Puts a picture [3, 64, 64], enlarged smoothly, with its upper left corner at (x, y)."""
+        enlarged = to_pil(picture).resize((256, 256), Image.Resampling.LANCZOS)
+        self.page.imshow(enlarged, extent=(x, x + side, y + side, y), aspect="auto", interpolation="antialiased")
+        width = 2.2 if frame else 0.7
+        self.page.add_patch(Rectangle((x, y), side, side, fill=False, ec=frame or LINE, lw=width))
+
+    @styled
+    def text(self, x: float, y: float, text: str, **style: Any) -> None:
+        """Writes at (x, y), by default to the right of it and vertically centred."""
+        self.page.text(x, y, text, **({"va": "center"} | style))
+
+    @styled
+    def axes(self, x: float, y: float, width: float, height: float) -> Axes:
+        """Axes for a plot whose upper left corner is (x, y)."""
+        box = (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
+        return self.figure.add_axes(box)
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 160) -> Path:

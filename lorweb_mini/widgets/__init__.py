@@ -1,1 +1,1 @@
-"""The interactive instruments of the notebooks, each with its page (.js, .css) beside it."""
+"""The interactive widgets of the notebooks, each with its page (.html, .js, .css) beside it."""

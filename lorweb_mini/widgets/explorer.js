@@ -1,166 +1,75 @@
-// The page of lorweb_mini/explorer.py: it shows what Python writes and tells Python what was asked for. Of its own it
-// knows which picture and which way of changing it is selected, what the pen draws until Python has drawn it too, and
-// whether Python answers at all.
-const SIDE = 64;
-const PATIENCE = 6000; // ms without an answer before the page says so
+const PIXELS = 64;
 const STROKE = 70; // ms between two parts of a stroke
 const MEGABYTE = 1e6;
 const SHRINK = 3 * MEGABYTE; // a message above 10 MB would cost the connection to the kernel
 const LARGEST = 150 * MEGABYTE;
 const SHRUNK = 512; // pixels of the longer side of what is sent instead
 
+async function shrink(file) {
+  const bitmap = await createImageBitmap(file);
+  const scale = Math.min(1, SHRUNK / Math.max(bitmap.width, bitmap.height));
+  const small = document.createElement("canvas");
+  small.width = Math.max(1, Math.round(bitmap.width * scale));
+  small.height = Math.max(1, Math.round(bitmap.height * scale));
+  const to = small.getContext("2d");
+  to.imageSmoothingQuality = "high";
+  to.drawImage(bitmap, 0, 0, small.width, small.height);
+  bitmap.close();
+  return new Promise((done, fail) => small.toBlob((blob) => (blob ? done(blob) : fail()), "image/png"));
+}
+
 function render({ model, el }) {
-  const page = document.createElement("div");
-  page.className = "lorweb-explorer";
-  page.dataset.lmSuppressShortcuts = "true";
-  page.innerHTML = model.get("frame");
-  el.append(page);
-  const all = (selector) => [...page.querySelectorAll(selector)];
-  const part = (name) => page.querySelector(`[data-part=${name}]`);
-
-  // --- to Python
-
-  const view = Math.random().toString(36).slice(2);
-  let sent = 0, heard = 0, patience = null;
-  const wait = () => {
-    clearTimeout(patience);
-    patience = heard < sent ? setTimeout(() => page.classList.add("silent"), PATIENCE) : null;
+  const onRest = () => {
+    const { selected: chosen, more } = model.get("state");
+    select(chosen);
+    if (more) send("prepare", null, { quiet: true });
   };
-  const send = (message, buffers) => {
-    sent += 1;
-    if (!patience) wait();
-    try {
-      model.send({ ...message, id: `${view}:${sent}` }, undefined, buffers);
-    } catch {
-      page.classList.add("silent");
-    }
-  };
-  const say = (text) => { part("message").textContent = text; };
-  model.on("change:heard", () => {
-    const [whose, number] = model.get("heard").split(":");
-    if (whose !== view) return;
-    heard = Number(number);
-    page.classList.remove("silent");
-    wait();
-    say(model.get("message"));
-    settings();
-    refresh();
-  });
+  const { page, all, say, send, rove, free, close } = openPage({ model, el }, { onRest });
 
-  // --- which picture, and how it is changed
+  // --- which picture is changed, and how
 
-  const selected = () => model.get("selected");
-  const controls = page.querySelector(".controls");
-  let way = "emoji";
-  const tab = (button, chosen) => {
-    button.setAttribute("aria-selected", chosen);
-    button.tabIndex = chosen ? 0 : -1;
-  };
-  const select = () => {
-    for (const button of all("[data-slot]")) tab(button, button.dataset.slot === selected());
-    for (const button of all("[data-way]")) tab(button, button.dataset.way === way);
-    for (const panel of all("[data-panel]")) panel.hidden = panel.dataset.panel !== way;
-    controls.setAttribute("aria-label", `change ${selected().replace("_prime", "′")}`);
-    point();
+  const panel = page.querySelector(".panel");
+  let selected = "b", way = "emoji";
+  const select = (slot) => {
+    selected = slot;
+    for (const button of all("[data-slot]")) button.setAttribute("aria-selected", button.dataset.slot === selected);
+    for (const button of all("[data-way]")) button.setAttribute("aria-selected", button.dataset.way === way);
+    for (const group of all("[role=tablist]")) rove(group);
+    for (const other of all("[data-panel]")) other.hidden = other.dataset.panel !== way;
+    panel.setAttribute("aria-label", `change ${selected.replace("_prime", "′")}`);
+    const box = page.querySelector(`[data-slot=${selected}]`).getBoundingClientRect();
+    panel.style.setProperty("--caret", `${box.left + box.width / 2 - panel.getBoundingClientRect().left}px`);
     refresh();
   };
-  const point = () => {
-    const button = page.querySelector(`[data-slot=${selected()}]`).getBoundingClientRect();
-    const middle = button.left + button.width / 2 - controls.getBoundingClientRect().left;
-    controls.style.setProperty("--caret", `${middle}px`);
-  };
-  model.on("change:selected", select);
-  const observer = new ResizeObserver(point);
+  const observer = new ResizeObserver(() => select(selected));
   observer.observe(page);
-
   page.addEventListener("click", (event) => {
-    const button = event.target.closest("button");
-    if (!button) return;
-    const { ask, value, slot, way: how, pen: colour } = button.dataset;
+    const { slot, way: how, pen } = event.target.closest("button")?.dataset ?? {};
     if (slot) {
-      model.set("selected", slot);
-      model.save_changes();
-      select();
+      select(slot); // at once, even if no kernel answers
+      send("select", slot, { latest: "select" });
     } else if (how) {
       way = how;
-      select();
-    } else if (colour) {
-      ink(colour);
-    } else if (ask === "random") {
-      send({ ask, value: page.querySelector("select").value });
-    } else if (ask) {
-      send({ ask, value, slot: selected() });
-    }
+      select(selected);
+    } else if (pen) ink(pen);
   });
-  page.addEventListener("keydown", (event) => {
-    const group = event.target.closest("[role=toolbar], [role=tablist]");
-    const held = event.target.closest("button");
-    if (!group || !held || !event.key.startsWith("Arrow")) return;
-    const buttons = [...group.querySelectorAll("button:not(:disabled)")];
-    const at = buttons.indexOf(held);
-    let next = buttons[(at + { ArrowLeft: -1, ArrowRight: 1 }[event.key] + buttons.length) % buttons.length];
-    if (event.key === "ArrowUp" || event.key === "ArrowDown") {
-      const away = event.key === "ArrowDown" ? 1 : -1;
-      const rows = buttons.filter((b) => away * (b.offsetTop - held.offsetTop) > 4);
-      const far = (b) => Math.abs(b.offsetTop - held.offsetTop) * 1000 + Math.abs(b.offsetLeft - held.offsetLeft);
-      next = rows.sort((one, other) => far(one) - far(other))[0];
-      if (group.getAttribute("role") === "tablist") return;
-    }
-    event.preventDefault();
-    next?.focus();
-    if (group.getAttribute("role") === "tablist") next?.click();
-  });
-
-  // --- text and numbers
-
-  const box = page.querySelector("input[type=search]");
-  let typing;
-  box.addEventListener("input", () => {
-    clearTimeout(typing);
-    typing = setTimeout(() => send({ ask: "search", value: box.value }), 200);
-  });
-  for (const input of all("input[type=number]")) {
-    const set = () => {
-      if (input.value !== String(model.get("settings")[input.name])) send({ ask: input.name, value: input.value });
-    };
-    input.addEventListener("change", set);
-    input.addEventListener("keydown", (event) => { if (event.key === "Enter") set(); });
-  }
-  const settings = () => {
-    const values = model.get("settings");
-    for (const input of all("input[type=number]")) input.value = values[input.name] ?? "";
-  };
 
   // --- upload
 
-  const shrink = async (file) => {
-    const bitmap = await createImageBitmap(file);
-    const scale = Math.min(1, SHRUNK / Math.max(bitmap.width, bitmap.height));
-    const small = document.createElement("canvas");
-    small.width = Math.max(1, Math.round(bitmap.width * scale));
-    small.height = Math.max(1, Math.round(bitmap.height * scale));
-    const to = small.getContext("2d");
-    to.imageSmoothingQuality = "high";
-    to.drawImage(bitmap, 0, 0, small.width, small.height);
-    bitmap.close();
-    return new Promise((done, fail) => small.toBlob((blob) => (blob ? done(blob) : fail()), "image/png"));
-  };
-  const upload = async (slot, file) => {
+  const upload = async (file, slot = selected) => {
     const size = `${Math.round(file.size / MEGABYTE)} MB`;
-    if (file.size > LARGEST) {
-      say(`The pictures stay as they are. “${file.name}” has ${size}, expected at most ${LARGEST / MEGABYTE} MB.`);
-      return;
-    }
+    if (file.size > LARGEST)
+      return say(`Nothing was changed. “${file.name}” has ${size}, expected at most ${LARGEST / MEGABYTE} MB.`);
     try {
       const content = file.size > SHRINK ? await shrink(file) : file;
-      send({ ask: "upload", slot }, [await content.arrayBuffer()]);
+      send("upload", { slot }, { buffers: [await content.arrayBuffer()] });
     } catch {
-      say(`The pictures stay as they are. “${file.name}” (${size}) cannot be read as a picture.`);
+      say(`Nothing was changed. “${file.name}” (${size}) cannot be read as a picture.`);
     }
   };
   const chooser = page.querySelector("input[type=file]");
   chooser.addEventListener("change", () => {
-    if (chooser.files.length) upload(selected(), chooser.files[0]);
+    if (chooser.files.length) upload(chooser.files[0]);
     chooser.value = ""; // so that the same file can be chosen again
   });
   const target = (event) => event.target.closest("[data-slot], .drop");
@@ -174,27 +83,24 @@ function render({ model, el }) {
     if (!place || !event.dataTransfer.files.length) return;
     event.preventDefault();
     event.stopPropagation();
-    upload(place.dataset.slot ?? selected(), event.dataTransfer.files[0]);
+    upload(event.dataTransfer.files[0], place.dataset.slot);
   });
 
   // --- drawing
 
-  const canvas = page.querySelector("canvas");
-  const context = canvas.getContext("2d");
-  const colour = page.querySelector("input[type=color]");
-  const size = page.querySelector("input[name=pen]");
-  let stroke = null; // the one being drawn: its slot, its points that Python does not have yet
+  const canvas = page.querySelector("canvas"), context = canvas.getContext("2d");
+  const colour = page.querySelector("input[type=color]"), size = page.querySelector("input[name=pen]");
+  let stroke = null; // the one being drawn: its points that the kernel does not have yet
   const ink = (value) => {
     colour.value = value;
     for (const button of all("[data-pen]"))
       button.setAttribute("aria-pressed", button.dataset.pen.toLowerCase() === value.toLowerCase());
-    roving();
+    rove(page.querySelector(".pens"));
   };
   colour.addEventListener("input", () => ink(colour.value));
-  size.addEventListener("input", () => { size.nextElementSibling.value = size.value; });
   const at = (event) => {
     const box = canvas.getBoundingClientRect();
-    return [((event.clientX - box.left) / box.width) * SIDE, ((event.clientY - box.top) / box.height) * SIDE];
+    return [((event.clientX - box.left) / box.width) * PIXELS, ((event.clientY - box.top) / box.height) * PIXELS];
   };
   const trace = (points) => {
     context.strokeStyle = colour.value;
@@ -206,16 +112,17 @@ function render({ model, el }) {
     context.stroke();
   };
   const flush = () => {
-    if (stroke.sent && stroke.points.length < 2) return;
-    const { slot, points } = stroke;
-    send({ ask: "stroke", slot, points, colour: colour.value, size: Number(size.value), continued: stroke.sent });
+    const { slot, points, sent } = stroke;
+    if (sent && points.length < 2) return;
+    send("stroke", { slot, points, colour: colour.value, size: Number(size.value), continued: sent });
     stroke.sent = true;
     stroke.points = points.slice(-1);
   };
   canvas.addEventListener("pointerdown", (event) => {
     if (event.button) return;
     canvas.setPointerCapture(event.pointerId);
-    stroke = { slot: selected(), points: [at(event)], sent: false, timer: setInterval(flush, STROKE) };
+    const timer = setInterval(() => { if (free()) flush(); }, STROKE);
+    stroke = { slot: selected, points: [at(event)], sent: false, timer };
     trace(stroke.points);
     event.preventDefault();
   });
@@ -233,87 +140,21 @@ function render({ model, el }) {
       flush();
       stroke = null;
     });
-  let shownLast = 0;
+  let turns = 0;
   const refresh = () => {
-    // While the pen is ahead of Python, what the pen drew stays.
-    if (stroke || heard < sent) return;
-    const picture = new Image();
-    const turn = (shownLast += 1);
+    if (stroke || !free()) return; // while the pen is ahead of the kernel, what the pen drew stays
+    const picture = new Image(), turn = (turns += 1);
     picture.onload = () => {
-      if (stroke || turn !== shownLast) return;
-      context.clearRect(0, 0, SIDE, SIDE);
+      if (stroke || turn !== turns) return;
+      context.clearRect(0, 0, PIXELS, PIXELS);
       context.drawImage(picture, 0, 0);
     };
-    picture.src = model.get("shown")[selected()];
+    picture.src = page.querySelector(`[data-slot=${selected}] img`).src;
   };
-
-  // --- from Python
-
-  // One button of a group is in the order of the Tab key, the arrow keys reach the others.
-  const roving = () => {
-    for (const button of all("button, input, select, canvas"))
-      // JupyterLab looks for shortcuts from the focused element upwards, so each of them has to decline.
-      button.dataset.lmSuppressShortcuts = "true";
-    for (const group of all("[role=toolbar]")) {
-      const buttons = [...group.querySelectorAll("button")];
-      const entry = buttons.find((b) => b.getAttribute("aria-pressed") === "true") ?? buttons[0];
-      for (const button of buttons) button.tabIndex = button === entry ? 0 : -1;
-    }
-  };
-  const mark = () => {
-    const chosen = model.get("chosen");
-    for (const button of all("[data-ask=emoji], [data-ask=style]"))
-      button.setAttribute("aria-pressed", chosen[button.dataset.ask] === button.dataset.value);
-    roving();
-  };
-  const pictures = () => {
-    const sources = model.get("shown"), captions = model.get("captions");
-    for (const place of all("[data-shown]")) {
-      const name = place.dataset.shown, caption = captions[name] ?? "";
-      const image = place.querySelector("img");
-      place.hidden = !sources[name];
-      if (sources[name] && image.src !== sources[name]) image.src = sources[name];
-      image.alt = `${place.querySelector("b").textContent}: ${caption.replace("\n", ", ")}`;
-      place.querySelector("small, figcaption").textContent = caption;
-    }
-    refresh();
-  };
-  const draw = (name) => {
-    const place = part(name);
-    const held = place.contains(document.activeElement) ? document.activeElement.dataset : null;
-    place.innerHTML = model.get(name);
-    mark();
-    if (held) {
-      const same = [...place.querySelectorAll("[data-ask]:not(:disabled)")];
-      const found = same.find((b) => b.dataset.ask === held.ask && b.dataset.value === held.value)
-        ?? same.find((b) => b.dataset.ask === held.ask);
-      found?.focus({ preventScroll: true });
-    }
-  };
-  for (const name of ["status", "results", "mixture", "neighbours"]) {
-    model.on(`change:${name}`, () => draw(name));
-    draw(name);
-  }
-  const tell = (name, show) => {
-    model.on(`change:${name}`, show);
-    show();
-  };
-  tell("title", () => { part("title").textContent = model.get("title"); });
-  tell("message", () => say(model.get("message")));
-  tell("chosen", mark);
-  tell("settings", settings);
-  tell("shown", pictures);
-  tell("captions", pictures);
-  tell("busy", () => {
-    page.querySelector(".result").setAttribute("aria-busy", model.get("busy"));
-  });
   ink(colour.value);
-  select();
-  send({ ask: "hello" });
   return () => {
-    clearTimeout(patience);
-    clearTimeout(typing);
-    if (stroke) clearInterval(stroke.timer);
+    close();
+    clearInterval(stroke?.timer);
     observer.disconnect();
   };
 }

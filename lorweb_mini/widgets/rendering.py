@@ -1,28 +1,23 @@
-"""One picture under ever new mixtures, fast enough to follow a hand: what the instruments draw with.
+"""One picture under many mixtures, fast enough to follow a slider.
 
-:class:`Renderer` draws what :meth:`Editor.generate` draws, to within rounding, with the same weights and formulas. In
-the editor, diffusers, PEFT and the gate's hooks call more than a thousand operators a step, and for one picture most of
-them cost more to call than to compute. Here
+:class:`Renderer` gives the picture of :meth:`Editor.generate`, to within rounding, with the same weights and formulas.
+In the editor, diffusers, PEFT and the gate's hooks call more than a thousand operators a step, and for one picture most
+of them cost more to call than to compute. Here
 
 * Linear layers that read the same input are one product, the A of their LoRAs among its rows;
 * whatever the mixture cannot change is prepared once: position tables, time embeddings, the reference's tokens;
 * the modulation of all blocks, which sees the time but no token, is one product for all steps;
-* the last block computes only the rows of the tokens that are drawn.
+* the last block computes only the rows of the tokens that become the picture.
 
 The keys and values of the reference cannot be kept from step to step. They would be fixed in an encoder; here the
 reference's tokens attend to the noisy ones and are modulated by the time, so they are others at every step.
-
-:class:`Latest` drops the frames that come too late, and :func:`in_turn` keeps two from being drawn at once.
 """
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,9 +30,6 @@ from ..errors import InputError
 from ..images import read_image
 from ..models.base import TEXT_WIDTH, noise_for
 
-T = TypeVar("T")
-P = ParamSpec("P")
-TURN = threading.RLock()
 ALL = slice(None)
 
 
@@ -175,7 +167,7 @@ class _SingleBlock:
 
 
 class Renderer:
-    """Draws one picture b under any mixture: ``renderer(coefficients)``.
+    """Renders one picture b under any mixture: ``renderer(coefficients)``.
 
     The weights are copied at the start; a basis that was trained further needs a new renderer.
 
@@ -255,7 +247,7 @@ class Renderer:
         return [[list(part) for part in step.split(counts)] for step in chunks]
 
     def tokens(self, coefficients: Tensor) -> Tensor:
-        """The drawn tokens [T, 64] under a mixture [layers, N]."""
+        """The tokens of the result, [T, 64], under a mixture [layers, N]."""
         transformer = self.editor.base.transformer
         z = self.noise
         modulations = self._mix(coefficients)
@@ -279,58 +271,3 @@ class Renderer:
             latent = self.editor.layout.result(self.tokens(checked[0])[None], *self.size)
             picture = self.editor.autoencoder.to_picture(latent)[0]
         return picture.clone()  # outside of inference mode a tensor like any other
-
-
-def in_turn(job: Callable[P, T]) -> Callable[P, T]:
-    """Lets a function wait until no other one of these runs, on whatever thread.
-
-    A current JupyterLab has a kernel answer a page's messages on a second thread (a subshell), but the first of them on
-    the main one. Without turns two frames would be drawn at once, with one editor between them, and the older of them
-    might be the one that stays.
-    """
-
-    @functools.wraps(job)
-    def waiting(*arguments: P.args, **named: P.kwargs) -> T:
-        with TURN:
-            return job(*arguments, **named)
-
-    return waiting
-
-
-class Latest(Generic[T]):
-    """Runs a job for the latest of many wishes; wishes that came while it was busy are dropped, never queued.
-
-    A slider sends more values than the editor can draw. ``ask`` only notes the value and puts a job on the event
-    loop; values that arrive before it runs overwrite the note. So at most one frame is ever waiting, and the last
-    picture always belongs to the last value. Messages may come on several threads, each with a loop of its own; the
-    jobs are done :func:`in_turn`. Without an event loop (plain Python, tests) the job runs at once.
-
-    Args:
-        wait: seconds in which messages that are already here may overwrite the wish before it is fulfilled; 0 where
-            the page sends the next wish only when it has the last picture.
-    """
-
-    def __init__(self, job: Callable[[T], None], wait: float = 0.01) -> None:
-        self.job, self.wait = job, wait
-        self.dropped = 0
-        self._wanted: list[T] = []
-        self._note = threading.Lock()
-
-    def ask(self, value: T) -> None:
-        """Wishes for the job to be done with this value."""
-        with self._note:
-            self.dropped += len(self._wanted)
-            self._wanted = [value]
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self._run()
-        else:
-            loop.call_later(self.wait, self._run)
-
-    @in_turn
-    def _run(self) -> None:
-        with self._note:
-            wanted, self._wanted = self._wanted, []
-        for value in wanted:
-            self.job(value)

@@ -1,21 +1,15 @@
-"""One LoRA cut into its directions: the decomposition, what a truncation draws, and the slider without a browser."""
+"""One LoRA cut into its directions: the decomposition, and what a truncation draws."""
 
 from __future__ import annotations
 
-import base64
-import io
-
 import pytest
 import torch
-from PIL import Image
 from tiny_models import pictures, tiny_base, tiny_editor
 from torch import Tensor
 
 from lorweb_mini.analysis.one_lora import by_direction, energy_kept, kept, render, strengths, svd_of_product
 from lorweb_mini.core.editor import Editor
 from lorweb_mini.errors import InputError
-from lorweb_mini.images import to_pil
-from lorweb_mini.widgets.rank_slider import RankSlider, static
 
 RANK = 6
 
@@ -138,58 +132,3 @@ def test_render_measures_against_reconstructions(directions: Editor) -> None:
         bare = directions.generate(b, gates[1], steps=2, seed=3).pictures[0]
     torch.testing.assert_close(drawn[0], bare, atol=1e-5, rtol=0)
     assert (drawn[1] - bare).abs().max() > 1e-3
-
-
-@pytest.fixture
-def slider(directions: Editor) -> RankSlider:
-    first, second, third, fourth = pictures(4)
-    return RankSlider(directions, {"one": (first, second), "two": (third, to_pil(fourth))}, steps=2)
-
-
-def test_the_slider_starts_with_the_whole_lora(slider: RankSlider, lora: Editor) -> None:
-    assert slider.wish == ("one", RANK, 1.0)
-    whole = lora.generate(pictures(4)[0], torch.ones(len(lora.basis.layers), 1), steps=2).image
-    differences = torch.tensor(list(slider.picture.tobytes())) - torch.tensor(list(whole.tobytes()))
-    assert differences.abs().max() <= 2
-    assert f"error {slider.error:.2f}" in slider._result.value
-
-
-def test_moving_a_control_moves_the_picture_and_back(slider: RankSlider) -> None:
-    start, error = slider.picture.tobytes(), slider.error
-    for control, value in ((slider.rank, 0), (slider.rank, 1), (slider.strength, 2.0), (slider.choice, "two")):
-        before = slider.picture.tobytes()
-        control.value = value
-        assert slider.picture.tobytes() != before
-        assert f"error {slider.error:.2f}" in slider._result.value
-    slider.reset()
-    slider.choice.value = "one"
-    assert (slider.picture.tobytes(), slider.error) == (start, error)
-
-
-def test_the_slider_counts_parameters_and_energy(slider: RankSlider, lora: Editor) -> None:
-    slider.rank.value = 2
-    numbers = 2 * sum(sum(_update(lora, layer).shape) for layer in range(len(lora.basis.layers)))
-    assert f"{numbers:,} parameters" in slider._numbers.value
-    assert f"{energy_kept(slider.editor.basis, 2):.0%}" in slider._numbers.value
-
-
-def test_without_a_kernel_there_is_a_picture(slider: RankSlider, directions: Editor) -> None:
-    bundle = slider._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle and "kernel" in bundle["text/plain"]
-    shown = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
-    assert shown.width > 300 and len(set(shown.convert("L").tobytes())) > 20
-    figure = static(directions, *pictures(2), steps=1)
-    written = [text.get_text() for text in figure.axes[0].texts]
-    assert [text.split(":")[0] for text in written if text.startswith("rank ")] == [
-        f"rank {k}" for k in (0, 1, 2, 4, RANK)
-    ]
-
-
-def test_the_slider_refuses(directions: Editor) -> None:
-    with pytest.raises(InputError, match="at least one pair"):
-        RankSlider(directions, {})
-    with pytest.raises(InputError, match="rank 1, got rank 2"):
-        RankSlider(tiny_editor(), {"x": (pictures(1)[0], pictures(1)[0])})
-    seeing = by_direction(tiny_editor(n_loras=1, rank=2, layout="tokens", routed=False), tiny_base())
-    with pytest.raises(InputError, match="expected the layout b"):
-        RankSlider(seeing, {"x": (pictures(1)[0], pictures(1)[0])})

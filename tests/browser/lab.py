@@ -145,7 +145,7 @@ def _wait_for(server: Server, process: subprocess.Popen[bytes]) -> None:
 class Notebook:
     """A notebook that is open in JupyterLab, with its kernel ready.
 
-    Cells are run one by one and again: the kernel and what it imported stay, an instrument starts anew.
+    Cells are run one by one and again: the kernel and what it imported stay, a widget starts anew.
     """
 
     def __init__(self, page: Page, server: Server, name: str) -> None:
@@ -173,7 +173,7 @@ class Notebook:
         return cell.locator(".jp-Cell-outputArea")
 
     def show(self, number: int, name: str) -> Locator:
-        """Runs the code cell with this number and returns the instrument of the class ``lorweb-NAME`` below it."""
+        """Runs the code cell with this number and returns the widget of the class ``lorweb-NAME`` below it."""
         widget = self.run(self.page.locator(".jp-CodeCell").nth(number)).locator(f".lorweb-{name}")
         widget.wait_for()
         widget.scroll_into_view_if_needed()
@@ -201,12 +201,12 @@ def source(picture: Locator) -> str:
 
 
 def settled(widget: Locator) -> None:
-    """Waits until the instrument has heard all answers."""
+    """Waits until the widget has heard all answers."""
     expect(widget.page.locator("[class^=lorweb][aria-busy=true], [class^=lorweb] [aria-busy=true]")).to_have_count(0)
 
 
 def changed(picture: Locator, before: str) -> str:
-    """Waits for another picture in this place and until the instrument rests; the new address."""
+    """Waits for another picture in this place and until the widget rests; the new address."""
     expect(picture).not_to_have_attribute("src", before)
     settled(picture)
     return source(picture)

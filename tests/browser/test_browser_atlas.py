@@ -105,8 +105,8 @@ def test_a_layer_is_chosen_by_mouse_and_keys(notebook: Notebook, screenshots: Pa
     widget, page = notebook.show(1, "microscope"), notebook.page
     page.screenshot(path=screenshots / "microscope_start.png")
     heading, layers = widget.get_by_role("heading", level=3), widget.get_by_role("option")
-    bars = widget.locator("[data-part=layer] img.figure")
-    expect(widget.locator("[data-part=gates]")).to_contain_text("asked once")
+    bars = widget.locator("[data-part=layer] img.plot")
+    expect(widget.locator("[data-part=gates]")).to_contain_text("router ran once")
     expect(widget.locator("[data-part=gates]")).to_contain_text("the gate was the same at every one")
     assert layers.count() == 52
     first = source(bars)

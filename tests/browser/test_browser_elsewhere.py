@@ -1,4 +1,4 @@
-"""The instruments outside JupyterLab: under Voila, in Notebook 7, and in an HTML file where no kernel runs."""
+"""The widgets outside JupyterLab: under Voila, in Notebook 7, and in an HTML file where no kernel runs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .lab import ROOT, Server, changed, differ, pixels, source
 from .test_browser_atlas import ATLAS, EDITOR, MICROSCOPE
 from .test_browser_explorer import SOURCE as EXPLORER
 from .test_browser_mixer import CELLS as MIXERS
-from .test_browser_sampler import SAMPLER, WALK
+from .test_browser_controls import SAMPLER, WALK
 
 BROWSER = "from lorweb_mini.widgets.browser import Browser\n\nBrowser()"
-STILL = {
+FALLBACKS = {
     "Mixer": MIXERS[0],
-    "Pads": MIXERS[1],
+    "Pad": MIXERS[1],
     "Explorer": EXPLORER,
     "Map": EDITOR + ATLAS,
     "Layer microscope": EDITOR + MICROSCOPE,
@@ -68,15 +68,15 @@ def test_the_mixer_in_notebook_7(server: Server, page: Page, mixer: str, screens
     page.screenshot(path=screenshots / "notebook_7.png")
 
 
-def test_every_instrument_in_a_page_without_a_kernel(
+def test_every_widget_in_a_page_without_a_kernel(
     page: Page, tmp_path: Path, screenshots: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A picture that is not blank, and words that say what it needs, where the instrument was."""
+    """A picture that is not blank, and words that say what it needs, where the widget was."""
     monkeypatch.syspath_prepend(str(ROOT / "notebooks" / "build"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     from execute import execute, without_widgets
 
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in STILL.values()])
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in FALLBACKS.values()])
     execute(notebook, tmp_path, seconds=120)
     without_widgets(notebook)
     for template in ("lab", "classic"):
@@ -86,8 +86,8 @@ def test_every_instrument_in_a_page_without_a_kernel(
         page.goto(file.as_uri(), wait_until="domcontentloaded")
         assert "Error displaying widget" not in page.inner_text("body")
         pictures = page.locator(".jp-OutputArea-output img, .output_png img")
-        expect(pictures).to_have_count(len(STILL))
-        for name, picture in zip(STILL, pictures.all(), strict=True):
+        expect(pictures).to_have_count(len(FALLBACKS))
+        for name, picture in zip(FALLBACKS, pictures.all(), strict=True):
             shown = pixels(source(picture))
             assert shown.shape[1] > 400 and shown.std() > 5, name
             assert len(np.unique(shown.reshape(-1, 3), axis=0)) > 100, name
@@ -96,4 +96,4 @@ def test_every_instrument_in_a_page_without_a_kernel(
                 said = picture.get_attribute("alt") or ""
                 assert said.startswith(name) and "needs a running kernel" in said
             else:
-                picture.screenshot(path=screenshots / f"still_{name.lower().replace(' ', '_')}.png")
+                picture.screenshot(path=screenshots / f"fallback_{name.lower().replace(' ', '_')}.png")

@@ -56,7 +56,7 @@ def test_sliders_layers_and_the_way_back(notebook: Notebook, screenshots: Path) 
     share = widget.locator(f"[data-bar='{name.split()[1]}'] b")
     assert int(share.inner_text().rstrip("%")) < 10
 
-    layers = widget.get_by_label("layers that the sliders turn")
+    layers = widget.get_by_label("layers that the sliders change")
     layers.select_option("5")
     expect(slider).to_have_value("1")
     settled(widget)
@@ -82,7 +82,7 @@ def test_sliders_layers_and_the_way_back(notebook: Notebook, screenshots: Path) 
 
 @pytest.mark.parametrize("corners", [3, 4])
 def test_the_pad_follows_keys_and_the_mouse(notebook: Notebook, screenshots: Path, corners: int) -> None:
-    widget, page, cells = notebook.show(corners - 2, "mixer"), notebook.page, notebook.cells.count()
+    widget, page, cells = notebook.show(corners - 2, "pads"), notebook.page, notebook.cells.count()
     result, handle = result_of(widget), widget.get_by_role("slider", name="mixture of the analogies")
     middle = source(result)
     widget.screenshot(path=screenshots / f"pads{corners}.png")

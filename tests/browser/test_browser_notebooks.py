@@ -1,4 +1,4 @@
-"""The notebooks of the course in JupyterLab: run them, use their instruments, and look at them without running."""
+"""The notebooks of the course in JupyterLab: run them, use their widgets, and look at them without running."""
 
 from __future__ import annotations
 
@@ -28,24 +28,31 @@ def fresh(server: Server, page: Page, request: pytest.FixtureRequest) -> Iterato
 
 
 @pytest.mark.parametrize("fresh", [START], indirect=True)
-def test_a_slider_turned_by_keyboard_changes_the_picture(fresh: Notebook, screenshots: Path) -> None:
+def test_the_explorer_and_the_pad_answer_in_the_notebook(fresh: Notebook, screenshots: Path) -> None:
     page = fresh.page
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
     page.locator(".jp-OutputArea-output", has_text="seconds of computing").wait_for()
     assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
     page.screenshot(path=screenshots / "top.png")
 
-    widget = page.locator(".lorweb-mixer")
-    result, slider = widget.locator("img[alt='result']"), widget.get_by_role("slider").first
+    explorer = page.locator(".lorweb-explorer")
+    answer = explorer.locator("[data-shown=result] img")
+    explorer.scroll_into_view_if_needed()
+    start = source(answer)
+    explorer.get_by_role("button", name="Swap a and a′").click()
+    differ(start, changed(answer, start))
+    page.screenshot(path=screenshots / "explorer_in_the_notebook.png")
+
+    widget = page.locator(".lorweb-pads")
+    result, handle = widget.locator("img[alt='result']"), widget.get_by_role("slider")
     widget.scroll_into_view_if_needed()
     start = source(result)
-    slider.focus()
-    for _ in range(12):
+    handle.focus()
+    for _ in range(8):
         page.keyboard.press("ArrowRight")
-    assert slider.input_value() == "4"
     differ(start, changed(result, start))
-    page.screenshot(path=screenshots / "mixer_in_the_notebook.png")
-    widget.get_by_role("button", name="Back to the router's mixture").click()
+    page.screenshot(path=screenshots / "pads_in_the_notebook.png")
+    page.keyboard.press("0")
     expect(result).to_have_attribute("src", start)
 
 
@@ -97,14 +104,14 @@ def test_the_browser_searches_and_follows_a_relation(fresh: Notebook, screenshot
     expect(widget.get_by_role("alert")).to_contain_text("No answer from the kernel")
 
 
-COMMITTED = [(START, "mixer = Mixer(", 5), (ANALOGIES, "browser = Browser()", 5), (FLOW, "sampler = Sampler(", 15)]
+COMMITTED = [(START, "pads = Pads(", 5), (ANALOGIES, "browser = Browser()", 5), (FLOW, "sampler = Sampler(", 15)]
 
 
 @pytest.mark.parametrize(("name", "code", "pictures"), COMMITTED, ids=[name for name, *_ in COMMITTED])
 def test_the_committed_notebook_is_never_blank(
     server: Server, page: Page, screenshots: Path, name: str, code: str, pictures: int
 ) -> None:
-    """Opened and not run: still pictures are there, among them the widget's, and no widget's error."""
+    """Opened and not run: static pictures are there, among them the widget's, and no widget's error."""
     shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", server.folder / f"committed_{name}.ipynb")
     Notebook(page, server, f"committed_{name}.ipynb")
     cell = page.locator(".jp-CodeCell", has_text=code)

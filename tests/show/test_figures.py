@@ -18,7 +18,7 @@ from lorweb_mini.algebra import pca
 from lorweb_mini.analysis.evaluation import Evaluation, evaluate
 from lorweb_mini.emoji.relations import as_batch
 from lorweb_mini.errors import InputError
-from lorweb_mini.show import figures, style
+from lorweb_mini.show import figures, pictures, style
 
 LOG = [
     {"step": s, "seconds": 3.0 * s, "samples": 32 * s, "loss": 1 / s, "entropy": 1.5, "usage": 2.0, "variation": 0.4}
@@ -50,8 +50,8 @@ def evaluation() -> Evaluation:
 def test_triplets_show_every_picture_with_its_name(tmp_path: Path) -> None:
     items = [x for part in random_analogies().values() for x in part][:5]
     results = torch.stack([x.b_prime for x in items])
-    figure = figures.triplets(items, {"one LoRA": results, "LoRWeB": results}, title="Title", errors=[0.5] * 5)
-    assert len(figure.axes) == 5 * 6
+    figure = pictures.triplets(items, {"one LoRA": results, "LoRWeB": results}, title="Title", errors=[0.5] * 5)
+    assert len(figure.axes[0].images) == 5 * 6
     found = texts(figure)
     for name in ("a", "a′", "b", "one LoRA", "LoRWeB", "true b′", "Title", "error 0.50"):
         assert name in found
@@ -59,15 +59,16 @@ def test_triplets_show_every_picture_with_its_name(tmp_path: Path) -> None:
     # Random pixels are the worst case for PNG.
     assert path.stat().st_size <= style.MAX_BYTES
     with pytest.raises(InputError, match="results for 5"):
-        figures.triplets(items, results[:3])
+        pictures.triplets(items, results[:3])
 
 
 def test_a_picture_is_drawn_as_it_is(tmp_path: Path) -> None:
     items = random_analogies()["one"][:1]
     red = torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(1, 3, 64, 64)
-    figure = figures.readme_picture(items, red)
-    x, y = figure.axes[3].get_position().get_points().mean(0)
-    picture = Image.open(style.save(figure, tmp_path / "readme.png")).convert("RGB")
+    figure = pictures.triplets(items, red)
+    x0, x1, y1, y0 = figure.axes[0].images[3].get_extent()
+    x, y = (x0 + x1) / 2 / figure.get_size_inches()[0], 1 - (y0 + y1) / 2 / figure.get_size_inches()[1]
+    picture = Image.open(style.save(figure, tmp_path / "one.png")).convert("RGB")
     assert picture.getpixel((int(x * picture.width), int((1 - y) * picture.height))) == (255, 0, 0)
 
 

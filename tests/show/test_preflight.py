@@ -30,7 +30,7 @@ def test_a_version_out_of_range_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(module, "_ranges", lambda: {"torch": module.Requirement("torch>=2.13,<3")})
     found = {check.what: check for check in preflight().checks}
     assert not found["torch"].ok and found["torch"].needed == "<3,>=2.13"
-    assert not found["peft"].ok and found["peft"].found == "missing"
+    assert not found["peft"].ok and found["peft"].here == "missing"
     assert found["diffusers"].ok
 
 

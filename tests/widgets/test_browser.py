@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 
 import numpy as np
 import pytest
 import torch
+from pages import ask, fallback, images, part
 from PIL import Image
 
 from lorweb_mini.emoji.relations import differ, get_relation, relations
 from lorweb_mini.emoji.sheets import STYLES, load_emoji
 from lorweb_mini.errors import InputError
 from lorweb_mini.images import to_pil
-from lorweb_mini.show.figures import picture_rows
-from lorweb_mini.widgets.browser import OTHERS, PAGE, Browser, pairs_of, relations_of, results_html, search
-
-SOURCE = re.compile(r"src='data:image/png;base64,([^']+)'")
+from lorweb_mini.show.pictures import picture_rows
+from lorweb_mini.widgets.browser import PAGE, Browser, results_html
+from lorweb_mini.widgets.search import OTHERS, pairs_of, relations_of, search
 
 
 def names(found: list[int]) -> list[str]:
     return [load_emoji().emojis[i].name for i in found]
 
 
-def pixels(html: str) -> list[np.ndarray]:
-    pictures = (Image.open(io.BytesIO(base64.b64decode(source))) for source in SOURCE.findall(html))
-    return [np.asarray(picture.convert("RGB")) for picture in pictures]
-
-
-def press(browser: Browser, ask: str, value: object) -> None:
+def press(browser: Browser, what: str, value: object) -> None:
     """The message that the page sends when a button is pressed."""
-    browser.panel._handle_custom_msg({"ask": ask, "value": str(value)}, [])
+    assert ask(browser, what, str(value)) == ""
 
 
 @pytest.fixture
@@ -89,11 +82,11 @@ def test_nothing_found(query: str) -> None:
 
 def test_an_empty_result_has_a_message_and_no_buttons(browser: Browser) -> None:
     press(browser, "search", "<b>qqq")
-    assert "No emoji" in browser.panel.status
-    assert "&lt;b&gt;qqq" in browser.panel.status, "what was typed must not become HTML"
-    assert browser.panel.results == ""
+    assert "No emoji" in part(browser, "status")
+    assert "&lt;b&gt;qqq" in part(browser, "status"), "what was typed must not become HTML"
+    assert part(browser, "results") == ""
     press(browser, "search", "fire")
-    assert "for “fire”" in browser.panel.status and "alt='fire'" in browser.panel.results
+    assert "for “fire”" in part(browser, "status") and "alt='fire'" in part(browser, "results")
 
 
 # --- relations and pairs --------------------------------------------------------------------------
@@ -145,27 +138,27 @@ def test_other_concepts_come_first() -> None:
 
 def test_pairs_that_look_the_same_are_said_to() -> None:
     browser = Browser(emoji="waving hand", style="openmoji_black", relation="tone/yellow>dark")
-    assert "look the same" in browser.panel.pairs
-    assert len(pixels(browser.panel.pairs)) == 2
+    assert "look the same" in part(browser, "pairs")
+    assert len(images(part(browser, "pairs"))) == 2
 
 
 # --- the page -------------------------------------------------------------------------------------
 
 
 def test_a_page_of_results_is_small_and_shows_the_drawings() -> None:
-    html = results_html(search(""), 3, "noto")
+    html = results_html(tuple(search("")), 3, "noto")
     emoji = load_emoji()
     shown = [int(i) for i in re.findall(r"data-ask='emoji' data-value='(\d+)'", html)]
     assert shown == list(range(3 * PAGE, 4 * PAGE)) and PAGE <= 60
     assert len(html) < 300_000
-    first = Image.fromarray(pixels(html)[0])
+    first = Image.fromarray(images(html)[0].astype(np.uint8))
     style = 0 if emoji.present[shown[0], 0] else int(emoji.present[shown[0]].argmax())
     expected = to_pil(emoji.tensor(shown[0], style)[0]).resize(first.size, Image.Resampling.LANCZOS)
     assert np.array_equal(np.asarray(first), np.asarray(expected))
 
 
 def test_every_picture_has_a_text_and_every_button_a_name(browser: Browser) -> None:
-    page = browser.panel.results + browser.panel.emoji + browser.panel.pairs
+    page = part(browser, "results") + part(browser, "emoji") + part(browser, "pairs")
     assert all(alt.strip() for alt in re.findall(r"<img alt='([^']*)'", page))
     assert page.count("<img ") == len(re.findall(r"<img alt='", page))
     for inside in re.findall(r"<button[^>]*>(.*?)</button>", page, re.S):
@@ -173,47 +166,47 @@ def test_every_picture_has_a_text_and_every_button_a_name(browser: Browser) -> N
 
 
 def test_a_click_on_an_emoji_shows_its_drawings_and_relations(browser: Browser) -> None:
-    before = browser.panel.emoji
+    before = part(browser, "emoji")
     heart = load_emoji().find("red heart")
     press(browser, "emoji", heart)
-    assert browser.panel.emoji != before
-    assert "<h3>red heart</h3>" in browser.panel.emoji
-    drawn = pixels(browser.panel.emoji)
+    assert part(browser, "emoji") != before
+    assert "<h3>red heart</h3>" in part(browser, "emoji")
+    drawn = images(part(browser, "emoji"))
     assert len(drawn) == load_emoji().present[heart].sum()
     assert np.array_equal(drawn[0], np.asarray(to_pil(load_emoji().tensor(heart, 0)[0])))
-    named = re.findall(r"data-ask='relation' data-value='([^']+)'", browser.panel.emoji)
+    named = re.findall(r"data-ask='relation' data-value='([^']+)'", part(browser, "emoji"))
     assert sorted(name.replace("&gt;", ">") for name in named) == sorted(relations_of(heart, "noto"))
     assert browser.relation is None, "no heart becomes an astronaut"
-    assert "Choose a relation" in browser.panel.pairs
+    assert "Choose a relation" in part(browser, "pairs")
 
 
 def test_a_click_on_a_relation_shows_b_and_the_true_answer(browser: Browser) -> None:
-    before = browser.panel.pairs
+    before = part(browser, "pairs")
     press(browser, "relation", "edit/hue=120")
-    assert browser.panel.pairs != before
-    assert browser.panel.chosen["relation"] == "edit/hue=120"
+    assert part(browser, "pairs") != before
+    assert browser.state["chosen"]["relation"] == "edit/hue=120"
     b = load_emoji().tensor(browser.emoji, 0)
     answer = get_relation("edit/hue=120").apply_edits(b)
-    for found, expected in zip(pixels(browser.panel.pairs), (b[0], answer[0]), strict=False):
+    for found, expected in zip(images(part(browser, "pairs")), (b[0], answer[0]), strict=False):
         assert np.array_equal(found, np.asarray(to_pil(expected)))
-    assert len(pixels(browser.panel.pairs)) == 2 + 2 * OTHERS
+    assert len(images(part(browser, "pairs"))) == 2 + 2 * OTHERS
 
 
 def test_a_click_on_a_drawing_changes_the_style_everywhere(browser: Browser) -> None:
-    before = {part: getattr(browser.panel, part) for part in ("results", "emoji", "pairs")}
+    before = {name: part(browser, name) for name in ("results", "emoji", "pairs")}
     press(browser, "style", "twemoji")
-    assert browser.style == browser.panel.chosen["style"] == "twemoji"
-    assert all(getattr(browser.panel, part) != html for part, html in before.items())
+    assert browser.style == browser.state["chosen"]["style"] == "twemoji"
+    assert all(part(browser, name) != html for name, html in before.items())
     assert browser.relation == "role/astronaut", "it starts at this drawing too"
 
 
 def test_pages_turn(browser: Browser) -> None:
     press(browser, "search", "face")
-    first = browser.panel.results
+    first = part(browser, "results")
     press(browser, "page", 1)
-    assert browser.panel.results != first
+    assert part(browser, "results") != first
     press(browser, "page", 0)
-    assert browser.panel.results == first
+    assert part(browser, "results") == first
     assert "<button data-ask='page' data-value='-1' disabled>" in first
 
 
@@ -222,30 +215,11 @@ def test_an_emoji_that_the_style_lacks_brings_its_own_style(browser: Browser) ->
     lacking = int(np.flatnonzero(~emoji.present[:, 0])[0])
     browser.choose(lacking)
     assert browser.style == emoji.emojis[lacking].styles[0] != "noto"
-    assert "not drawn" in browser.panel.emoji
+    assert "not drawn" in part(browser, "emoji")
 
 
 def test_without_a_kernel_a_picture_is_shown(browser: Browser) -> None:
-    bundle, metadata = browser._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-    picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
-    assert picture.width > 400
-    assert len(bundle["image/png"]) < 300_000
-    assert "running kernel" in metadata["image/png"]["alt"] == bundle["text/plain"]
-
-
-def test_every_message_of_the_page_is_answered(browser: Browser) -> None:
-    """Also one that changes nothing, and one that is refused: the page waits for it."""
-    press(browser, "emoji", browser.emoji)
-    assert browser.panel.heard == 1
-    with pytest.raises(InputError, match="expected an emoji in"):
-        browser._answer({"ask": "emoji", "value": "-1"})
-    assert browser.panel.heard == 2
-
-
-def test_the_page_says_that_it_needs_a_kernel(browser: Browser) -> None:
-    assert "running kernel" in browser.panel.frame and 'role="alert" hidden' in browser.panel.frame
-    assert "<label>" in browser.panel.frame and 'type="search"' in browser.panel.frame
+    fallback(browser, 400, 400_000)
 
 
 # --- bad input ------------------------------------------------------------------------------------
@@ -264,8 +238,8 @@ def test_refusals(browser: Browser) -> None:
         browser.turn(99)
     with pytest.raises(InputError, match="expected an emoji in"):
         browser.choose(-1)
-    with pytest.raises(InputError, match="asked for"):
-        browser._answer({"ask": "dance"})
+    before = part(browser, "emoji")
+    assert "expected an emoji in" in ask(browser, "emoji", "-1") and part(browser, "emoji") == before
 
 
 @pytest.mark.parametrize(("rows", "captions"), [({}, None), ({"one": torch.zeros(2, 3, 64, 64)}, {"one": ["a"]})])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import functools
 import io
 import math
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pages import SOURCE, ask, fallback, images, part
 from PIL import Image
 from tiny_models import pictures, tiny_editor
 from torch import Tensor
@@ -25,25 +24,19 @@ from lorweb_mini.errors import InputError
 from lorweb_mini.images import read_image, to_pil
 from lorweb_mini.widgets import explorer as module
 from lorweb_mini.widgets.browser import PAGE
-from lorweb_mini.widgets.explorer import (
-    FRAME,
+from lorweb_mini.widgets.explorer import Explorer
+from lorweb_mini.widgets.explorer_html import constant_parts, heat_map, mixture_html, neighbours_html, static
+from lorweb_mini.widgets.questions import (
     NAMES,
-    PENS,
-    Explorer,
     Slot,
     drawn,
-    frame,
-    heat_map,
     known_relations,
-    mixture_html,
     nearest,
-    neighbours_html,
     paint,
     read_upload,
     relation_means,
     slots_of,
     solve,
-    static,
     true_answers,
 )
 
@@ -73,13 +66,19 @@ def file_of(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
     return file.getvalue()
 
 
-def pixels(source: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).convert("RGB"))
+def shown(explorer: Explorer) -> dict[str, str]:
+    """The pictures on the page by name: their HTML."""
+    page = part(explorer, "slots") + part(explorer, "answer")
+    return {x[1]: x[0] for x in re.finditer(r"data-shown='(\w+)'.*?</(?:button|figure)>", page, re.S)}
 
 
-def press(explorer: Explorer, ask: str, *buffers: bytes, **rest: Any) -> None:
-    """The message that the page sends, as it arrives from a comm."""
-    explorer.panel._handle_custom_msg({"ask": ask, "id": "x:1", **rest}, [memoryview(x) for x in buffers])
+def pixels(explorer: Explorer, name: str) -> np.ndarray:
+    return images(shown(explorer)[name])[0]
+
+
+def press(explorer: Explorer, what: str, value: object = None, *buffers: bytes) -> None:
+    """The message that the page sends."""
+    assert ask(explorer, what, value, *buffers) == ""
 
 
 # --- what is asked --------------------------------------------------------------------------------
@@ -343,17 +342,17 @@ def test_the_pairs_own_relation_is_marked_among_the_neighbours() -> None:
 
 
 def test_the_page_names_every_control_and_asks_for_a_kernel() -> None:
-    html = frame()
-    assert "running kernel" in html and "mouse, a finger or a stylus" in html
+    html = Explorer(tiny_editor(), relations=FEW).frame
+    assert "running kernel" in html and "a\n        mouse, a finger or a stylus" in html
     for tag in re.findall(r"<(?:input|select)\b[^>]*>", html):
         before = html[: html.index(tag)]
         assert "aria-label" in tag or before.rfind("<label") > before.rfind("</label>"), tag
     for attributes, inside in re.findall(r"<button([^>]*)>(.*?)</button>", html, re.S):
         assert "aria-label" in attributes or re.sub(r"<[^>]+>", "", inside).strip()
-    for attributes in re.findall(r"<(?:div|canvas|section)([^>]*role='?\"?(?:tablist|toolbar|img)[^>]*)>", html):
+    for attributes in re.findall(r'<(?:div|canvas|section)([^>]*role="(?:tablist|toolbar|img)[^>]*)>', html):
         assert "aria-label" in attributes
-    assert html.count("<option") == 1 + len(relations())
-    assert html.count("data-pen=") == len(PENS) and "{" not in html.replace(FRAME, "")
+    assert constant_parts()["relations"].count("<option") == 1 + len(relations())
+    assert html.count("data-pen=") == 10
 
 
 # --- the page's controls --------------------------------------------------------------------------
@@ -362,23 +361,22 @@ def test_the_page_names_every_control_and_asks_for_a_kernel() -> None:
 def test_it_begins_with_an_analogy_whose_truth_is_known(explorer: Explorer) -> None:
     assert list(explorer.slots) == list(NAMES)
     assert explorer.answer.truth is not None and explorer.answer.error > 0
-    shown = explorer.panel.shown
-    assert set(shown) == {*NAMES, "result", "truth"}
+    assert list(shown(explorer)) == [*NAMES, "result", "truth"]
     for name, slot in explorer.slots.items():
-        assert np.array_equal(pixels(shown[name]), np.asarray(to_pil(slot.picture)))
-    assert np.array_equal(pixels(shown["result"]), np.asarray(to_pil(explorer.answer.picture)))
-    assert np.array_equal(pixels(shown["truth"]), np.asarray(to_pil(explorer.answer.truth)))
-    assert f"error {explorer.answer.error:.2f}" in explorer.panel.captions["result"]
-    assert "yellow → dark" in explorer.panel.title
+        assert np.array_equal(pixels(explorer, name), np.asarray(to_pil(slot.picture)))
+    assert np.array_equal(pixels(explorer, "result"), np.asarray(to_pil(explorer.answer.picture)))
+    assert np.array_equal(pixels(explorer, "truth"), np.asarray(to_pil(explorer.answer.truth)))
+    assert f"error {explorer.answer.error:.2f}" in shown(explorer)["result"]
+    assert "yellow → dark" in part(explorer, "title")
 
 
 def test_it_begins_with_pictures_that_are_given(editor: Editor) -> None:
     a, a_prime, b = pictures(3)
     explorer = Explorer(editor, a, to_pil(a_prime), b.add(1).div(2).permute(1, 2, 0).numpy(), relations=FEW)
     assert torch.equal(explorer.slots["a"].picture, a)
-    assert np.array_equal(pixels(explorer.panel.shown["b"]), np.asarray(to_pil(b)))
-    assert explorer.answer.truth is None and explorer.panel.shown["truth"] == ""
-    assert "no true b′" in explorer.panel.title
+    assert np.array_equal(pixels(explorer, "b"), np.asarray(to_pil(b)))
+    assert explorer.answer.truth is None and "truth" not in shown(explorer)
+    assert "no true b′" in part(explorer, "title")
     expected = editor.edit(*(explorer.slots[name].picture for name in NAMES))
     assert torch.equal(explorer.answer.picture, expected.pictures[0])
     partly = Explorer(editor, b=b, relations=FEW)
@@ -387,18 +385,20 @@ def test_it_begins_with_pictures_that_are_given(editor: Editor) -> None:
 
 def changes(explorer: Explorer, action: Callable[[], None]) -> set[str]:
     """Which of the pictures on the page an action changes."""
-    before = dict(explorer.panel.shown)
+    before = shown(explorer)
     action()
-    return {name for name, source in explorer.panel.shown.items() if source != before[name]}
+    now = shown(explorer)
+    return {x for x in (*NAMES, "result") if SOURCE.findall(now[x]) != SOURCE.findall(before[x])}
 
 
 @pytest.mark.parametrize("slot", NAMES)
 def test_choosing_an_emoji_changes_its_slot_and_the_result(explorer: Explorer, slot: str) -> None:
     fire = load_emoji().find("fire")
-    found = changes(explorer, lambda: press(explorer, "emoji", value=str(fire), slot=slot))
+    press(explorer, "select", slot)
+    found = changes(explorer, lambda: press(explorer, "emoji", str(fire)))
     assert {slot, "result"} <= found and not found & (set(NAMES) - {slot})
     assert explorer.slots[slot].drawing == (fire, STYLES.index(explorer.style))
-    assert explorer.panel.captions[slot].startswith("fire\n")
+    assert "<small>fire\n" in shown(explorer)[slot] and "aria-selected='true'" in shown(explorer)[slot]
 
 
 def test_choosing_by_name_style_or_position(explorer: Explorer) -> None:
@@ -414,22 +414,22 @@ def test_a_truth_appears_when_the_three_fit_together(explorer: Explorer) -> None
     explorer.choose("a", "woman", "noto")
     explorer.choose("a_prime", "woman astronaut", "noto")
     explorer.choose("b", "fire", "noto")
-    assert "does not start at this b" in explorer.panel.title and explorer.panel.shown["truth"] == ""
+    assert "does not start at this b" in part(explorer, "title") and "truth" not in shown(explorer)
     explorer.choose("b", "man", "noto")
     assert explorer.answer.relation == "role/astronaut"
     expected = load_emoji().tensor(load_emoji().find("man astronaut"), 0)[0]
     assert torch.equal(explorer.answer.truth, expected)
-    assert "role: astronaut" in explorer.panel.captions["truth"]
+    assert "role: astronaut" in shown(explorer)["truth"]
 
 
 def test_a_style_is_that_of_the_results_and_of_the_selected_picture(explorer: Explorer) -> None:
     explorer.choose("b", "woman", "noto")
     explorer.select("b")
-    before = explorer.panel.results
-    press(explorer, "style", value="twemoji", slot="b")
+    before = part(explorer, "results")
+    press(explorer, "style", "twemoji")
     assert explorer.slots["b"].drawing == (load_emoji().find("woman"), STYLES.index("twemoji"))
-    assert explorer.panel.results != before
-    assert explorer.panel.chosen == {"emoji": str(load_emoji().find("woman")), "style": "twemoji"}
+    assert part(explorer, "results") != before
+    assert explorer.state["chosen"] == {"emoji": str(load_emoji().find("woman")), "style": "twemoji"}
 
 
 def test_a_style_that_lacks_the_picture_leaves_it(explorer: Explorer) -> None:
@@ -437,17 +437,17 @@ def test_a_style_that_lacks_the_picture_leaves_it(explorer: Explorer) -> None:
     lacking, column = (int(x) for x in np.argwhere(~data.present)[0])
     explorer.choose("b", lacking)
     before = explorer.slots
-    press(explorer, "style", value=STYLES[column], slot="b")
+    assert "expected a style that has" in ask(explorer, "style", STYLES[column])
     assert explorer.slots is before and explorer.style == STYLES[column]
-    assert "is not drawn by" in explorer.panel.message
 
 
 def test_a_random_analogy_of_a_relation_is_new_each_time_and_the_same_in_each_explorer(editor: Editor) -> None:
     first, second = (Explorer(editor, relations=FEW) for _ in range(2))
     seen = []
     for explorer in (first, second):
+        press(explorer, "set", ["relation", "edit/hue=120"])
         for _ in range(3):
-            press(explorer, "random", value="edit/hue=120")
+            press(explorer, "random")
             assert "edit/hue=120" in explorer.answer.names and explorer.answer.truth is not None
             seen.append(tuple(slot.drawing for slot in explorer.slots.values()))
             assert explorer.style == STYLES[seen[-1][2][1]]
@@ -457,7 +457,7 @@ def test_a_random_analogy_of_a_relation_is_new_each_time_and_the_same_in_each_ex
 def test_a_random_analogy_of_any_relation_knows_its_truth(explorer: Explorer) -> None:
     found = set()
     for _ in range(4):
-        press(explorer, "random", value="")
+        press(explorer, "random")
         found.add(explorer.answer.names)
         assert explorer.answer.truth is not None
     assert len(found) > 1
@@ -472,44 +472,43 @@ def test_taking_an_analogy_shows_exactly_it(explorer: Explorer) -> None:
 def test_an_upload_replaces_one_picture(explorer: Explorer) -> None:
     image = to_pil(pictures(1)[0])
     content = file_of(image)
-    found = changes(explorer, lambda: press(explorer, "upload", content[:100], content[100:], slot="a_prime"))
+    found = changes(explorer, lambda: press(explorer, "upload", {"slot": "a_prime"}, content[:100], content[100:]))
     assert "a_prime" in found and not found & {"a", "b"}
-    assert np.array_equal(pixels(explorer.panel.shown["a_prime"]), np.asarray(image))
-    assert explorer.panel.shown["truth"] == "" and explorer.panel.message == ""
+    assert np.array_equal(pixels(explorer, "a_prime"), np.asarray(image))
+    assert "truth" not in shown(explorer)
 
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_upload_leaves_everything_and_says_why(explorer: Explorer, kind: str) -> None:
-    slots, found = explorer.slots, explorer.answer
-    changed = changes(explorer, lambda: press(explorer, "upload", broken_files()[kind], slot="a"))
-    assert changed == set() and explorer.slots is slots and explorer.answer is found
-    assert explorer.panel.message.startswith("The pictures stay as they are. a: expected")
-    press(explorer, "swap")
-    assert explorer.panel.message == "" and explorer.slots["a"] is slots["a_prime"]
+    slots, answer, said = explorer.slots, explorer.answer, []
+    changed = changes(explorer, lambda: said.append(ask(explorer, "upload", {"slot": "a"}, broken_files()[kind])))
+    assert changed == set() and explorer.slots is slots and explorer.answer is answer
+    assert said[0].startswith("Nothing was changed. a: expected")
 
 
 def test_a_stroke_in_parts_is_undone_at_once(explorer: Explorer) -> None:
     start = explorer.slots
     pen = {"slot": "b", "colour": "#0072B2", "size": 6}
-    press(explorer, "stroke", points=[[10, 10], [20, 20]], continued=False, **pen)
+    press(explorer, "stroke", pen | {"points": [[10, 10], [20, 20]], "continued": False})
     first = explorer.slots["b"].picture
-    press(explorer, "stroke", points=[[20, 20], [50, 20]], continued=True, **pen)
+    press(explorer, "stroke", pen | {"points": [[20, 20], [50, 20]], "continued": True})
     assert torch.equal(first, paint(start["b"].picture, [[10, 10], [20, 20]], "#0072B2", 6))
     assert torch.equal(explorer.slots["b"].picture, paint(first, [[20, 20], [50, 20]], "#0072B2", 6))
-    assert explorer.answer.truth is None and "No artist drew this b" in explorer.panel.title
-    press(explorer, "stroke", points=[[5, 60]], continued=False, **pen)
+    assert explorer.answer.truth is None and "No artist drew this b" in part(explorer, "title")
+    press(explorer, "stroke", pen | {"points": [[5, 60]]})
     press(explorer, "undo")
     press(explorer, "undo")
     assert explorer.slots is start and explorer.answer.truth is not None
-    press(explorer, "undo")  # the fixture's analogy was there from the start
-    assert "change of the pictures to take back" in explorer.panel.message and explorer.slots is start
+    # The fixture's analogy was there from the start.
+    assert "change of the pictures to take back" in ask(explorer, "undo") and explorer.slots is start
 
 
 def test_clear_leaves_white(explorer: Explorer) -> None:
-    press(explorer, "clear", slot="a")
-    assert (pixels(explorer.panel.shown["a"]) == 255).all()
+    press(explorer, "select", "a")
+    press(explorer, "clear")
+    assert (pixels(explorer, "a") == 255).all()
     press(explorer, "undo")
-    assert (pixels(explorer.panel.shown["a"]) != 255).any()
+    assert (pixels(explorer, "a") != 255).any()
 
 
 def test_swaps_exchange_two_pictures(explorer: Explorer) -> None:
@@ -530,77 +529,51 @@ def test_the_result_becomes_the_next_b(explorer: Explorer) -> None:
 
 
 def test_steps_and_seed_are_those_of_the_editor(explorer: Explorer) -> None:
-    press(explorer, "steps", value="3")
-    press(explorer, "seed", value="11")
+    press(explorer, "set", ["steps", "3"])
+    press(explorer, "set", ["seed", "11"])
     expected = explorer.editor.edit(*(explorer.slots[name].picture for name in NAMES), steps=3, seed=11)
     assert torch.equal(explorer.answer.picture, expected.pictures[0])
-    assert explorer.panel.settings == {"steps": 3, "seed": 11}
-    for ask, value in (("steps", "0"), ("steps", "33"), ("steps", "2.5"), ("seed", "-1"), ("seed", "")):
-        press(explorer, ask, value=value)
-        assert "The pictures stay as they are. expected" in explorer.panel.message
+    assert explorer.state["values"] == {"steps": 3, "seed": 11, "relation": ""}
+    assert "from 1 to 32" in ask(explorer, "set", ["steps", "0"])
+    for change in (["steps", "0"], ["steps", "33"], ["steps", "2.5"], ["seed", "-1"], ["seed", ""]):
+        assert "Nothing was changed. expected" in ask(explorer, "set", change)
         assert (explorer.steps, explorer.seed) == (3, 11)
 
 
 def test_search_and_pages(explorer: Explorer) -> None:
-    press(explorer, "search", value="fire")
-    assert "for “fire”" in explorer.panel.status and "alt='fire'" in explorer.panel.results
-    press(explorer, "search", value="")
-    press(explorer, "page", value="1")
-    numbers = [int(x) for x in re.findall(r"data-ask='emoji' data-value='(\d+)'", explorer.panel.results)]
+    press(explorer, "search", "fire")
+    assert "for “fire”" in part(explorer, "status") and "alt='fire'" in part(explorer, "results")
+    press(explorer, "search", "")
+    press(explorer, "page", "1")
+    numbers = [int(x) for x in re.findall(r"data-ask='emoji' data-value='(\d+)'", part(explorer, "results"))]
     assert numbers == list(range(PAGE, 2 * PAGE))
-    press(explorer, "search", value="qqq")
-    assert "No emoji" in explorer.panel.status and explorer.panel.results == ""
+    press(explorer, "search", "qqq")
+    assert "No emoji" in part(explorer, "status") and part(explorer, "results") == ""
 
 
 def test_selecting_marks_the_emoji_of_that_picture(explorer: Explorer) -> None:
     explorer.choose("a", "fire")
     explorer.select("a")
-    assert explorer.panel.selected == "a" and explorer.panel.chosen["emoji"] == str(load_emoji().find("fire"))
+    assert explorer.state["selected"] == "a" and explorer.state["chosen"]["emoji"] == str(load_emoji().find("fire"))
     explorer.upload("a", file_of(to_pil(pictures(1)[0])))
-    assert explorer.panel.chosen["emoji"] == ""
-
-
-def test_the_page_hears_at_once_that_it_was_heard(explorer: Explorer) -> None:
-    order: list[str] = []
-    explorer.panel.observe(lambda change: order.append(change["name"]), names=["heard", "busy", "message"])
-    explorer.panel._handle_custom_msg({"ask": "undo", "id": "view:9"}, [])
-    assert explorer.panel.heard == "view:9"
-    assert order == ["heard", "message"]
-    explorer.panel._handle_custom_msg({"ask": "clear", "slot": "a", "id": "view:10"}, [])
-    assert order[2:] == ["heard", "busy", "busy", "message"] and not explorer.panel.busy
-
-
-def test_late_edits_are_dropped(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn_for: list[Any] = []
-    real = module.solve
-    monkeypatch.setattr(module, "solve", lambda editor, slots, *rest: drawn_for.append(slots) or real(editor, slots))
-
-    async def hurry() -> None:
-        for name in ("fire", "woman", "man", "cat", "dog"):
-            explorer.choose("b", name, "noto")
-        assert drawn_for == [] and explorer.panel.busy
-        await asyncio.sleep(0.1)
-
-    asyncio.run(hurry())
-    assert drawn_for == [explorer.slots] and explorer.panel.captions["b"].startswith("dog")
-    assert not explorer.panel.busy
+    assert explorer.state["chosen"]["emoji"] == ""
 
 
 # --- the nearest relations ------------------------------------------------------------------------
 
 
 def test_nearest_relations_are_computed_once(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "0 of 3" in explorer.panel.neighbours
+    assert "0 of 3" in part(explorer, "neighbours")
     means = relation_means(explorer.editor, FEW)
     asked: list[Any] = []
     real = module.relation_means
     monkeypatch.setattr(module, "relation_means", lambda editor, names: asked.extend(names) or real(editor, names))
     vector = explorer.answer.coefficients.flatten().numpy()
     assert explorer.nearest() == nearest(vector, means)
-    assert asked == FEW and "<table" in explorer.panel.neighbours
-    before = explorer.panel.neighbours
+    assert asked == FEW and "<table" in part(explorer, "neighbours")
+    before = part(explorer, "neighbours")
     explorer.choose("b", "fire")
-    assert asked == FEW and explorer.panel.neighbours != before
+    assert asked == FEW and part(explorer, "neighbours") != before
     assert explorer.nearest(1) == explorer.nearest()[:1]
 
 
@@ -608,19 +581,11 @@ def test_means_are_taken_little_by_little_while_the_page_is_shown(
     explorer: Explorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SLICE", 1)
-    monkeypatch.setattr(module, "PAUSE", 0.001)
-    seen: list[str] = []
-    explorer.panel.observe(lambda change: seen.append(change["new"]), names="neighbours")
-
-    async def show() -> None:
-        press(explorer, "hello")
-        press(explorer, "hello")  # a second view of the same page
-        while explorer._missing:
-            await asyncio.sleep(0.01)
-
-    press(explorer, "hello")  # without an event loop nothing starts
-    assert explorer._missing == FEW
-    asyncio.run(show())
+    seen = []
+    while explorer.state["more"]:  # as the page does when it rests
+        press(explorer, "prepare")
+        seen.append(part(explorer, "neighbours"))
+    press(explorer, "prepare")  # a second view of the same page
     assert ["1 of 3" in seen[0], "2 of 3" in seen[1], "<table" in seen[2]] == [True] * 3 and len(seen) == 3
     expected = nearest(explorer.answer.coefficients.flatten().numpy(), relation_means(explorer.editor, FEW))
     assert [name for name, _ in explorer.nearest()] == [name for name, _ in expected]
@@ -629,23 +594,18 @@ def test_means_are_taken_little_by_little_while_the_page_is_shown(
 
 def test_without_a_router_there_is_no_neighbour() -> None:
     explorer = Explorer(tiny_editor("tokens", routed=False), relations=FEW)
-    assert explorer.nearest() == [] and "Without a router" in explorer.panel.neighbours
-    press(explorer, "hello")
-    assert explorer.answer.truth is not None
+    assert explorer.nearest() == [] and "Without a router" in part(explorer, "neighbours")
+    assert not explorer.state["more"] and explorer.answer.truth is not None
 
 
 # --- without a kernel -----------------------------------------------------------------------------
 
 
 def test_without_a_kernel_a_picture_is_shown(explorer: Explorer) -> None:
-    bundle, metadata = explorer._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-    picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
-    assert picture.width > 400 and len(bundle["image/png"]) < 300_000
-    assert "running kernel" in metadata["image/png"]["alt"] == bundle["text/plain"]
+    fallback(explorer, 400, 400_000)
 
 
-def test_the_still_picture_has_what_the_page_has(explorer: Explorer) -> None:
+def test_the_fallback_has_what_the_page_has(explorer: Explorer) -> None:
     explorer.nearest()
     figure = static(explorer.slots, explorer.answer, explorer.nearest())
     words = [text.get_text() for text in figure.axes[0].texts]
@@ -684,8 +644,6 @@ def test_refusals(explorer: Explorer) -> None:
         with pytest.raises(InputError, match=r"expected .*got"):
             action()
     assert explorer.slots is before
-    press(explorer, "dance")
-    assert "to be asked for" in explorer.panel.message
 
 
 def test_bad_beginnings(editor: Editor) -> None:

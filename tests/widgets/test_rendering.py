@@ -1,11 +1,7 @@
-"""The fast drawing of one picture draws what the editor draws, and late frames are dropped."""
+"""The fast drawing of one picture draws what the editor draws."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-import time
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,7 +13,7 @@ import lorweb_mini as lw
 from lorweb_mini.core.basis import ADAPTER
 from lorweb_mini.core.editor import Editor
 from lorweb_mini.errors import InputError
-from lorweb_mini.widgets.rendering import Latest, Renderer
+from lorweb_mini.widgets.rendering import Renderer
 
 ROUNDING = 2e-5  # of a picture in [-1, 1]; a grey level is 8e-3
 
@@ -146,75 +142,3 @@ def test_refuses_other_coefficients_and_a_missing_context() -> None:
         Renderer(tiny_editor("tokens"), b)
     with pytest.raises(InputError, match="a_prime: expected"):
         Renderer(tiny_editor("tokens"), b, (b, None))
-
-
-# --- which frame is drawn -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("wait", [0, 0.001])
-def test_late_wishes_are_dropped_and_the_last_one_wins(wait: float) -> None:
-    drawn: list[int] = []
-
-    async def drag() -> Latest[int]:
-        latest: Latest[int] = Latest(drawn.append, wait)
-        for value in range(50):
-            latest.ask(value)
-        await asyncio.sleep(0.05)
-        assert drawn == [49]
-        for value in range(100, 110):
-            latest.ask(value)
-        await asyncio.sleep(0.05)
-        return latest
-
-    latest = asyncio.run(drag())
-    assert drawn == [49, 109]
-    assert latest.dropped == 49 + 9
-
-
-def test_a_slow_drag_is_drawn_on_the_way() -> None:
-    drawn: list[int] = []
-
-    async def drag() -> None:
-        latest: Latest[int] = Latest(drawn.append, wait=0.001)
-        for value in range(3):
-            latest.ask(value)
-            await asyncio.sleep(0.03)
-
-    asyncio.run(drag())
-    assert drawn == [0, 1, 2]
-
-
-def test_without_an_event_loop_each_wish_is_fulfilled_at_once() -> None:
-    drawn: list[int] = []
-    latest: Latest[int] = Latest(drawn.append)
-    latest.ask(1)
-    latest.ask(2)
-    assert drawn == [1, 2]
-
-
-def test_wishes_from_two_threads_are_done_one_at_a_time_and_the_last_one_last() -> None:
-    """As in JupyterLab: the first message comes on the main thread, those after it on another one."""
-    running, most, drawn = 0, 0, []
-
-    def draw(value: int) -> None:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        time.sleep(0.1 if value == 0 else 0.01)
-        drawn.append(value)
-        running -= 1
-
-    latest: Latest[int] = Latest(draw, wait=0)
-
-    async def messages(values: Sequence[int], before: float) -> None:
-        await asyncio.sleep(before)
-        for value in values:
-            latest.ask(value)
-            await asyncio.sleep(0.005)
-
-    other = threading.Thread(target=lambda: asyncio.run(messages(range(1, 6), 0.03)))
-    other.start()
-    asyncio.run(messages([0], 0.0))
-    other.join(10)
-    assert most == 1
-    assert drawn[0] == 0 and drawn[-1] == 5

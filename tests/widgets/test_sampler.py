@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from pages import ask, fallback, part
 from PIL import Image
 from tiny_models import pictures, tiny_base
 from torch import Tensor
@@ -20,7 +20,7 @@ from lorweb_mini.models.base import Base, noise_for
 from lorweb_mini.models.text import vectors_of
 from lorweb_mini.widgets.sampler import NO_INSTRUCTION, Sampler, cost, draw, static, strip, trajectory
 
-WISH, OTHER = "invert the colours", "make it grey"
+INVERT, OTHER = "invert the colours", "make it grey"
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def _by_hand(base: Base, latent: Tensor, vector: Tensor | None, steps: int, guid
 
 @pytest.mark.parametrize(("steps", "guidance"), [(1, 1.0), (4, 1.0), (3, 2.5)])
 def test_a_trajectory_is_eulers_method(base: Base, latent: Tensor, steps: int, guidance: float) -> None:
-    vector = vectors_of([WISH])[0]
+    vector = vectors_of([INVERT])[0]
     path = trajectory(base, latent, vector, seed=7, steps=steps, guidance=guidance)
     expected = _by_hand(base, latent, vector, steps, guidance)
     assert path.times.tolist() == pytest.approx([1 - i / steps for i in range(steps + 1)])
@@ -79,7 +79,7 @@ def test_a_trajectory_is_eulers_method(base: Base, latent: Tensor, steps: int, g
 
 
 def test_a_trajectory_ends_where_edit_ends_and_leaves_no_hook(base: Base, latent: Tensor) -> None:
-    vector = vectors_of([WISH])[0]
+    vector = vectors_of([INVERT])[0]
     path = trajectory(base, latent, vector, seed=2, steps=3)
     with torch.no_grad():
         assert torch.equal(path.states[-1], base.edit(latent[None], vector[None], [2], 3)[0])
@@ -93,15 +93,15 @@ def test_without_an_instruction_guidance_changes_nothing(base: Base, latent: Ten
 
 
 def test_the_same_seed_gives_the_same_picture(base: Base, autoencoder: MiniAutoencoder, b: Tensor) -> None:
-    first, again, another = (draw(base, autoencoder, b, WISH, steps=2, seed=s) for s in (5, 5, 6))
+    first, again, another = (draw(base, autoencoder, b, INVERT, steps=2, seed=s) for s in (5, 5, 6))
     assert first.shape == (3, 64, 64)
     assert torch.equal(first, again)
     assert (first - another).abs().mean() > 1e-3
 
 
 def test_guidance_one_is_none(base: Base, autoencoder: MiniAutoencoder, b: Tensor, latent: Tensor) -> None:
-    drawn = draw(base, autoencoder, b, WISH, steps=3, guidance=1.0, seed=7)
-    plain = _by_hand(base, latent, vectors_of([WISH])[0], 3, 1.0)[-1]
+    drawn = draw(base, autoencoder, b, INVERT, steps=3, guidance=1.0, seed=7)
+    plain = _by_hand(base, latent, vectors_of([INVERT])[0], 3, 1.0)[-1]
     torch.testing.assert_close(drawn, autoencoder.to_picture(plain[None])[0], atol=1e-4, rtol=1e-4)
 
 
@@ -109,59 +109,57 @@ def test_guidance_one_is_none(base: Base, autoencoder: MiniAutoencoder, b: Tenso
 def test_every_control_changes_the_picture(
     base: Base, autoencoder: MiniAutoencoder, b: Tensor, change: dict[str, Any]
 ) -> None:
-    plain = {"instruction": WISH, "steps": 2, "guidance": 1.0}
-    first, second = (draw(base, autoencoder, b, **wish) for wish in (plain, plain | change))
+    plain = {"instruction": INVERT, "steps": 2, "guidance": 1.0}
+    first, second = (draw(base, autoencoder, b, **options) for options in (plain, plain | change))
     assert (first - second).abs().mean() > 1e-3
 
 
 @pytest.mark.parametrize(
-    ("steps", "guidance", "instruction", "runs"), [(4, 1.0, WISH, 4), (4, 1.5, WISH, 8), (4, 1.5, "", 4), (1, 1, "", 1)]
+    ("steps", "guidance", "instruction", "runs"),
+    [(4, 1.0, INVERT, 4), (4, 1.5, INVERT, 8), (4, 1.5, "", 4), (1, 1, "", 1)],
 )
 def test_cost(steps: int, guidance: float, instruction: str, runs: int) -> None:
     assert cost(steps, guidance, instruction) == runs
 
 
 def test_a_slider_changes_the_picture_to_what_draw_draws(base: Base, autoencoder: MiniAutoencoder, b: Tensor) -> None:
-    sampler = Sampler(base, autoencoder, b, [WISH, OTHER, ""], steps=2)
-    assert sampler.wish == (WISH, 2, 1.0)
-    first = sampler._result.value
-    sampler.steps.value = 5
-    assert sampler._result.value != first
-    assert sampler.picture.tobytes() == to_pil(draw(base, autoencoder, b, WISH, steps=5)).tobytes()
-    sampler.guidance.value = 2.0
-    sampler.choice.value = OTHER
+    sampler = Sampler(base, autoencoder, b, [INVERT, OTHER, ""], steps=2)
+    assert sampler.values == {"instruction": INVERT, "steps": 2, "guidance": 1.0}
+    first = part(sampler, "pictures")
+    assert ask(sampler, "set", ["steps", 5]) == "" and part(sampler, "pictures") != first
+    assert sampler.picture.tobytes() == to_pil(draw(base, autoencoder, b, INVERT, steps=5)).tobytes()
+    sampler.set(guidance=2.0)
+    assert ask(sampler, "set", ["instruction", "1"]) == ""
     assert sampler.picture.tobytes() == to_pil(draw(base, autoencoder, b, OTHER, 5, 2.0)).tobytes()
-    assert "<b>10</b> times" in sampler._cost.value
+    assert "<b>10</b> times" in part(sampler, "numbers")
     sampler.reset()
-    assert sampler._result.value == first
+    assert part(sampler, "pictures") == first
 
 
 def test_controls_are_labelled(base: Base, autoencoder: MiniAutoencoder, b: Tensor) -> None:
-    sampler = Sampler(base, autoencoder, b, ["", WISH], steps=1, guidance=2.0)
-    assert [x.description for x in (sampler.choice, sampler.steps, sampler.guidance)] == ["wish", "steps", "guidance"]
-    assert dict(sampler.choice.options) == {NO_INSTRUCTION: "", WISH: WISH}
-    assert "alt='result'" in sampler._result.value
-    assert "<b>1</b> time " in sampler._cost.value
+    sampler = Sampler(base, autoencoder, b, ["", INVERT], steps=1, guidance=2.0)
+    assert [x.label for x in sampler.controls.values()] == ["instruction", "steps", "guidance"]
+    assert f"<option value='0'>{NO_INSTRUCTION}</option><option value='1'>{INVERT}</option>" in part(
+        sampler, "controls"
+    )
+    assert "alt='result'" in part(sampler, "pictures")
+    assert "<b>1</b> time " in part(sampler, "numbers")
 
 
 def test_without_a_kernel_a_picture_is_shown(base: Base, autoencoder: MiniAutoencoder, b: Tensor) -> None:
-    bundle, metadata = Sampler(base, autoencoder, b, [WISH], steps=1)._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-    picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
-    assert picture.width > 400
-    assert len(bundle["image/png"]) < 600_000
-    assert "running kernel" in metadata["image/png"]["alt"] == bundle["text/plain"]
+    fallback(Sampler(base, autoencoder, b, [INVERT], steps=1), 400, 900_000)
 
 
 def test_the_table_shows_b_and_every_setting(base: Base, autoencoder: MiniAutoencoder, b: Tensor) -> None:
-    figure = static(base, autoencoder, b, WISH, steps=(1, 3), guidance=(1, 2))
-    titles = [axis.get_title() for axis in figure.axes[:3]]
-    assert titles == ["b", "1 step", "3 steps"]
-    assert [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()] == ["guidance 1", "guidance 2"]
-    assert WISH in figure.get_supxlabel() and "kernel" in figure.get_supxlabel()
-    shown = torch.from_numpy(figure.axes[5].images[0].get_array().copy())
-    expected = draw(base, autoencoder, b, WISH, steps=3, guidance=2)
-    assert (shown.permute(2, 0, 1) / 127.5 - 1 - expected).abs().max() < 0.01
+    figure = static(base, autoencoder, b, INVERT, steps=(1, 3), guidance=(1, 2))
+    (axes,) = figure.axes
+    written = [text.get_text() for text in axes.texts if text.get_text()]
+    assert written[:-1] == ["b", "1 step", "3 steps", "guidance 1", "guidance 2"]
+    assert INVERT in written[-1] and "kernel" in written[-1]
+    assert len(axes.images) == 1 + 4
+    expected = to_pil(draw(base, autoencoder, b, INVERT, steps=3, guidance=2))
+    shown = np.asarray(axes.images[-1].get_array())
+    assert np.array_equal(shown, np.asarray(expected.resize((256, 256), Image.Resampling.LANCZOS)))
 
 
 def test_the_strip_shows_every_state_and_estimate(
@@ -196,15 +194,15 @@ def test_bad_arguments(
     base: Base, autoencoder: MiniAutoencoder, b: Tensor, latent: Tensor, wrong: dict[str, Any]
 ) -> None:
     for call in (
-        lambda: draw(base, autoencoder, b, WISH, **wrong),
+        lambda: draw(base, autoencoder, b, INVERT, **wrong),
         lambda: trajectory(base, latent, None, **wrong),
-        lambda: Sampler(base, autoencoder, b, [WISH], **wrong),
+        lambda: Sampler(base, autoencoder, b, [INVERT], **wrong),
     ):
         with pytest.raises(InputError, match=r"expected .* got"):
             call()
 
 
-@pytest.mark.parametrize("instructions", [[], WISH])
+@pytest.mark.parametrize("instructions", [[], INVERT])
 def test_a_sampler_needs_a_list_of_instructions(
     base: Base, autoencoder: MiniAutoencoder, b: Tensor, instructions: Any
 ) -> None:

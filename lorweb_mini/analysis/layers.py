@@ -1,0 +1,187 @@
+"""What the layers of one analogy do: gates measured on activations, mixtures replaced layer by layer, update sizes."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core.basis import ADAPTER, Basis
+from ..core.editor import Editor
+from ..errors import InputError
+from .space import update_gram
+
+CHUNK = 64
+CHANGES = {"uniform": "all LoRAs alike", "other": "the other analogy's", "off": "switched off"}
+KINDS = {
+    "norm1.linear": "modulation, picture",
+    "norm1_context.linear": "modulation, text",
+    "attn.to_q": "query, picture",
+    "attn.to_k": "key, picture",
+    "attn.to_v": "value, picture",
+    "attn.add_q_proj": "query, text",
+    "attn.add_k_proj": "key, text",
+    "attn.add_v_proj": "value, text",
+    "attn.to_out.0": "attention out, picture",
+    "attn.to_add_out": "attention out, text",
+    "ff.net.0.proj": "MLP in, picture",
+    "ff.net.2": "MLP out, picture",
+    "ff_context.net.0.proj": "MLP in, text",
+    "ff_context.net.2": "MLP out, text",
+}
+KINDS_SINGLE = {
+    "norm.linear": "modulation",
+    "attn.to_q": "query",
+    "attn.to_k": "key",
+    "attn.to_v": "value",
+    "proj_mlp": "MLP in",
+    "proj_out": "attention and MLP out",
+}
+
+
+def layer_label(name: str) -> tuple[str, str]:
+    """Block and kind of an adapted Linear, for a reader: ``transformer_blocks.0.attn.to_q`` is ("double block 1",
+    "query, picture"). Double blocks have weights of their own for picture and text tokens, single blocks share them.
+    """
+    first, number, rest = name.split(".", 2)
+    single = first.startswith("single")
+    return f"{'single' if single else 'double'} block {int(number) + 1}", (KINDS_SINGLE if single else KINDS)[rest]
+
+
+def perplexity(coefficients: Tensor) -> Tensor:
+    """exp(entropy) of mixtures [..., N], not negative: how many LoRAs share the work, 1 to N; [...]."""
+    share = coefficients / coefficients.sum(-1, keepdim=True)
+    return torch.special.entr(share).sum(-1).exp()
+
+
+def update_norms(basis: Basis, coefficients: Tensor) -> Tensor:
+    """‖ΔW‖ / ‖W‖ of a mixture [layers, N] in every layer: [layers], with ‖ΔW‖² = cᵀ G c (:func:`update_gram`)."""
+    (checked,) = basis.check(coefficients).double()
+    weights = [module.get_base_layer().weight.detach().double().norm() for module in basis.modules]
+    squares = [c @ update_gram(basis, layer) @ c for layer, c in enumerate(checked)]
+    return torch.stack(squares).clamp_min(0).sqrt() / torch.stack(weights)
+
+
+@dataclass(frozen=True)
+class GateRecord:
+    """What hooks counted and measured during one edit.
+
+    Attributes:
+        router_calls: how often the router ran.
+        times: time t of each run of the transformer, [steps].
+        routed: the router's coefficients, [layers, N].
+        gates: the gate that each run applied, measured as ⟨A_n x, gated A_n x⟩ / ⟨A_n x, A_n x⟩ over the first
+            sample's tokens, [steps, layers, N].
+        inputs: root mean square of A_n x, what the gate had to weigh, [steps, layers, N].
+        picture: the result [3, 64, 64].
+    """
+
+    router_calls: int
+    times: list[float]
+    routed: Tensor
+    gates: Tensor
+    inputs: Tensor
+    picture: Tensor
+
+    @property
+    def spread(self) -> Tensor:
+        """Largest difference of any layer's any gate to that of the first step, for each step: [steps]."""
+        return (self.gates - self.gates[0]).abs().amax((1, 2))
+
+    @property
+    def input_spread(self) -> Tensor:
+        """Median over layers and LoRAs of the relative difference of an input to that of the first step: [steps]."""
+        return ((self.inputs - self.inputs[0]).abs() / self.inputs[0].clamp_min(1e-12)).flatten(1).quantile(0.5, 1)
+
+
+def record_gates(editor: Editor, a: Any, a_prime: Any, b: Any, steps: int = 8, seed: int = 0) -> GateRecord:
+    """Edits b as :meth:`Editor.edit` does, with a hook on the router and on every layer's A.
+
+    The gate is read off the activations, before and after it, not from where it is stored.
+
+    Raises:
+        InputError: an editor without a router, or what :meth:`Editor.edit` refuses.
+    """
+    if editor.router is None:
+        raise InputError("expected an editor with a router, got one without")
+    basis = editor.basis
+    answers: list[Tensor] = []
+    times: list[float] = []
+    gates: list[Tensor] = []
+    inputs: list[Tensor] = []
+
+    def begin(module: nn.Module, arguments: tuple, named: dict[str, Any]) -> None:
+        times.append(float(named["timestep"][0]))
+        for seen in (gates, inputs):
+            seen.append(torch.zeros(len(basis.layers), basis.n_loras, dtype=torch.float64))
+
+    def measure(layer: int, module: nn.Linear, arguments: tuple[Tensor], gated: Tensor) -> None:
+        # This hook comes after the basis's own, so what it is given is gated.
+        plain, after = (
+            x[0].double().reshape(-1, basis.n_loras, basis.rank) for x in (F.linear(arguments[0], module.weight), gated)
+        )
+        square = plain.pow(2).sum((0, 2))
+        gates[-1][layer] = (plain * after).sum((0, 2)) / square.clamp_min(1e-30)
+        inputs[-1][layer] = (square / (len(plain) * basis.rank)).sqrt()
+
+    with ExitStack() as hooks:
+        hooks.callback(editor.router.register_forward_hook(lambda m, i, o: answers.append(o.detach())).remove)
+        hooks.callback(basis.transformer.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        for layer, module in enumerate(basis.modules):
+            hook = functools.partial(measure, layer)
+            hooks.callback(module.lora_A[ADAPTER].register_forward_hook(hook).remove)
+        result = editor.edit(a, a_prime, b, steps=steps, seed=seed)
+    return GateRecord(len(answers), times, answers[0][0], torch.stack(gates), torch.stack(inputs), result.pictures[0])
+
+
+def variants(coefficients: Tensor, other: Tensor, layer: int | None) -> dict[str, Tensor]:
+    """A mixture [layers, N] with one layer's row replaced in each way of :data:`CHANGES`; with every row for None.
+
+    Args:
+        other: another analogy's mixture, [layers, N].
+    """
+    rows = slice(None) if layer is None else slice(layer, layer + 1)
+    replacements = {
+        "uniform": torch.full_like(coefficients, 1 / coefficients.shape[-1]),
+        "other": other,
+        "off": torch.zeros_like(coefficients),
+    }
+    changed = {}
+    for kind, replacement in replacements.items():
+        changed[kind] = coefficients.clone()
+        changed[kind][rows] = replacement[rows]
+    return changed
+
+
+def difference(x: Tensor, y: Tensor) -> Tensor:
+    """Root mean square difference of pictures [..., 3, H, W] in [-1, 1], in grey levels of 255: [...]."""
+    return (x - y).pow(2).mean((-3, -2, -1)).sqrt() * 127.5
+
+
+def layer_changes(
+    editor: Editor,
+    b: Any,
+    coefficients: Tensor,
+    other: Tensor,
+    kind: str,
+    context: tuple[Any, Any] | None = None,
+    steps: int = 4,
+    seed: int = 0,
+) -> np.ndarray:
+    """How much the picture changes (:func:`difference`) when one layer's mixture is replaced, for each layer: [layers].
+
+    Raises:
+        InputError: a kind outside :data:`CHANGES`, or what :meth:`Editor.generate` refuses.
+    """
+    if kind not in CHANGES:
+        raise InputError(f"expected one of {', '.join(CHANGES)}, got {kind!r}")
+    many = [variants(coefficients, other, layer)[kind] for layer in range(len(editor.basis.layers))]
+    mixtures = torch.stack([coefficients, *many])
+    drawn = torch.cat([editor.generate(b, x, context, steps=steps, seed=seed).pictures for x in mixtures.split(CHUNK)])
+    return difference(drawn[1:], drawn[0]).numpy()

@@ -1,0 +1,199 @@
+"""Pictures beside controls.
+
+:class:`Panel` is the page of :class:`Mixer` and :class:`Pads`, too. :class:`Controls` builds it from declared
+:class:`Slider` and :class:`Menu`, keeps their values and calls ``render`` after each change.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from html import escape
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+from matplotlib.figure import Figure
+
+from ..errors import InputError
+from .base import Widget, plot_tag
+
+FRAME = """
+<div class="columns"><div><div class="pictures enlarged" data-part="pictures"></div><div data-part="below"></div></div>
+<div class="controls"><div data-part="controls"></div><p data-part="numbers"></p></div></div>
+<p class="pale" data-part="hint"></p>
+"""
+
+
+@dataclass(frozen=True)
+class Slider:
+    """A number between two ends.
+
+    Attributes:
+        start: the value at first. digits: after the decimal point. says: explanation on hovering.
+    """
+
+    label: str
+    low: float
+    high: float
+    step: float
+    start: float
+    digits: int = 0
+    says: str = ""
+
+    def check(self, value: Any) -> float | int:
+        """The value as one that the slider can have; InputError if it is no such number or out of range."""
+        fits = isinstance(value, Real if self.digits else Integral) and not isinstance(value, bool)
+        number = (round(float(value), self.digits) if self.digits else int(value)) if fits else math.nan
+        if not self.low <= number <= self.high:
+            kind = "" if self.digits else " as a whole number"
+            raise InputError(f"expected {self.label}{kind} from {self.low:g} to {self.high:g}, got {value!r}")
+        return number
+
+    @property
+    def first(self) -> float:
+        """The value at first."""
+        return self.start
+
+    def shown(self, value: Any) -> Any:
+        """The value as the page knows it."""
+        return value
+
+    def html(self, key: str, unit: str = "") -> str:
+        """The slider with its label and a read-out, which the page fills in."""
+        name = escape(self.says or self.label)
+        return (
+            f"<label title='{name}'><span>{escape(self.label)}</span><input type='range' data-set='{escape(key)}' "
+            f"min='{self.low:g}' max='{self.high:g}' step='{self.step:g}' value='{self.start:g}' "
+            f"data-digits='{self.digits}' data-unit='{escape(unit)}' aria-label='{name}'><output></output></label>"
+        )
+
+
+@dataclass(frozen=True)
+class Menu:
+    """A choice: what the page shows, to the value behind it; the first one, or ``start``, is chosen at first."""
+
+    label: str
+    options: Mapping[str, Any]
+    start: Any = None
+    says: str = ""
+
+    def check(self, value: Any) -> Any:
+        """The value if it is on the menu, else InputError."""
+        if value not in self.options.values():
+            raise InputError(f"expected {self.label} out of {list(self.options.values())}, got {value!r}")
+        return value
+
+    @property
+    def first(self) -> Any:
+        """The value at first."""
+        return next(iter(self.options.values())) if self.start is None else self.start
+
+    def shown(self, value: Any) -> int:
+        """The value as the page knows it: its number on the menu."""
+        return list(self.options.values()).index(value)
+
+    def html(self, key: str) -> str:
+        """The menu with its label. Options are numbered, so that values of any type survive the page."""
+        options = "".join(f"<option value='{i}'>{escape(text)}</option>" for i, text in enumerate(self.options))
+        name = escape(self.says or self.label)
+        return (
+            f"<label title='{name}'><span>{escape(self.label)}</span>"
+            f"<select data-set='{escape(key)}' aria-label='{name}'>{options}</select></label>"
+        )
+
+
+class Panel(Widget):
+    """A widget with pictures on its left, controls on its right, and a button that takes the controls back."""
+
+    page = FRAME
+    parts = ("pictures", "below", "controls", "numbers", "hint")
+    asks: ClassVar = {"set": lambda self, pair: self.change(*pair), "reset": lambda self, _: self.reset()}
+    back: ClassVar[str] = "Back to the start"
+
+    def begin(self, controls: str, hint: str, below: str = "") -> None:
+        """Builds the page and renders for the first time; ``controls`` and ``below`` are HTML."""
+        button = f"<button data-ask='reset'>{self.back}</button>"
+        self.write(controls=controls + button, below=below, hint=f"{hint} The controls need a running kernel.".strip())
+        self.refresh()
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """Renders, and tells the page where the controls stand."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """All controls back to where they started."""
+
+    @abstractmethod
+    def change(self, key: str, value: Any) -> None:
+        """Moves a control as the page asks for it, and renders."""
+
+
+class Controls(Panel):
+    """A panel whose controls are declared.
+
+    Attributes:
+        values: where the controls stand, by name.
+    """
+
+    def build(self, hint: str, **controls: Slider | Menu) -> None:
+        """Puts the controls onto the page, at their starts, and renders for the first time."""
+        self.controls = controls
+        self.starts: dict[str, Any] = {key: control.check(control.first) for key, control in controls.items()}
+        self.values = self.starts
+        rows = "".join(f"<div class='row'>{control.html(key)}</div>" for key, control in controls.items())
+        self.begin(rows, f"{hint} Tab and arrow keys work.")
+
+    def set(self, **values: Any) -> None:
+        """Moves controls, by name, and renders; InputError for a value that a control cannot have."""
+        unknown = set(values) - set(self.controls)
+        if unknown:
+            raise InputError(f"expected controls out of {list(self.controls)}, got {sorted(unknown)}")
+        self.values = self.values | {key: self.controls[key].check(value) for key, value in values.items()}
+        self.refresh()
+
+    def reset(self) -> None:
+        """All controls back to where they started."""
+        self.set(**self.starts)
+
+    def refresh(self) -> None:
+        """Renders, and tells the page where the controls stand."""
+        with self.hold_sync():
+            self.render(**self.values)
+            self.tell(values={key: self.controls[key].shown(value) for key, value in self.values.items()})
+
+    @abstractmethod
+    def render(self, *_: Any, **values: Any) -> None:
+        """Writes the pictures for these values of the controls."""
+
+    def change(self, key: str, value: Any) -> None:
+        """Moves a control as the page asks for it: a menu by the number of the option."""
+        control = self.controls.get(key)
+        self.set(**{key: list(control.options.values())[int(value)] if isinstance(control, Menu) else value})
+
+
+class Choice(Controls):
+    """Menus, and the figure that they choose.
+
+    Args:
+        draw: from the chosen values, by name, to a figure.
+        static: the fallback figure.
+        menus: name to its options, what is shown to the value behind it.
+    """
+
+    title = "Choice"
+
+    def __init__(self, draw: Callable[..., Figure], static: Figure, **menus: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.draw, self.static = draw, static
+        self.build("", **{name: Menu(name, options) for name, options in menus.items()})
+
+    def render(self, *_: Any, **values: Any) -> None:
+        """Draws the figure."""
+        self.write(pictures=plot_tag(self.draw(**values), ", ".join(map(str, values.values()))))
+
+    def fallback(self) -> Figure:
+        """The figure that was given."""
+        return self.static

@@ -1,0 +1,121 @@
+"""Searching the data: emojis by words, the relations that start at one, and a relation's pairs."""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..emoji.relations import differ, get_relation, relations
+from ..emoji.sheets import STYLES, load_emoji
+from ..errors import InputError
+
+OTHERS = 8  # further pairs of a relation
+CANDIDATES = 6  # times as many are looked at, since some look the same
+NOWHERE = 4  # rank of a word that an emoji lacks
+
+
+def _words(text: str) -> list[str]:
+    """Words in lower case without accents."""
+    plain = unicodedata.normalize("NFKD", text).casefold()
+    return re.findall(r"\w+", "".join(c for c in plain if not unicodedata.combining(c)))
+
+
+@functools.lru_cache(maxsize=1)
+def _vocabulary() -> list[tuple[list[str], list[str]]]:
+    """Words of the name and of the keywords of each emoji."""
+    return [(_words(x.name), _words(" ".join(x.keywords))) for x in load_emoji().emojis]
+
+
+def search(query: str) -> list[int]:
+    """Positions of the emojis that a query finds, the best first; all of them for an empty query.
+
+    An emoji is found if every word of the query begins a word of its name or of its keywords. Whole words of the name
+    come first, then beginnings in the name, then keywords; among equals the order of Unicode. A character or a key
+    (``1f525``) finds its emoji.
+
+    Raises:
+        InputError: not a string.
+    """
+    if not isinstance(query, str):
+        raise InputError(f"expected words to search for, got {type(query).__name__}")
+    wanted = _words(query)
+    if not wanted and not query.strip():
+        return list(range(len(load_emoji().emojis)))
+    try:
+        exact = [load_emoji().find(query)]
+    except InputError:
+        exact = []
+    if not wanted:
+        return exact
+    ranks: dict[int, int] = {}
+    for position, (name, keywords) in enumerate(_vocabulary()):
+        rank = max(_rank(word, name, keywords) for word in wanted)
+        if rank < NOWHERE:
+            ranks[position] = rank
+    ordered = sorted(ranks, key=lambda position: (ranks[position], position))
+    return exact + [position for position in ordered if position not in exact]
+
+
+def _rank(word: str, name: Sequence[str], keywords: Sequence[str]) -> int:
+    """How well a word fits: 0 a word of the name, 1 begins one, 2 a keyword, 3 begins one, :data:`NOWHERE`."""
+    for rank, words in ((0, name), (2, keywords)):
+        if word in words:
+            return rank
+        if any(other.startswith(word) for other in words):
+            return rank + 1
+    return NOWHERE
+
+
+def column_of(style: str) -> int:
+    """Position of a style in the data; InputError if there is none of this name."""
+    if style not in STYLES:
+        raise InputError(f"style: expected one of {', '.join(STYLES)}; got {style!r}")
+    return STYLES.index(style)
+
+
+def _starting_at(rows: np.ndarray, emoji: int, style: str) -> np.ndarray:
+    return rows[(rows[:, 0] == emoji) & (rows[:, 1] == column_of(style))]
+
+
+def relations_of(emoji: int, style: str) -> list[str]:
+    """Names of the relations that apply to a drawing, those with a pair that starts at it, in the order of the data.
+
+    Args:
+        emoji: its position.
+        style: one of :data:`~lorweb_mini.emoji.sheets.STYLES`; a style that lacks the emoji gives an empty list.
+    """
+    return [name for name, relation in relations().items() if len(_starting_at(relation.all_pairs, emoji, style))]
+
+
+def pairs_of(relation: str, emoji: int, style: str, others: int = OTHERS) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of a relation that start at a drawing, and some that start at other drawings in the same style.
+
+    Returns:
+        Rows [P, 4] and [Q, 4] as in :attr:`Relation.all_pairs`, Q at most ``others``: concepts not shown yet come
+        first, and only pairs whose two pictures differ visibly. The same call gives the same rows.
+
+    Raises:
+        InputError: an unknown relation or style.
+    """
+    chosen = get_relation(relation)
+    rows = chosen.all_pairs
+    own = _starting_at(rows, emoji, style)
+    concept = [x.concept for x in load_emoji().emojis]
+    rest = rows[(rows[:, 1] == column_of(style)) & (rows[:, 0] != emoji)]
+    rest = rest[np.random.default_rng(zlib.crc32(relation.encode())).permutation(len(rest))]
+    shown = {concept[emoji], *(concept[i] for i in own[:, 2])}
+    fresh: list[int] = []
+    stale: list[int] = []
+    for i, row in enumerate(rest):
+        ends = {concept[row[0]], concept[row[2]]}
+        (stale if ends & shown else fresh).append(i)
+        shown |= ends
+    rest = rest[(fresh + stale)[: CANDIDATES * others]]
+    if len(rest):
+        rest = rest[differ(*chosen.pictures(rest)).numpy()]
+    return own, rest[:others]
