@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .errors import InputError
 
 SIZE = 64
 MAX_PIXELS = 64_000_000
+TOLERANCE = 1e-3  # by how much of its range a float may lie outside of it; the rounding of resizing libraries
 
 
 def read_image(x: Any, name: str = "a") -> Tensor:
@@ -63,6 +65,20 @@ def read_images(x: Any, name: str = "a") -> Tensor:
     return torch.stack([read_image(item, f"{name}[{i}]") for i, item in enumerate(x)])
 
 
+def read_triplet(a: Any, a_prime: Any, b: Any, read: Callable[[Any, str], Tensor] = read_images) -> list[Tensor]:
+    """a, a' and b by ``read``, to [B, 3, H, W] each; a single picture stands for all where others are lists.
+
+    Raises:
+        InputError: a picture that cannot be read, or lists of different lengths.
+    """
+    pictures = [read(x, name) for x, name in ((a, "a"), (a_prime, "a_prime"), (b, "b"))]
+    size = max(map(len, pictures))
+    if {len(x) for x in pictures} - {1, size}:
+        lengths = ", ".join(str(len(x)) for x in pictures)
+        raise InputError(f"expected as many pictures a as a_prime as b (or one for all), got {lengths}")
+    return [x.expand(size, *x.shape[1:]) for x in pictures]
+
+
 def to_pil(x: Tensor) -> Image.Image:
     """Tensor [3, H, W] in [-1, 1] (values beyond are clipped) to an RGB picture; InputError for another shape."""
     if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[0] != 3:
@@ -100,8 +116,6 @@ def _open(path: Path, name: str) -> Image.Image:
 def _from_pil(picture: Image.Image, name: str) -> Tensor:
     _check_size(*picture.size, name)
     try:
-        # Without a copy an animation would be left at another frame than the caller had it.
-        picture = ImageOps.exif_transpose(picture)
         rgba = _to_rgba(picture)
     except Exception as error:  # decoders raise nearly every built-in exception on damaged files
         raise InputError(
@@ -112,15 +126,44 @@ def _from_pil(picture: Image.Image, name: str) -> Tensor:
 
 
 def _to_rgba(picture: Image.Image) -> Image.Image:
+    """Any mode to RGBA, turned as EXIF says."""
+    factor = _grey_levels(picture)
+    # Without a copy an animation would be left at another frame than the caller had it.
+    picture = ImageOps.exif_transpose(picture)
+    clear = picture.info.get("transparency")
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture, np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 or picture.mode.startswith("I;16") else 255.0
-        if picture.mode == "F" and values.max(initial=0) <= 1:
+        top = 65535.0 if values.max(initial=0) > 255.5 or picture.mode.startswith("I;16") else 255.0
+        if picture.mode == "F" and values.max(initial=0) <= 1 + TOLERANCE:
             top = 1.0
-        if not np.isfinite(values).all() or values.min(initial=0) < 0 or values.max(initial=0) > top:
+        beyond = TOLERANCE * top if picture.mode == "F" else 0
+        if not np.isfinite(values).all() or values.min(initial=0) < -beyond or values.max(initial=0) > top + beyond:
             raise ValueError(f"values of mode {picture.mode} outside 0..{top:g}")
-        picture = Image.fromarray((values / top * 255 + 0.5).astype(np.uint8), "L")
+        scaled = (values.clip(0, top) / top * 255 + 0.5).astype(np.uint8)
+        # Pillow knows no clear value in these modes.
+        opaque = np.full_like(scaled, 255) if clear is None else np.where(values == clear, 0, 255).astype(np.uint8)
+        return Image.fromarray(np.dstack([scaled, opaque]), "LA").convert("RGBA")
+    if picture.mode == "L" and isinstance(clear, int):
+        picture.info["transparency"] = clear * factor
+    elif picture.mode == "RGB" and isinstance(clear, tuple) and (factor == 0 or max(clear) > 255):
+        # 16 bits a channel, of which Pillow keeps the upper eight.
+        picture.info["transparency"] = tuple(value >> 8 for value in clear)
     return picture.convert("RGBA")
+
+
+def _grey_levels(picture: Image.Image) -> int:
+    """What Pillow multiplies the values of a PNG by, but not its clear value: 1 for 8 bits, 17 for 4, 85 for 2.
+
+    0 for 16 bits a channel. Of a PNG that is decoded already the bits are not known; its values tell them.
+    """
+    if tiles := getattr(picture, "tile", None):
+        return {"L;2": 85, "L;4": 17, "RGB;16B": 0}.get(tiles[0].args, 1) if isinstance(tiles[0].args, str) else 1
+    clear = picture.info.get("transparency")
+    if picture.format != "PNG" or picture.mode != "L" or not isinstance(clear, int):
+        return 1
+    levels = {level for level, count in enumerate(picture.histogram()) if count}
+    factors = (k for k in (85, 17) if clear * k in levels and not any(level % k for level in levels))
+    return 1 if clear in levels else next(factors, 1)
 
 
 def _to_square(picture: Image.Image) -> Tensor:
@@ -149,9 +192,9 @@ def _from_array(x: np.ndarray, name: str) -> Image.Image:
     if np.issubdtype(x.dtype, np.floating):
         if not np.isfinite(x).all():
             raise InputError(f"{name}: expected finite values; got NaN or infinity")
-        if x.min() < 0 or x.max() > 1:
-            raise InputError(f"{name}: expected floats in [0, 1]; got {x.min():.4g} to {x.max():.4g}")
-        x = (x * 255 + 0.5).astype(np.uint8)
+        if x.min() < -TOLERANCE or x.max() > 1 + TOLERANCE:
+            raise InputError(f"{name}: expected floats in [0, 1]; got {x.min():.8g} to {x.max():.8g}")
+        x = (x.clip(0, 1).astype(np.float64) * 255 + 0.5).astype(np.uint8)
     elif x.dtype != np.uint8:
         raise InputError(f"{expected} of uint8 or of floats in [0, 1]; got {_kind(x)}")
     return Image.fromarray(np.ascontiguousarray(x))
@@ -160,15 +203,16 @@ def _from_array(x: np.ndarray, name: str) -> Image.Image:
 def _from_tensor(x: Tensor, name: str) -> Tensor:
     if x.ndim == 4 and x.shape[0] == 1:
         x = x[0]
-    if x.ndim != 3 or x.shape[0] != 3 or not x.is_floating_point():
+    held = x.layout == torch.strided and not x.is_meta  # neither sparse nor without values
+    if x.ndim != 3 or x.shape[0] != 3 or not x.is_floating_point() or not held:
         raise InputError(f"{name}: expected a float tensor [3, H, W] in [-1, 1]; got {_kind(x)}")
     _check_size(x.shape[2], x.shape[1], name)
     x = x.detach().to("cpu", torch.float32)
     if not bool(torch.isfinite(x).all()):
         raise InputError(f"{name}: expected finite values; got NaN or infinity")
     low, high = float(x.min()), float(x.max())
-    if low < -1.001 or high > 1.001:
-        raise InputError(f"{name}: expected values in [-1, 1]; got {low:.4g} to {high:.4g}")
+    if low < -1 - 2 * TOLERANCE or high > 1 + 2 * TOLERANCE:
+        raise InputError(f"{name}: expected values in [-1, 1]; got {low:.8g} to {high:.8g}")
     x = x.clamp(-1, 1)
     # At the right size nothing is rounded: a tensor that comes from this package goes through unchanged.
     return x.clone() if x.shape[1:] == (SIZE, SIZE) else _to_square(to_pil(x))

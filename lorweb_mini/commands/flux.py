@@ -16,9 +16,10 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from ..algebra import fold
 from ..errors import InputError
 from ..flux.checkpoint import ReleasedFile, open_released
-from ..flux.lora_file import DTYPES, FORMATS, fold
+from ..flux.lora_file import DTYPES, FORMATS
 from ..flux.picture_encoder import CLIP_L, PictureEncoder, read_triplet
 from . import flux_training as training
 
@@ -98,14 +99,15 @@ def _edit(options: argparse.Namespace) -> None:
     editor = flux.load_flux(
         options.base,
         options.weights,
-        options.device,
-        DTYPES[options.dtype],
-        options.quantize,
-        options.offload,
-        options.encoder,
-        options.side,
+        device=options.device,
+        dtype=DTYPES[options.dtype],
+        quantize=options.quantize,
+        offload=options.offload,
+        encoder=options.encoder,
+        side=options.side,
     )
-    result = editor.edit(options.a, options.a_prime, options.b, options.prompt, options.steps, options.seed)
+    triplet = (options.a, options.a_prime, options.b)
+    result = editor.edit(*triplet, prompt=options.prompt, steps=options.steps, seed=options.seed)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     result.image.save(options.out)
     print("written:", options.out)

@@ -124,7 +124,7 @@ def _square(x: Any, name: str, side: int) -> Tensor:
         raise InputError(f"{name}: expected a path, PIL picture, array or tensor; got {_kind(x)}")
     _check_size(*picture.size, name)
     try:
-        rgba = _to_rgba(ImageOps.exif_transpose(picture))
+        rgba = _to_rgba(picture)
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"{name}: expected a whole picture; got one that cannot be decoded: {error}") from error
     opaque = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

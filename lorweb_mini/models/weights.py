@@ -105,6 +105,7 @@ def load_pretrained(kind: Any, folder: str | Path) -> Any:
 
 def load_state(module: torch.nn.Module, state: dict[str, Tensor], folder: str | Path) -> None:
     """``module.load_state_dict`` whose complaints are one readable :class:`InputError`."""
+    module.float()  # whatever default dtype another library has set
     try:
         module.load_state_dict(state)
     except RuntimeError as error:

@@ -227,7 +227,7 @@ class Answer:
 def solve(editor: Editor, slots: Mapping[str, Slot], steps: int = 8, seed: int = 0) -> Answer:
     """Draws b' for the slots a, a_prime and b, and judges it where the truth is known."""
     a, a_prime, b = (slots[name].picture for name in NAMES)
-    result = editor.edit(a, a_prime, b, steps, seed)
+    result = editor.edit(a, a_prime, b, steps=steps, seed=seed)
     names = tuple(known_relations(slots["a"], slots["a_prime"]))
     bare = Answer(result.pictures[0], result.coefficients[0], names)
     found = true_answers(names, slots["b"])

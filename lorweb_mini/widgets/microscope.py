@@ -213,7 +213,7 @@ def layer_changes(
         raise InputError(f"expected one of {', '.join(CHANGES)}, got {kind!r}")
     many = [variants(coefficients, other, layer)[kind] for layer in range(len(editor.basis.layers))]
     mixtures = torch.stack([coefficients, *many])
-    drawn = torch.cat([editor.generate(b, x, context, steps, seed).pictures for x in mixtures.split(CHUNK)])
+    drawn = torch.cat([editor.generate(b, x, context, steps=steps, seed=seed).pictures for x in mixtures.split(CHUNK)])
     return difference(drawn[1:], drawn[0]).numpy()
 
 
@@ -537,7 +537,7 @@ class Microscope:
         """Pictures as routed and with a layer's mixture replaced (every layer's for None), and how much they change."""
         mixtures = {"routed": self.coefficients} | variants(self.coefficients, self.other, layer)
         pictures = self.editor.generate(
-            self.b, torch.stack(list(mixtures.values())), self.context, self.steps, self.seed
+            self.b, torch.stack(list(mixtures.values())), self.context, steps=self.steps, seed=self.seed
         ).pictures
         drawn = dict(zip(mixtures, pictures, strict=True))
         return drawn, {kind: float(difference(drawn[kind], drawn["routed"])) for kind in CHANGES}

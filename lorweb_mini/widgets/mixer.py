@@ -233,7 +233,7 @@ def static(
     mixture = _one(editor, coefficients)
     lora = strongest(mixture, 1)[0] if lora is None else lora
     mixtures = torch.stack([remix(mixture, {lora: gain}) for gain in gains])
-    pictures = editor.generate(b, mixtures, context, steps, seed).images
+    pictures = editor.generate(b, mixtures, context, steps=steps, seed=seed).images
     figure, axes = figure_of(1.5 * (len(pictures) + 1), 2.5, ncols=len(pictures) + 1)
     below = ["", *(f"{float(shares(one)[lora]):.0%}" for one in mixtures)]
     titles = ["b", *(f"gain {gain:g}" for gain in gains)]

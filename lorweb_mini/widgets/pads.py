@@ -367,7 +367,7 @@ def static(
     points = places(len(corners), side)
     weights = torch.stack([weights_at(*point, len(corners)) for point in points])
     mixtures = torch.einsum("pk,kln->pln", weights, coefficients)
-    pictures = editor.generate(b, mixtures, None, steps, seed).images
+    pictures = editor.generate(b, mixtures, steps=steps, seed=seed).images
     size, gap, left, top = 0.72, 0.05, 3.1, 0.34
     width, height = left + side * (size + gap) + 0.1, top + side * (size + gap) + 0.32
     with matplotlib.rc_context(STYLE):

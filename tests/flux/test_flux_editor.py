@@ -156,13 +156,13 @@ def test_route_is_the_formula_on_clip_embeddings(editor: FluxEditor, folder: Pat
 def test_batch_of_different_analogies_equals_singles(editor: FluxEditor) -> None:
     a, a_prime, b = _triplet(3)
     prompts = ["one", "two", ""]
-    batch = editor.edit(a, a_prime, b, prompts, STEPS, seed=3)
+    batch = editor.edit(a, a_prime, b, prompt=prompts, steps=STEPS, seed=3)
     for i in range(3):
-        single = editor.edit(a[i], a_prime[i], b[i], prompts[i], STEPS, seed=3)
+        single = editor.edit(a[i], a_prime[i], b[i], prompt=prompts[i], steps=STEPS, seed=3)
         torch.testing.assert_close(batch.pictures[i], single.pictures[0], atol=2e-5, rtol=0)
         torch.testing.assert_close(batch.coefficients[i], single.coefficients[0], atol=1e-5, rtol=0)
     assert (batch.coefficients[0] - batch.coefficients[1]).abs().max() > 0.05
-    same_mixture = editor.generate(b, batch.coefficients[0], (a, a_prime), prompts, STEPS, seed=3)
+    same_mixture = editor.generate(b, batch.coefficients[0], (a, a_prime), prompt=prompts, steps=STEPS, seed=3)
     torch.testing.assert_close(same_mixture.pictures[0], batch.pictures[0], atol=2e-5, rtol=0)
     assert (same_mixture.pictures[1] - batch.pictures[1]).abs().max() > 1e-2, "each sample has its own mixture"
 
@@ -525,7 +525,7 @@ def test_export_command_needs_no_flux(folder: Path, tmp_path: Path, editor: Flux
     big = FluxEditor(tiny_pipeline(), editor.encoder, editor.config, side=512)
     big.basis.load_state_dict(editor.basis.state_dict())
     big.router.load_state_dict(editor.router.state_dict())
-    expected = load_file(big.export_lora(big.route(*pictures), tmp_path / "editor.safetensors", key_format))
+    expected = load_file(big.export_lora(big.route(*pictures), tmp_path / "editor.safetensors", key_format=key_format))
     got = load_file(out)
     assert got.keys() == expected.keys()
     for name, tensor in got.items():
