@@ -24,34 +24,35 @@ MAX_PIXELS = 64_000_000
 TOLERANCE = 1e-3  # by how much of its range a float may lie outside of it; the rounding of resizing libraries
 
 
-def read_image(x: Any, name: str = "a") -> Tensor:
-    """Read one picture: transparency composed on white, padded with white to a square, resized to 64×64.
+def read_image(x: Any, name: str = "a", side: int = SIZE) -> Tensor:
+    """Read one picture: transparency composed on white, padded with white to a square, resized to side × side.
 
     Args:
         x: a path (any file Pillow reads, EXIF orientation honoured, first frame of an animation), a PIL
             picture of any mode, an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8 or of floats in
             [0, 1], or a tensor [3, H, W] in [-1, 1].
         name: what the caller calls this picture; it begins the message of an error.
+        side: of the result, in pixels.
 
     Returns:
-        float32 [3, 64, 64] in [-1, 1].
+        float32 [3, side, side] in [-1, 1].
 
     Raises:
         InputError: anything else; more than 64 megapixels; values out of range or not finite.
     """
     if isinstance(x, (str, os.PathLike)):
-        return _from_pil(_open(Path(x), name), name)
+        return _to_square(_on_white(_open(Path(x), name), name), side)
     if isinstance(x, Image.Image):
-        return _from_pil(x, name)
+        return _to_square(_on_white(x, name), side)
     if isinstance(x, Tensor):
-        return _from_tensor(x, name)
+        return _from_tensor(x, name, side)
     if isinstance(x, np.ndarray):
-        return _from_pil(_from_array(x, name), name)
+        return _to_square(_on_white(_from_array(x, name), name), side)
     raise InputError(f"{name}: expected a path, PIL picture, array or tensor; got {_kind(x)}")
 
 
-def read_images(x: Any, name: str = "a") -> Tensor:
-    """Read one picture, a list or tuple of them, or a tensor [B, 3, H, W]: float32 [B, 3, 64, 64] in [-1, 1].
+def read_images(x: Any, name: str = "a", side: int = SIZE) -> Tensor:
+    """Read one picture, a list or tuple of them, or a tensor [B, 3, H, W]: float32 [B, 3, side, side] in [-1, 1].
 
     Raises:
         InputError: an empty list, or an item that `read_image` refuses (the message names it, e.g. `b[2]`).
@@ -59,10 +60,10 @@ def read_images(x: Any, name: str = "a") -> Tensor:
     if isinstance(x, Tensor) and x.ndim == 4:
         x = list(x)
     if not isinstance(x, (list, tuple)):
-        return read_image(x, name)[None]
+        return read_image(x, name, side)[None]
     if not x:
         raise InputError(f"{name}: expected at least one picture; got an empty list")
-    return torch.stack([read_image(item, f"{name}[{i}]") for i, item in enumerate(x)])
+    return torch.stack([read_image(item, f"{name}[{i}]", side) for i, item in enumerate(x)])
 
 
 def read_triplet(a: Any, a_prime: Any, b: Any, read: Callable[[Any, str], Tensor] = read_images) -> list[Tensor]:
@@ -113,7 +114,7 @@ def _open(path: Path, name: str) -> Image.Image:
     return picture
 
 
-def _from_pil(picture: Image.Image, name: str) -> Tensor:
+def _on_white(picture: Image.Image, name: str) -> Image.Image:
     _check_size(*picture.size, name)
     try:
         rgba = _to_rgba(picture)
@@ -122,7 +123,7 @@ def _from_pil(picture: Image.Image, name: str) -> Tensor:
             f"{name}: expected a whole picture; got one that cannot be decoded: {error or type(error).__name__}"
         ) from error
     white = Image.new("RGBA", rgba.size, "white")
-    return _to_square(Image.alpha_composite(white, rgba).convert("RGB"))
+    return Image.alpha_composite(white, rgba).convert("RGB")
 
 
 def _to_rgba(picture: Image.Image) -> Image.Image:
@@ -166,16 +167,14 @@ def _grey_levels(picture: Image.Image) -> int:
     return 1 if clear in levels else next(factors, 1)
 
 
-def _to_square(picture: Image.Image) -> Tensor:
-    side = max(picture.size)
+def _to_square(picture: Image.Image, side: int) -> Tensor:
     # Shrink first: a one-pixel-high strip of 60 megapixels must not become a square of its width.
-    scale = SIZE / side
-    width, height = (max(1, round(edge * scale)) for edge in picture.size)
+    width, height = (max(1, round(edge * (side / max(picture.size)))) for edge in picture.size)
     if (width, height) != picture.size:
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    if (width, height) != (SIZE, SIZE):
-        square = Image.new("RGB", (SIZE, SIZE), "white")
-        square.paste(picture, ((SIZE - width) // 2, (SIZE - height) // 2))
+    if (width, height) != (side, side):
+        square = Image.new("RGB", (side, side), "white")
+        square.paste(picture, ((side - width) // 2, (side - height) // 2))
         picture = square
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div_(127.5).sub_(1).contiguous()
 
@@ -200,7 +199,7 @@ def _from_array(x: np.ndarray, name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(x))
 
 
-def _from_tensor(x: Tensor, name: str) -> Tensor:
+def _from_tensor(x: Tensor, name: str, side: int) -> Tensor:
     if x.ndim == 4 and x.shape[0] == 1:
         x = x[0]
     held = x.layout == torch.strided and not x.is_meta  # neither sparse nor without values
@@ -215,4 +214,4 @@ def _from_tensor(x: Tensor, name: str) -> Tensor:
         raise InputError(f"{name}: expected values in [-1, 1]; got {low:.8g} to {high:.8g}")
     x = x.clamp(-1, 1)
     # At the right size nothing is rounded: a tensor that comes from this package goes through unchanged.
-    return x.clone() if x.shape[1:] == (SIZE, SIZE) else _to_square(to_pil(x))
+    return x.clone() if x.shape[1:] == (side, side) else _to_square(to_pil(x), side)

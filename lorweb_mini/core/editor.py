@@ -85,25 +85,16 @@ class EditResult:
 
 
 class Backend(Protocol):
-    """The frozen models behind an editor: :class:`Miniature`, or :class:`~lorweb_mini.flux.editor.Kontext`.
-
-    Attributes:
-        autoencoder, encoder, base: the models; ``base.transformer`` takes the basis.
-        pair_encoder: encoder of the pair (a, a'), or None.
-        config: has ``n_loras``, ``rank`` and ``keys_dim``; without a router ``routed`` is False.
-        layout: what the transformer sees.
-        device: where the transformer computes.
-        steps: Euler steps where the caller names none.
-    """
+    """The frozen models behind an editor: :class:`Miniature`, or :class:`~lorweb_mini.flux.editor.Kontext`."""
 
     autoencoder: Any
     encoder: Any
-    base: Any
-    pair_encoder: Any
-    config: Any
+    base: Any  # its transformer takes the basis
+    pair_encoder: Any  # of the pair (a, a'), or None
+    config: Any  # has n_loras, rank and keys_dim; without a router routed is False
     layout: Layout
-    device: torch.device
-    steps: int
+    device: torch.device  # where the transformer computes
+    steps: int  # Euler steps where the caller names none
 
     def read(self, x: Any, name: str) -> Tensor:
         """Whatever a caller passes as pictures, to [B, 3, H, W] in [-1, 1]; InputError names it."""
@@ -115,8 +106,7 @@ class Backend(Protocol):
         """The parts of the router's query, [B, ...] each, see :meth:`Router.query`."""
 
     def draw(self, *encoded: Any, **options: Any) -> Tensor:
-        """Runs the transformer on a, a' (None where the layout does not show them) and b, with ``steps`` and ``seed``
-        among the options."""
+        """Runs the transformer on a, a' (None where the layout does not show them) and b; steps, seed and others."""
 
     def decode(self, drawn: Tensor) -> Tensor:
         """What :meth:`draw` gave, to pictures [B, 3, H, W] in [-1, 1]."""
@@ -171,9 +161,8 @@ class Editor:
     another tool has changed the adapter of the shared transformer, see :meth:`Basis.check_adapter`.
 
     Attributes:
-        autoencoder, encoder, base: frozen.
+        autoencoder, encoder, base: frozen; pair_encoder: frozen, or tuned with the router, or None.
         basis, router: what training learns; ``router`` is None in the ablation without one.
-        pair_encoder: frozen, or tuned with the router; None where the query has no pair.
         config: shape of the basis.
     """
 
@@ -185,8 +174,8 @@ class Editor:
         self.router: Router | None = None
         if getattr(config, "routed", True):
             pair_dim = 0 if self.pair_encoder is None else self.pair_encoder.embedding_dim
-            sizes = (len(self.basis.layers), config.n_loras, self.encoder.embedding_dim, config.keys_dim, pair_dim)
-            self.router = Router(*sizes)
+            layers, width = len(self.basis.layers), self.encoder.embedding_dim
+            self.router = Router(layers, config.n_loras, width, config.keys_dim, pair_dim)
 
     @torch.no_grad()
     def route(self, a: Any, a_prime: Any, b: Any) -> Tensor:

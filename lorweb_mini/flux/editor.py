@@ -26,10 +26,11 @@ from ..algebra import truncated
 from ..core.editor import Editor
 from ..core.layout import Layout, grid
 from ..errors import InputError, whole_number
+from ..images import read_images
 from .checkpoint import ReleasedConfig, ReleasedFile, modules_of, open_released, released_tensors, write_released
 from .lora_file import write_plain_lora
 from .memory import estimate, models_of, require
-from .picture_encoder import CLIP_L, PictureEncoder, read_squares
+from .picture_encoder import CLIP_L, PictureEncoder
 
 BASE, WEIGHTS = "black-forest-labs/FLUX.1-Kontext-dev", "hilamanor/lorweb"
 # Where the large Linears are; the small CLIP text encoder and the autoencoder stay as they are.
@@ -82,7 +83,7 @@ class Kontext:
         pipeline.set_progress_bar_config(disable=True)
 
     def read(self, x: Any, name: str) -> Tensor:
-        return read_squares(x, name, self.side)
+        return read_images(x, name, self.side)
 
     def encode(self, pictures: Tensor) -> Tensor:
         return pictures
@@ -119,20 +120,21 @@ class Kontext:
             raise InputError(f"expected one prompt, or one for each of {len(b)} analogies, got {prompt!r}")
         assert a is not None and a_prime is not None
         edge = 2 * self.side
-        return self.base(
-            image=(grid(a, a_prime, b, b) + 1) / 2,
-            prompt=prompts,
-            height=edge,
-            width=edge,
-            # Without these two diffusers takes another size, near a million pixels.
-            max_area=edge * edge,
-            _auto_resize=False,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            # On the processor, so that a seed means the same noise whatever the device.
-            generator=[torch.Generator("cpu").manual_seed(seed) for _ in prompts],
-            output_type="pt",
-        ).images
+        with torch.device("cpu"):  # whatever default another library has set; the pipeline names its own
+            return self.base(
+                image=(grid(a, a_prime, b, b) + 1) / 2,
+                prompt=prompts,
+                height=edge,
+                width=edge,
+                # Without these two diffusers takes another size, near a million pixels.
+                max_area=edge * edge,
+                _auto_resize=False,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                # On the processor, so that a seed means the same noise whatever the device.
+                generator=[torch.Generator("cpu").manual_seed(seed) for _ in prompts],
+                output_type="pt",
+            ).images
 
     def decode(self, drawn: Tensor) -> Tensor:
         """The bottom-right quarter of a grid, [B, 3, side, side] in [-1, 1]."""
@@ -250,11 +252,12 @@ def load_flux(
     file = open_released(downloaded(weights, token), modules_of(models["transformer"]))
     if check_memory:
         require(estimate(models, file.config, dtype, quantised, offload, side), device)
-    tower = PictureEncoder.load(encoder or file.config.encoder or CLIP_L, token)
-    pipeline = FluxKontextPipeline.from_pretrained(base, dtype=dtype, quantization_config=quantization, token=token)
-    if not offload:
-        pipeline.to(device)
-    editor = FluxEditor(pipeline, tower, file.config, side, device, "cpu" if offload else device)
+    with torch.device("cpu"):  # whatever default another library has set
+        tower = PictureEncoder.load(encoder or file.config.encoder or CLIP_L, token)
+        pipeline = FluxKontextPipeline.from_pretrained(base, dtype=dtype, quantization_config=quantization, token=token)
+        if not offload:
+            pipeline.to(device)
+        editor = FluxEditor(pipeline, tower, file.config, side, device, "cpu" if offload else device)
     editor.load(file)
     if offload:
         pipeline.enable_model_cpu_offload(device=device)

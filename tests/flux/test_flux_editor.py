@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -39,8 +41,8 @@ from lorweb_mini.flux import editor as flux
 from lorweb_mini.flux import memory
 from lorweb_mini.flux.checkpoint import ReleasedConfig, modules_of
 from lorweb_mini.flux.editor import FluxEditor, load_flux
-from lorweb_mini.flux.picture_encoder import PictureEncoder, read_squares, read_triplet
-from lorweb_mini.images import to_pil
+from lorweb_mini.flux.picture_encoder import PictureEncoder, read_triplet
+from lorweb_mini.images import read_images, to_pil
 
 STEPS = 2
 LAYERS = 20
@@ -197,6 +199,77 @@ def test_frozen_is_dynamic_and_leaves_no_trace(editor: FluxEditor) -> None:
     assert all(torch.equal(v, editor.pipeline.transformer.state_dict()[k]) for k, v in before.items())
 
 
+def test_results_inside_freeze_name_what_drew_them(editor: FluxEditor) -> None:
+    a, a_prime, b = _triplet(2)
+    c = torch.randn(LAYERS, N)
+    with editor.freeze(c):
+        for result in (
+            editor.edit(a, a_prime, b, steps=1),
+            editor.generate(b, torch.randn(2, LAYERS, N), context=(a, a_prime), steps=1),
+        ):
+            assert torch.equal(result.coefficients, c.expand(2, -1, -1))
+        with pytest.raises(InputError, match="does not nest"), editor.freeze(c):
+            pass
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pipeline: pipeline.unload_lora_weights(),
+        lambda pipeline: pipeline.fuse_lora(),
+        lambda pipeline: pipeline.set_adapters("basis", 0.5),
+        lambda pipeline: pipeline.disable_lora(),
+    ],
+)
+def test_changes_by_other_tools_are_found(editor: FluxEditor, change: Callable) -> None:
+    changed = FluxEditor(tiny_pipeline(), editor.encoder, editor.config, side=SIDE)
+    change(changed.pipeline)
+    for call in (lambda: changed.edit(*_triplet(), steps=1), lambda: changed.freeze(torch.ones(LAYERS, N))):
+        with pytest.raises(InputError, match="alone, active, not merged and at scale 1"):
+            call()
+
+
+def test_threads_draw_what_one_after_the_other_draws(editor: FluxEditor) -> None:
+    triplets = [_triplet(seed=seed) for seed in range(4)]
+    in_a_row = [editor.edit(*x, steps=1).pictures for x in triplets]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda x: editor.edit(*x, steps=1).pictures, triplets))
+    assert all(torch.equal(one, other) for one, other in zip(together, in_a_row, strict=True))
+
+
+def test_a_copy_draws_the_same(editor: FluxEditor) -> None:
+    expected = editor.edit(*_triplet(), steps=1).pictures
+    # Not bit for bit: tensors that lie in a file are not aligned in memory as their copies are.
+    torch.testing.assert_close(copy.deepcopy(editor).edit(*_triplet(), steps=1).pictures, expected, atol=2e-5, rtol=0)
+
+
+def test_saved_in_the_released_layout(editor: FluxEditor, folder: Path, tmp_path: Path) -> None:
+    editor.save(tmp_path)
+    again = load_flux(
+        folder / "base", tmp_path, device="cpu", dtype=torch.float32, encoder=folder / "clip", side=SIDE
+    )  # fmt: skip
+    triplet = _triplet()
+    assert torch.equal(again.edit(*triplet, steps=1).pictures, editor.edit(*triplet, steps=1).pictures)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("device", [None, "meta"])
+def test_default_dtype_and_device_change_nothing(
+    editor: FluxEditor, dtype: torch.dtype, device: str | None, folder: Path
+) -> None:
+    triplet = _triplet()
+    expected = editor.edit(*triplet, steps=1)
+    torch.set_default_dtype(dtype)
+    torch.set_default_device(device)
+    try:
+        result = _load(folder).edit(*triplet, steps=1)
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(result.coefficients, expected.coefficients, atol=1e-6, rtol=0)
+    torch.testing.assert_close(result.pictures, expected.pictures, atol=1e-4, rtol=0)
+
+
 # Largest difference of a picture in [-1, 1], of frozen and of plain to dynamic, all three computed in half precision.
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.015), (torch.bfloat16, 0.1)])
 def test_half_precision(editor: FluxEditor, folder: Path, tmp_path: Path, dtype: torch.dtype, tolerance: float) -> None:
@@ -226,14 +299,14 @@ def test_pictures_of_every_kind(editor: FluxEditor, tmp_path: Path) -> None:
     picture = Image.new("RGBA", (30, 20), (255, 0, 0, 128))
     picture.save(tmp_path / "x.png")
     array = np.array(picture.convert("RGB"))
-    read = read_squares([tmp_path / "x.png", str(tmp_path / "x.png"), picture], "a", 48)
+    read = read_images([tmp_path / "x.png", str(tmp_path / "x.png"), picture], "a", 48)
     assert read.shape == (3, 3, 48, 48) and torch.equal(read[0], read[1]) and torch.equal(read[0], read[2])
     assert torch.equal(read[0, :, 0], torch.ones(3, 48)), "padded with white above"
     torch.testing.assert_close(read[0, :, 24, 24], torch.tensor([1.0, 0.0, 0.0]), atol=0.01, rtol=0)
-    assert read_squares(array, "a", 16).shape == (1, 3, 16, 16)
+    assert read_images(array, "a", 16).shape == (1, 3, 16, 16)
     x = squares(2, side=16)
-    assert torch.equal(read_squares(x, "a", 16), x)
-    assert read_squares(x[0], "a", 32).shape == (1, 3, 32, 32)
+    assert torch.equal(read_images(x, "a", 16), x)
+    assert read_images(x[0], "a", 32).shape == (1, 3, 32, 32)
     assert [len(x) for x in read_triplet(picture, [picture] * 3, array, 16)] == [3, 3, 3]
     for wrong, says in (
         ([], "at least one"),
@@ -245,7 +318,7 @@ def test_pictures_of_every_kind(editor: FluxEditor, tmp_path: Path) -> None:
         (tmp_path, "readable"),
     ):
         with pytest.raises(InputError, match=says):
-            read_squares(wrong, "a", 16)
+            read_images(wrong, "a", 16)
     (tmp_path / "cut.png").write_bytes((tmp_path / "x.png").read_bytes()[:60])
     with pytest.raises(InputError, match="a"):
         editor.route(tmp_path / "cut.png", picture, picture)
