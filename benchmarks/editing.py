@@ -24,8 +24,8 @@ from PIL import Image
 from torch import Tensor
 
 import lorweb_mini as lw
-from lorweb_mini.core.editor import Editor, load_frozen, read_triplet
-from lorweb_mini.images import read_images, to_pil
+from lorweb_mini.core.editor import Editor, load_frozen
+from lorweb_mini.images import read_images, read_triplet, to_pil
 from lorweb_mini.models.base import noise_for
 
 from .timing import conditions, interleaved, markdown, ratio, write

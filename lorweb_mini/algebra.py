@@ -1,7 +1,13 @@
-"""Linear algebra that knows no model: principal components, cosines from inner products, effective rank."""
+"""Linear algebra that knows no model: low-rank products, principal components, cosines, effective rank.
+
+A layer of a basis holds N LoRAs as factors ``low`` = A [N, r, in] and ``high`` = B [N, out, r]; the n-th weight update
+is ΔW_n = B_n A_n, and a mixture c of them is one product B A of rank N·r (:func:`fold`). Nothing here builds an
+out × in matrix.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +15,88 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, whole_number
+
+# A LoRA of every adapted layer: module name to (A [R, in], B [out, R]).
+Layers = Mapping[str, tuple[Tensor, Tensor]]
+
+
+def fold(low: Tensor, high: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:
+    """One layer's mixture sum_n c_n B_n A_n as one LoRA, in single precision or, from double factors, in double.
+
+    Args:
+        low, high: A [N, r, in] and B [N, out, r] of N LoRAs.
+        mixture: coefficients c [N].
+
+    Returns:
+        A [N·r, in] and B [out, N·r], with c multiplied into B.
+    """
+    dtype = torch.promote_types(high.dtype, torch.float32)
+    scaled = high.detach().to(dtype) * mixture.to(high.device, dtype)[:, None, None]
+    return low.detach().to(dtype).flatten(0, 1), scaled.permute(1, 0, 2).flatten(1)
+
+
+def svd_of_product(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular value decomposition of B A from its factors, in O((out + in) R²).
+
+    With the QR decompositions B = Q_B R_B and Aᵀ = Q_A R_A the product is Q_B (R_B R_Aᵀ) Q_Aᵀ, and only the small
+    matrix in the middle is decomposed.
+
+    Args:
+        high: B [out, R]; low: A [R, in].
+
+    Returns:
+        U [out, k], s [k] in falling order, V [in, k] with B A = U diag(s) Vᵀ and k = min(R, out, in). Where B A has a
+        rank below k, the last s are zero up to rounding and their directions arbitrary.
+    """
+    left, left_triangle = torch.linalg.qr(high)
+    right, right_triangle = torch.linalg.qr(low.T)
+    u, strength, vh = torch.linalg.svd(left_triangle @ right_triangle.T, full_matrices=False)
+    return left @ u, strength, right @ vh.T
+
+
+def gram(low: Tensor, high: Tensor) -> Tensor:
+    """Inner products ⟨ΔW_m, ΔW_n⟩ of N weight updates from A [N, r, in] and B [N, out, r]: float64 [N, N].
+
+    tr((B_m A_m)ᵀ B_n A_n) = sum((A_m A_nᵀ) ∘ (B_mᵀ B_n)), so r × r products do. A mixture's update has the squared
+    norm cᵀ G c.
+    """
+    low, high = low.detach().double(), high.detach().double()
+    inner = torch.einsum("mri,nsi->mnrs", low, low)
+    outer = torch.einsum("mor,nos->mnrs", high, high)
+    return (inner * outer).sum((2, 3))
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """A LoRA cut to a smaller rank, and what that costs.
+
+    Attributes:
+        layers: the cut LoRA.
+        errors: ‖ΔW − ΔW_cut‖ / ‖ΔW‖ of every layer (Frobenius norms); no other LoRA of that rank has a smaller one.
+        error: the same over all layers together.
+    """
+
+    layers: dict[str, tuple[Tensor, Tensor]]
+    errors: dict[str, float]
+    error: float
+
+
+def truncated(layers: Layers, rank: int) -> Truncation:
+    """The best approximation of every layer's B A by a LoRA of a smaller rank (Eckart and Young).
+
+    Raises:
+        InputError: a rank below 1.
+    """
+    rank = whole_number(rank, "a rank")
+    cut, lost, whole = {}, {}, {}
+    for name, (low, high) in layers.items():
+        u, strength, v = svd_of_product(high.double(), low.double())
+        root = strength[:rank].sqrt()
+        cut[name] = ((root[:, None] * v[:, :rank].T).float(), (u[:, :rank] * root).float())
+        lost[name], whole[name] = float(strength[rank:].square().sum()), float(strength.square().sum())
+    errors = {name: (lost[name] / whole[name]) ** 0.5 if whole[name] else 0.0 for name in cut}
+    return Truncation(cut, errors, (sum(lost.values()) / (sum(whole.values()) or 1.0)) ** 0.5)
 
 
 @dataclass(frozen=True)

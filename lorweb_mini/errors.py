@@ -1,7 +1,33 @@
-"""The exception for bad input."""
+"""The exception for bad input, and the checks of whole numbers that several public functions share."""
 
 from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
 
 
 class InputError(ValueError):
     """The one exception for bad input; its message says what was expected and what came."""
+
+
+def whole_number(value: Any, name: str, least: int = 1, most: int | None = None) -> int:
+    """``value`` as an int from ``least`` to ``most``, or without an upper limit.
+
+    Raises:
+        InputError: another number, or no whole number; numpy's integers are accepted, True and 2.0 are not.
+    """
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InputError(f"expected {name} as a whole number {limits}, got {value!r}")
+    return int(value)
+
+
+def check_steps(steps: Any, most: int | None = None) -> int:
+    """Euler steps as an int of at least 1; :class:`InputError` for anything else."""
+    return whole_number(steps, "steps", 1, most)
+
+
+def check_seed(seed: Any) -> int:
+    """A seed as an int in [0, 2^63); :class:`InputError` for anything else."""
+    return whole_number(seed, "a seed", 0, 2**63 - 1)

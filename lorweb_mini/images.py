@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +21,38 @@ from .errors import InputError
 
 SIZE = 64
 MAX_PIXELS = 64_000_000
+TOLERANCE = 1e-3  # by how much of its range a float may lie outside of it; the rounding of resizing libraries
 
 
-def read_image(x: Any, name: str = "a") -> Tensor:
-    """Read one picture: transparency composed on white, padded with white to a square, resized to 64×64.
+def read_image(x: Any, name: str = "a", side: int = SIZE) -> Tensor:
+    """Read one picture: transparency composed on white, padded with white to a square, resized to side × side.
 
     Args:
         x: a path (any file Pillow reads, EXIF orientation honoured, first frame of an animation), a PIL
             picture of any mode, an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8 or of floats in
             [0, 1], or a tensor [3, H, W] in [-1, 1].
         name: what the caller calls this picture; it begins the message of an error.
+        side: of the result, in pixels.
 
     Returns:
-        float32 [3, 64, 64] in [-1, 1].
+        float32 [3, side, side] in [-1, 1].
 
     Raises:
         InputError: anything else; more than 64 megapixels; values out of range or not finite.
     """
     if isinstance(x, (str, os.PathLike)):
-        return _from_pil(_open(Path(x), name), name)
+        return _to_square(_on_white(_open(Path(x), name), name), side)
     if isinstance(x, Image.Image):
-        return _from_pil(x, name)
+        return _to_square(_on_white(x, name), side)
     if isinstance(x, Tensor):
-        return _from_tensor(x, name)
+        return _from_tensor(x, name, side)
     if isinstance(x, np.ndarray):
-        return _from_pil(_from_array(x, name), name)
+        return _to_square(_on_white(_from_array(x, name), name), side)
     raise InputError(f"{name}: expected a path, PIL picture, array or tensor; got {_kind(x)}")
 
 
-def read_images(x: Any, name: str = "a") -> Tensor:
-    """Read one picture, a list or tuple of them, or a tensor [B, 3, H, W]: float32 [B, 3, 64, 64] in [-1, 1].
+def read_images(x: Any, name: str = "a", side: int = SIZE) -> Tensor:
+    """Read one picture, a list or tuple of them, or a tensor [B, 3, H, W]: float32 [B, 3, side, side] in [-1, 1].
 
     Raises:
         InputError: an empty list, or an item that `read_image` refuses (the message names it, e.g. `b[2]`).
@@ -57,10 +60,24 @@ def read_images(x: Any, name: str = "a") -> Tensor:
     if isinstance(x, Tensor) and x.ndim == 4:
         x = list(x)
     if not isinstance(x, (list, tuple)):
-        return read_image(x, name)[None]
+        return read_image(x, name, side)[None]
     if not x:
         raise InputError(f"{name}: expected at least one picture; got an empty list")
-    return torch.stack([read_image(item, f"{name}[{i}]") for i, item in enumerate(x)])
+    return torch.stack([read_image(item, f"{name}[{i}]", side) for i, item in enumerate(x)])
+
+
+def read_triplet(a: Any, a_prime: Any, b: Any, read: Callable[[Any, str], Tensor] = read_images) -> list[Tensor]:
+    """a, a' and b by ``read``, to [B, 3, H, W] each; a single picture stands for all where others are lists.
+
+    Raises:
+        InputError: a picture that cannot be read, or lists of different lengths.
+    """
+    pictures = [read(x, name) for x, name in ((a, "a"), (a_prime, "a_prime"), (b, "b"))]
+    size = max(map(len, pictures))
+    if {len(x) for x in pictures} - {1, size}:
+        lengths = ", ".join(str(len(x)) for x in pictures)
+        raise InputError(f"expected as many pictures a as a_prime as b (or one for all), got {lengths}")
+    return [x.expand(size, *x.shape[1:]) for x in pictures]
 
 
 def to_pil(x: Tensor) -> Image.Image:
@@ -97,42 +114,67 @@ def _open(path: Path, name: str) -> Image.Image:
     return picture
 
 
-def _from_pil(picture: Image.Image, name: str) -> Tensor:
+def _on_white(picture: Image.Image, name: str) -> Image.Image:
     _check_size(*picture.size, name)
     try:
-        # Without a copy an animation would be left at another frame than the caller had it.
-        picture = ImageOps.exif_transpose(picture)
         rgba = _to_rgba(picture)
     except Exception as error:  # decoders raise nearly every built-in exception on damaged files
         raise InputError(
             f"{name}: expected a whole picture; got one that cannot be decoded: {error or type(error).__name__}"
         ) from error
     white = Image.new("RGBA", rgba.size, "white")
-    return _to_square(Image.alpha_composite(white, rgba).convert("RGB"))
+    return Image.alpha_composite(white, rgba).convert("RGB")
 
 
 def _to_rgba(picture: Image.Image) -> Image.Image:
+    """Any mode to RGBA, turned as EXIF says."""
+    factor = _grey_levels(picture)
+    # Without a copy an animation would be left at another frame than the caller had it.
+    picture = ImageOps.exif_transpose(picture)
+    clear = picture.info.get("transparency")
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture, np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 or picture.mode.startswith("I;16") else 255.0
-        if picture.mode == "F" and values.max(initial=0) <= 1:
+        top = 65535.0 if values.max(initial=0) > 255.5 or picture.mode.startswith("I;16") else 255.0
+        if picture.mode == "F" and values.max(initial=0) <= 1 + TOLERANCE:
             top = 1.0
-        if not np.isfinite(values).all() or values.min(initial=0) < 0 or values.max(initial=0) > top:
+        beyond = TOLERANCE * top if picture.mode == "F" else 0
+        if not np.isfinite(values).all() or values.min(initial=0) < -beyond or values.max(initial=0) > top + beyond:
             raise ValueError(f"values of mode {picture.mode} outside 0..{top:g}")
-        picture = Image.fromarray((values / top * 255 + 0.5).astype(np.uint8), "L")
+        scaled = (values.clip(0, top) / top * 255 + 0.5).astype(np.uint8)
+        # Pillow knows no clear value in these modes.
+        opaque = np.full_like(scaled, 255) if clear is None else np.where(values == clear, 0, 255).astype(np.uint8)
+        return Image.fromarray(np.dstack([scaled, opaque]), "LA").convert("RGBA")
+    if picture.mode == "L" and isinstance(clear, int):
+        picture.info["transparency"] = clear * factor
+    elif picture.mode == "RGB" and isinstance(clear, tuple) and (factor == 0 or max(clear) > 255):
+        # 16 bits a channel, of which Pillow keeps the upper eight.
+        picture.info["transparency"] = tuple(value >> 8 for value in clear)
     return picture.convert("RGBA")
 
 
-def _to_square(picture: Image.Image) -> Tensor:
-    side = max(picture.size)
+def _grey_levels(picture: Image.Image) -> int:
+    """What Pillow multiplies the values of a PNG by, but not its clear value: 1 for 8 bits, 17 for 4, 85 for 2.
+
+    0 for 16 bits a channel. Of a PNG that is decoded already the bits are not known; its values tell them.
+    """
+    if tiles := getattr(picture, "tile", None):
+        return {"L;2": 85, "L;4": 17, "RGB;16B": 0}.get(tiles[0].args, 1) if isinstance(tiles[0].args, str) else 1
+    clear = picture.info.get("transparency")
+    if picture.format != "PNG" or picture.mode != "L" or not isinstance(clear, int):
+        return 1
+    levels = {level for level, count in enumerate(picture.histogram()) if count}
+    factors = (k for k in (85, 17) if clear * k in levels and not any(level % k for level in levels))
+    return 1 if clear in levels else next(factors, 1)
+
+
+def _to_square(picture: Image.Image, side: int) -> Tensor:
     # Shrink first: a one-pixel-high strip of 60 megapixels must not become a square of its width.
-    scale = SIZE / side
-    width, height = (max(1, round(edge * scale)) for edge in picture.size)
+    width, height = (max(1, round(edge * (side / max(picture.size)))) for edge in picture.size)
     if (width, height) != picture.size:
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    if (width, height) != (SIZE, SIZE):
-        square = Image.new("RGB", (SIZE, SIZE), "white")
-        square.paste(picture, ((SIZE - width) // 2, (SIZE - height) // 2))
+    if (width, height) != (side, side):
+        square = Image.new("RGB", (side, side), "white")
+        square.paste(picture, ((side - width) // 2, (side - height) // 2))
         picture = square
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div_(127.5).sub_(1).contiguous()
 
@@ -149,26 +191,27 @@ def _from_array(x: np.ndarray, name: str) -> Image.Image:
     if np.issubdtype(x.dtype, np.floating):
         if not np.isfinite(x).all():
             raise InputError(f"{name}: expected finite values; got NaN or infinity")
-        if x.min() < 0 or x.max() > 1:
-            raise InputError(f"{name}: expected floats in [0, 1]; got {x.min():.4g} to {x.max():.4g}")
-        x = (x * 255 + 0.5).astype(np.uint8)
+        if x.min() < -TOLERANCE or x.max() > 1 + TOLERANCE:
+            raise InputError(f"{name}: expected floats in [0, 1]; got {x.min():.8g} to {x.max():.8g}")
+        x = (x.clip(0, 1).astype(np.float64) * 255 + 0.5).astype(np.uint8)
     elif x.dtype != np.uint8:
         raise InputError(f"{expected} of uint8 or of floats in [0, 1]; got {_kind(x)}")
     return Image.fromarray(np.ascontiguousarray(x))
 
 
-def _from_tensor(x: Tensor, name: str) -> Tensor:
+def _from_tensor(x: Tensor, name: str, side: int) -> Tensor:
     if x.ndim == 4 and x.shape[0] == 1:
         x = x[0]
-    if x.ndim != 3 or x.shape[0] != 3 or not x.is_floating_point():
+    held = x.layout == torch.strided and not x.is_meta  # neither sparse nor without values
+    if x.ndim != 3 or x.shape[0] != 3 or not x.is_floating_point() or not held:
         raise InputError(f"{name}: expected a float tensor [3, H, W] in [-1, 1]; got {_kind(x)}")
     _check_size(x.shape[2], x.shape[1], name)
     x = x.detach().to("cpu", torch.float32)
     if not bool(torch.isfinite(x).all()):
         raise InputError(f"{name}: expected finite values; got NaN or infinity")
     low, high = float(x.min()), float(x.max())
-    if low < -1.001 or high > 1.001:
-        raise InputError(f"{name}: expected values in [-1, 1]; got {low:.4g} to {high:.4g}")
+    if low < -1 - 2 * TOLERANCE or high > 1 + 2 * TOLERANCE:
+        raise InputError(f"{name}: expected values in [-1, 1]; got {low:.8g} to {high:.8g}")
     x = x.clamp(-1, 1)
     # At the right size nothing is rounded: a tensor that comes from this package goes through unchanged.
-    return x.clone() if x.shape[1:] == (SIZE, SIZE) else _to_square(to_pil(x))
+    return x.clone() if x.shape[1:] == (side, side) else _to_square(to_pil(x), side)

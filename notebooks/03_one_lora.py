@@ -452,7 +452,7 @@ with torch.no_grad():
 # same loop and as many steps, and watch.
 
 # %%
-from lorweb_mini.core.editor import BasisConfig, Editor
+from lorweb_mini.core.editor import BasisConfig, Editor, Miniature
 from lorweb_mini.images import to_pil
 from lorweb_mini.models.text import vectors_of
 
@@ -463,7 +463,10 @@ RATE = 5e-3  # at this rank
 def one_lora(rank: int = RANK) -> Editor:
     """The frozen base with one fresh LoRA in each layer."""
     torch.manual_seed(0)
-    return Editor(autoencoder, encoder, copy.deepcopy(base), BasisConfig(n_loras=1, rank=rank))
+    editor = Editor(Miniature(autoencoder, encoder, copy.deepcopy(base), BasisConfig(n_loras=1, rank=rank)))
+    # Wherever this base runs, the LoRA of each layer has the coefficient 1; without one it would be the bare base.
+    editor.basis.coefficients = torch.ones(1, len(editor.basis.layers), 1)
+    return editor
 
 
 def train_one(rank: int, reference, targets, steps: int, watch=None, editor: Editor | None = None) -> Editor:
@@ -1118,7 +1121,7 @@ print(check_thin(thin_singular_values))
 # ```
 #
 # The slider above does it this way, with the directions kept as well: `svd_of_product` in
-# `lorweb_mini/analysis/one_lora.py`.
+# `lorweb_mini/algebra.py`.
 #
 # </details>
 

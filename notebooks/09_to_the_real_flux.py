@@ -34,7 +34,6 @@ import lorweb_mini as lw
 from lorweb_mini.core.editor import load_frozen
 from lorweb_mini.emoji.relations import as_batch, splits
 from lorweb_mini.flux.editor import export
-from lorweb_mini.flux.lora_file import folded
 from lorweb_mini.images import to_pil
 from lorweb_mini.models.pipeline import kontext_inputs, kontext_pipeline
 from lorweb_mini.show.pictures import relation_label
@@ -79,7 +78,7 @@ def drawn_by_diffusers(b: torch.Tensor, *files: Path) -> torch.Tensor:
 def lora_file(i: int, cut: int | None = None, dtype: torch.dtype = torch.float32) -> Path:
     """The LoRA of the i-th question's mixture, cut to a rank or whole."""
     path = FILES / f"{i}-{cut}-{dtype}.safetensors"
-    return export(folded(editor.basis, answers.coefficients[i]), path, "diffusers", cut, dtype)
+    return export(editor.basis.folded(answers.coefficients[i]), path, "diffusers", cut, dtype)
 
 
 SHOWN, CUTS = ([0, 8], [None, 2]) if SMOKE else ([0, 3, 8, 11], [None, 16, 4, 1])
@@ -596,14 +595,14 @@ display(
 # > cannot tell apart?
 
 # %%
-from lorweb_mini.flux.lora_file import svd_of_product, truncated
+from lorweb_mini.algebra import svd_of_product, truncated
 
 RANKS = [1, 4, N * rank] if SMOKE else [1, 2, 3, 4, 6, 8, 12, 16, 32, N * rank]
 strips = {R: torch.cat([drawn_by_diffusers(b[[i]], lora_file(i, R)) for i in SHOWN]) for R in RANKS}
 exact = answers.pictures[SHOWN]
 edit_size = (exact - b[SHOWN]).square().sum((1, 2, 3))
 picture_error = {R: ((x - exact).square().sum((1, 2, 3)) / edit_size).sqrt().numpy() for R, x in strips.items()}
-loras = [folded(editor.basis, answers.coefficients[i]) for i in SHOWN]
+loras = [editor.basis.folded(answers.coefficients[i]) for i in SHOWN]
 lora_error = {R: np.array([truncated(x, R).error for x in loras]) for R in RANKS}
 
 # %%
@@ -920,7 +919,9 @@ else:
 # %%
 if GPU:
     c_flux = result.coefficients
-    path = flux_editor.export_lora(c_flux[0], "analogy.safetensors", "single-file", rank=32, dtype=torch.bfloat16)
+    path = flux_editor.export_lora(
+        c_flux[0], "analogy.safetensors", key_format="single-file", rank=32, dtype=torch.bfloat16
+    )
     print(path, f"{path.stat().st_size / 2**20:.0f} MiB, for ComfyUI")
     ends = torch.stack([(1 - w) * c_flux[0] + w * c_flux[1] for w in (0.25, 0.5, 0.75)])
     display(*flux_editor.generate([big[2][0]] * 3, ends, context=(big[0][0], big[1][0])).images)

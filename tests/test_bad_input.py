@@ -132,7 +132,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "edit: lists of 2, 2 and 3": lambda s: s.editor.edit(list(TWO), list(TWO), list(THREE)),
     "edit: no steps": lambda s: s.editor.edit(GOOD, GOOD, GOOD, steps=0),
     "edit: half a step": lambda s: s.editor.edit(GOOD, GOOD, GOOD, steps=2.5),
-    "edit: steps of None": lambda s: s.editor.edit(GOOD, GOOD, GOOD, steps=None),
+    "edit: steps of text": lambda s: s.editor.edit(GOOD, GOOD, GOOD, steps=WORD),
     "edit: steps of True": lambda s: s.editor.edit(GOOD, GOOD, GOOD, steps=True),
     "edit: seed of text": lambda s: s.editor.edit(GOOD, GOOD, GOOD, seed="one"),
     "edit: seed of None": lambda s: s.editor.edit(GOOD, GOOD, GOOD, seed=None),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorweb_mini.core.editor import BasisConfig, Editor
+from lorweb_mini.core.editor import BasisConfig, Editor, Miniature
 from lorweb_mini.core.layout import position_ids
 from lorweb_mini.models.autoencoder import MiniAutoencoder
 from lorweb_mini.models.base import Base, transformer_of
@@ -50,7 +50,7 @@ def tiny_editor(
     autoencoder = MiniAutoencoder(scaling_factor=2.0, shift_factor=0.1).eval().requires_grad_(False)
     encoder = TinyCLIP(width=48, layers=1, embedding_dim=16).eval().requires_grad_(False)
     config = BasisConfig(n_loras, rank, keys_dim=8, layout=layout, routed=routed)
-    editor = Editor(autoencoder, encoder, base, config)
+    editor = Editor(Miniature(autoencoder, encoder, base, config))
     if not zero:
         randomise(editor)
     return editor

@@ -12,42 +12,17 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
-from numbers import Integral, Real
+from numbers import Real
 
 import torch
 from torch import Tensor
 
+from ..algebra import svd_of_product
 from ..core.basis import Basis
-from ..core.editor import Editor
-from ..errors import InputError
+from ..core.editor import Editor, Miniature
+from ..errors import InputError, whole_number
 from ..models.base import Base
 from .evaluation import reconstruct, squared
-
-
-def svd_of_product(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Singular value decomposition of B A from its factors, in O((out + in) r²).
-
-    With B = Q_B R_B and Aᵀ = Q_A R_A the product is Q_B (R_B R_Aᵀ) Q_Aᵀ, and only the r × r matrix in the middle has to
-    be decomposed.
-
-    Args:
-        high: B [out, r]; low: A [r, in].
-
-    Returns:
-        U [out, r], s [r] in falling order, V [in, r] with B A = U diag(s) Vᵀ. Where B A has a rank below r, the last s
-        are zero up to rounding and their directions arbitrary.
-
-    Raises:
-        InputError: shapes that do not multiply, or r above one of the sides.
-    """
-    if high.ndim != 2 or low.ndim != 2 or high.shape[1] != low.shape[0] or len(low) > min(len(high), low.shape[1]):
-        raise InputError(
-            f"expected B [out, r] and A [r, in] with r at most out and in, got {list(high.shape)} and {list(low.shape)}"
-        )
-    left, left_triangle = torch.linalg.qr(high)
-    right, right_triangle = torch.linalg.qr(low.T)
-    u, strength, vh = torch.linalg.svd(left_triangle @ right_triangle.T)
-    return left @ u, strength, right @ vh.T
 
 
 def by_direction(editor: Editor, base: Base) -> Editor:
@@ -65,7 +40,7 @@ def by_direction(editor: Editor, base: Base) -> Editor:
     if editor.config.n_loras != 1:
         raise InputError(f"expected an editor with one LoRA, got one with {editor.config.n_loras}")
     config = replace(editor.config, n_loras=editor.config.rank, rank=1)
-    found = Editor(editor.autoencoder, editor.encoder, copy.deepcopy(base), config)
+    found = Editor(Miniature(editor.autoencoder, editor.encoder, copy.deepcopy(base), config, editor.pair_encoder))
     state = {}
     for layer, name in enumerate(editor.basis.layers):
         low, high = (factor[0].detach() for factor in editor.basis.factors(layer))
@@ -104,12 +79,11 @@ def kept(basis: Basis, rank: int, strength: float = 1.0) -> Tensor:
     Raises:
         InputError: a rank outside 0 … N, or a strength that is not finite.
     """
-    if isinstance(rank, bool) or not isinstance(rank, Integral) or not 0 <= int(rank) <= basis.n_loras:
-        raise InputError(f"expected a rank from 0 to {basis.n_loras}, got {rank!r}")
+    rank = whole_number(rank, "a rank", 0, basis.n_loras)
     if isinstance(strength, bool) or not isinstance(strength, Real) or not math.isfinite(strength):
         raise InputError(f"expected a finite strength, got {strength!r}")
     coefficients = torch.zeros(len(basis.layers), basis.n_loras)
-    coefficients[:, : int(rank)] = float(strength)
+    coefficients[:, :rank] = float(strength)
     return coefficients
 
 

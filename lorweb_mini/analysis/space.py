@@ -17,12 +17,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from .. import algebra
 from ..core.basis import Basis
 from ..core.editor import Editor
 from ..core.router import routing_statistics
 from ..emoji.relations import Analogy, as_batch, get_relation
 from ..emoji.sheets import load_emoji
-from ..errors import InputError
+from ..errors import InputError, whole_number
 from .evaluation import Estimate, resampling_weights
 
 CHUNK = 256
@@ -371,26 +372,13 @@ def basis_usage(coefficients: Tensor) -> Usage:
 def update_gram(basis: Basis, layer: int) -> Tensor:
     """Inner products ⟨ΔW_m, ΔW_n⟩ of one layer's weight updates ΔW_n = B_n A_n, float64 [N, N].
 
-    tr((B_m A_m)ᵀ B_n A_n) = sum((A_m A_nᵀ) ∘ (B_mᵀ B_n)), so r × r products do, and no ΔW is ever built. The update of
-    a mixture c has the squared norm cᵀ G c.
-
-    Raises:
-        InputError: no such layer.
+    See :func:`~lorweb_mini.algebra.gram`; :class:`InputError` for a layer that is not there.
     """
-    if not 0 <= layer < len(basis.layers):
-        raise InputError(f"expected a layer from 0 to {len(basis.layers) - 1}, got {layer}")
-    low, high = (x.detach().double() for x in basis.factors(layer))
-    inner = torch.einsum("mri,nsi->mnrs", low, low)
-    outer = torch.einsum("mor,nos->mnrs", high, high)
-    return (inner * outer).sum((2, 3))
+    return algebra.gram(*_factors(basis, layer))
 
 
 def update_spectrum(basis: Basis, layer: int, mixture: Tensor) -> Tensor:
     """Singular values of one layer's mixed update ΔW = sum_n c_n B_n A_n, largest first, float64.
-
-    With A [N·r, in] and B [out, N·r] stacked as in :mod:`~lorweb_mini.core.basis`, and the QR decompositions
-    B diag(c) = Q_B R_B and Aᵀ = Q_A R_A, ΔW = Q_B (R_B R_Aᵀ) Q_Aᵀ has the singular values of R_B R_Aᵀ, a matrix with
-    no side longer than N·r. So ΔW is never built; at FLUX's width that is 128 × 128 in place of 3072 × 3072.
 
     Args:
         mixture: coefficients of this layer, [N].
@@ -401,11 +389,13 @@ def update_spectrum(basis: Basis, layer: int, mixture: Tensor) -> Tensor:
     Raises:
         InputError: no such layer, or another number of coefficients.
     """
-    if not 0 <= layer < len(basis.layers):
-        raise InputError(f"expected a layer from 0 to {len(basis.layers) - 1}, got {layer}")
+    low, high = _factors(basis, layer)
     if mixture.shape != (basis.n_loras,):
         raise InputError(f"expected coefficients [{basis.n_loras}] of one layer, got {list(mixture.shape)}")
-    low, high = (x.detach().double() for x in basis.factors(layer))
-    scaled = (high * mixture.double()[:, None, None]).permute(1, 0, 2).flatten(1)
-    outer, inner = (torch.linalg.qr(x, mode="r").R for x in (scaled, low.flatten(0, 1).T))
-    return torch.linalg.svdvals(outer @ inner.T)
+    low, high = algebra.fold(low, high, mixture)
+    return algebra.svd_of_product(high, low)[1]
+
+
+def _factors(basis: Basis, layer: int) -> tuple[Tensor, Tensor]:
+    low, high = basis.factors(whole_number(layer, "a layer", 0, len(basis.layers) - 1))
+    return low.detach().double(), high.detach().double()

@@ -19,13 +19,14 @@ from typing import Any, Literal
 import tyro
 from safetensors.torch import save_file
 
+from ..algebra import fold
 from ..core.layout import grid as grid_of
 from ..errors import InputError
 from ..flux import editor as flux
 from ..flux import inspect as measures
 from ..flux.checkpoint import ReleasedFile, open_released
 from ..flux.dataset import grid_size, resized
-from ..flux.lora_file import DTYPES, fold
+from ..flux.lora_file import DTYPES
 from ..flux.picture_encoder import CLIP_L, PictureEncoder, read_triplets
 from ..images import to_pil
 from .flux_training import Dtype, Quantize, estimate, precompute, train

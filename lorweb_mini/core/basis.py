@@ -9,17 +9,22 @@ and diffusers do with a LoRA works on it, and one analogy's mixture folds into a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
-from peft import LoraConfig
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from ..adapter import Adapter
+from ..algebra import fold
 from ..errors import InputError
 
 ADAPTER = "basis"
+# By id of a basis: the coefficients of Basis.mixed, each thread's and each asynchronous task's own.
+_MIXED: ContextVar[dict[int, Tensor | None] | None] = ContextVar("mixed", default=None)
 
 
 def adapted_linears(transformer: nn.Module) -> list[str]:
@@ -31,64 +36,65 @@ def adapted_linears(transformer: nn.Module) -> list[str]:
     ]
 
 
-class Basis:
-    """N gated LoRAs of rank r on a transformer, added in place.
+class Basis(Adapter):
+    """N gated LoRAs of rank r on a transformer, added in place. Without coefficients the transformer is the bare base.
 
     Attributes:
         layers: names of the adapted Linear modules; index l of coefficients [batch, layers, N] is layers[l].
-        coefficients: what the gate applies now, [batch, layers, N]; None applies nothing, as if every c_n were 1.
+        merged: the mixture [layers, N] that :meth:`frozen` has merged into the base, else None.
     """
 
     def __init__(self, transformer: FluxTransformer2DModel, n_loras: int, rank: int) -> None:
-        self.transformer, self.n_loras, self.rank = transformer, n_loras, rank
-        self.layers = adapted_linears(transformer)
-        width = n_loras * rank
-        # alpha = r makes PEFT's own factor alpha / r equal to 1. B starts at zero, so the basis starts as the base.
-        config = LoraConfig(r=width, lora_alpha=width, target_modules=self.layers)
-        transformer.add_adapter(config, adapter_name=ADAPTER)
-        self.coefficients: Tensor | None = None
-        modules = dict(transformer.named_modules())
-        self.modules: list[LoraLayer] = [modules[name] for name in self.layers]
+        # B starts at zero, so the basis starts as the base.
+        super().__init__(transformer, ADAPTER, adapted_linears(transformer), n_loras * rank)
+        self.n_loras, self.rank = n_loras, rank
+        self._everywhere: Tensor | None = None
         for index, layer in enumerate(self.modules):
-            layer.lora_A[ADAPTER].register_forward_hook(self._gate(index))
+            # No closure, so that a copied or unpickled transformer has gates of its own.
+            layer.lora_A[ADAPTER].register_forward_hook(partial(self._gate, index))
 
-    def _gate(self, index: int):
-        def hook(module: nn.Module, inputs: tuple[Tensor], low_rank: Tensor) -> Tensor:
-            if self.coefficients is None:
-                return low_rank
-            gate = self.coefficients[:, index].repeat_interleave(self.rank, dim=-1)
-            return low_rank * gate.view(len(gate), *[1] * (low_rank.ndim - 2), -1)
+    def _gate(self, index: int, module: nn.Module, inputs: tuple[Tensor], low_rank: Tensor) -> Tensor:
+        if (coefficients := self.coefficients) is None:
+            return torch.zeros_like(low_rank)
+        gate = coefficients[:, index].repeat_interleave(self.rank, dim=-1)
+        return low_rank * gate.view(len(gate), *[1] * (low_rank.ndim - 2), -1)
 
-        return hook
+    @property
+    def coefficients(self) -> Tensor | None:
+        """What the gate applies now, [batch, layers, N]; None is nothing, the bare base, bit for bit.
 
-    def check(self, coefficients: Tensor) -> Tensor:
-        """Coefficients as [batch, layers, N]; a single analogy may come as [layers, N]. InputError for other shapes."""
-        expected = (len(self.layers), self.n_loras)
-        if not isinstance(coefficients, Tensor):
-            raise InputError(
-                f"expected coefficients as a tensor [batch, {expected[0]}, {expected[1]}], "
-                f"got {type(coefficients).__name__}"
-            )
-        if coefficients.ndim == 2:
-            coefficients = coefficients[None]
-        if coefficients.ndim != 3 or tuple(coefficients.shape[1:]) != expected or len(coefficients) == 0:
-            raise InputError(
-                f"expected coefficients of shape [batch, {expected[0]} layers, {expected[1]} LoRAs], "
-                f"got {list(coefficients.shape)}"
-            )
-        if not torch.isfinite(coefficients).all():
-            raise InputError("expected finite coefficients, got NaN or infinity among them")
-        return coefficients.float()
+        Inside :meth:`mixed` its coefficients, which no other thread sees. Set outside of it they hold in all threads,
+        also in those in which autograd computes checkpointed blocks once more.
+        """
+        return (_MIXED.get() or {}).get(id(self), self._everywhere)
+
+    @coefficients.setter
+    def coefficients(self, value: Tensor | None) -> None:
+        if id(self) in (mine := _MIXED.get() or {}):
+            mine[id(self)] = value
+        else:
+            self._everywhere = value
 
     @contextmanager
     def mixed(self, coefficients: Tensor | None) -> Iterator[None]:
         """Within this context sample i of a batch uses its own mixture coefficients[i] (dynamic, differentiable)."""
-        before = self.coefficients
-        self.coefficients = coefficients
+        token = _MIXED.set({**(_MIXED.get() or {}), id(self): coefficients})
         try:
             yield
         finally:
-            self.coefficients = before
+            _MIXED.reset(token)
+
+    def check(self, coefficients: Tensor) -> Tensor:
+        """Coefficients as [batch, layers, N]; a single analogy may come as [layers, N]. InputError for other shapes."""
+        shape = f"[batch, {len(self.layers)} layers, {self.n_loras} LoRAs]"
+        if not isinstance(coefficients, Tensor):
+            raise InputError(f"expected coefficients as a tensor {shape}, got {type(coefficients).__name__}")
+        given = coefficients[None] if coefficients.ndim == 2 else coefficients
+        if given.ndim != 3 or given.shape[1:] != (len(self.layers), self.n_loras) or len(given) == 0:
+            raise InputError(f"expected coefficients of shape {shape}, got {list(coefficients.shape)}")
+        if not torch.isfinite(given).all():
+            raise InputError("expected finite coefficients, got NaN or infinity among them")
+        return given.float()
 
     def factors(self, layer: int) -> tuple[Tensor, Tensor]:
         """A [N, r, in] and B [N, out, r] of one layer, as views: ``A[n]`` and ``B[n]`` are the n-th LoRA."""
@@ -99,52 +105,35 @@ class Basis:
             high.view(high.shape[0], self.n_loras, self.rank).permute(1, 0, 2),
         )
 
+    def folds(self, coefficients: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """One analogy's mixture [layers, N] as a plain LoRA: A [N·r, in] and B·diag(c) [out, N·r], layer by layer."""
+        (mixture,) = self._one(coefficients)
+        return (fold(*self.factors(index), row) for index, row in enumerate(mixture))
+
     def folded(self, coefficients: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """One analogy's mixture [layers, N] as a plain LoRA: layer name to (A [N·r, in], B·diag(c) [out, N·r])."""
-        coefficients = self.check(coefficients)
-        if len(coefficients) != 1:
-            raise InputError(f"expected the coefficients of one analogy, got a batch of {len(coefficients)}")
-        gates = coefficients[0].repeat_interleave(self.rank, dim=-1)
-        return {
-            name: (module.lora_A[ADAPTER].weight.detach(), module.lora_B[ADAPTER].weight.detach() * gate)
-            for name, module, gate in zip(self.layers, self.modules, gates, strict=True)
-        }
+        """What :meth:`folds` gives by layer name, in ordinary memory.
 
-    @contextmanager
-    def frozen(self, coefficients: Tensor) -> Iterator[None]:
-        """Within this context the mixture is merged into the base, whose forward pass then costs what it always does.
-
-        W + sum_n c_n B_n A_n is exact, since c depends on neither token nor time step. The original weights come back
-        bit for bit.
+        Raises:
+            InputError: coefficients of another shape, not finite, or of several analogies.
         """
-        merged = self.folded(coefficients)
-        originals = []
-        for module, (low, high) in zip(self.modules, merged.values(), strict=True):
-            linear = module.get_base_layer()
-            originals.append(linear.weight.data)
-            linear.weight.data = linear.weight.data + high @ low
-        try:
-            with self.disabled():
-                yield
-        finally:
-            for module, weight in zip(self.modules, originals, strict=True):
-                module.get_base_layer().weight.data = weight
+        pairs = self.folds(coefficients)
+        return {name: (low.cpu(), high.cpu()) for name, (low, high) in zip(self.layers, pairs, strict=True)}
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """Within this context the transformer is the bare base."""
-        off = [module.disable_adapters for module in self.modules]
-        trainable = [parameter.requires_grad for parameter in self.parameters()]
-        for module in self.modules:
-            module.enable_adapters(False)
-        try:
-            yield
-        finally:
-            for module, was_off in zip(self.modules, off, strict=True):
-                module.enable_adapters(not was_off)
-            # PEFT makes an adapter trainable when it enables it; a loaded basis must stay as it was.
-            for parameter, flag in zip(self.parameters(), trainable, strict=True):
-                parameter.requires_grad_(flag)
+    def frozen(self, coefficients: Tensor, value: Any = None) -> AbstractContextManager[Any]:
+        """Within this context one analogy's mixture is merged into the base, which then costs what it always does.
+
+        W + sum_n c_n B_n A_n is exact, since c depends on neither token nor time step; in half precision the sum is
+        rounded once more than in the dynamic form. ``value`` is what ``with ... as`` gives.
+
+        Raises:
+            InputError: coefficients as in :meth:`folded`; as the context is entered, another merged mixture.
+        """
+        return self.merging(self.folds(coefficients), self._one(coefficients)[0], value)
+
+    def _one(self, coefficients: Tensor) -> Tensor:
+        if len(checked := self.check(coefficients)) != 1:
+            raise InputError(f"expected the coefficients of one analogy, got a batch of {len(checked)}")
+        return checked
 
     def parameters(self) -> list[nn.Parameter]:
         """The trainable A and B of all layers."""
@@ -166,3 +155,7 @@ class Basis:
             if state[name].shape != ours.shape:
                 raise InputError(f"expected {name!r} of shape {list(ours.shape)}, got {list(state[name].shape)}")
             ours.copy_(state[name])
+
+    def __getstate__(self) -> dict[str, Any]:
+        everywhere = None if self._everywhere is None else self._everywhere.detach()
+        return super().__getstate__() | {"_everywhere": everywhere}

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
-from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import InputError
-from ..images import read_images, to_pil
+from ..errors import InputError, check_seed, check_steps, whole_number
+from ..images import read_images, read_triplet, to_pil
 from ..models.autoencoder import MiniAutoencoder
 from ..models.base import Base, noise_for
 from ..models.encoders import ENCODERS, TINY_CLIP, Encoder, encoder_of
@@ -58,9 +57,7 @@ class BasisConfig:
         if self.query not in QUERIES:
             raise InputError(f"expected a query out of {QUERIES}, got {self.query!r}")
         for name in ("n_loras", "rank", "keys_dim"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"expected {name} to be a whole number of at least 1, got {value!r}")
+            object.__setattr__(self, name, whole_number(getattr(self, name), name))
         if not self.routed and not Layout(self.layout).needs_context:
             raise InputError(
                 "without a router the transformer must see a and a': expected layout tokens or grid, got b"
@@ -87,15 +84,44 @@ class EditResult:
         return self.images[0]
 
 
-class Editor:
-    """The frozen parts with one trained basis and router. All public parts are plain modules.
+class Backend(Protocol):
+    """The frozen models behind an editor: :class:`Miniature`, or :class:`~lorweb_mini.flux.editor.Kontext`."""
 
-    Attributes:
-        autoencoder, encoder, base: frozen.
-        basis, router: what training learns; ``router`` is None in the ablation without one.
-        pair_encoder: frozen, or tuned with the router; None where the query has no pair.
-        config: shape of the basis.
-    """
+    autoencoder: Any
+    encoder: Any
+    base: Any  # its transformer takes the basis
+    pair_encoder: Any  # of the pair (a, a'), or None
+    config: Any  # has n_loras, rank and keys_dim; without a router routed is False
+    layout: Layout
+    device: torch.device  # where the transformer computes
+    steps: int  # Euler steps where the caller names none
+
+    def read(self, x: Any, name: str) -> Tensor:
+        """Whatever a caller passes as pictures, to [B, 3, H, W] in [-1, 1]; InputError names it."""
+
+    def read_triplet(self, a: Any, a_prime: Any, b: Any) -> list[Tensor]:
+        """a, a' and b, [B, 3, H, W] each; a single picture stands for all where others are lists."""
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures to what the other methods take."""
+
+    def embed(self, a: Tensor, a_prime: Tensor, b: Tensor) -> list[Tensor]:
+        """The parts of the router's query, [B, ...] each, see :meth:`Router.query`."""
+
+    def draw(self, *encoded: Any, **options: Any) -> Tensor:
+        """Runs the transformer on a, a' (None where the layout does not show them) and b; steps, seed and others."""
+
+    def decode(self, drawn: Tensor) -> Tensor:
+        """What :meth:`draw` gave, to pictures [B, 3, H, W] in [-1, 1]."""
+
+
+class Miniature:
+    """The backend of the miniature: 64×64 pictures, latents [B, 16, 8, 8], everything on the CPU."""
+
+    device = torch.device("cpu")
+    steps = 8
+    read = staticmethod(read_images)
+    read_triplet = staticmethod(read_triplet)
 
     def __init__(
         self,
@@ -108,21 +134,54 @@ class Editor:
         if (pair_encoder is None) == (config.query == "cat+pair"):
             raise InputError(f"expected an encoder of pairs just where the query uses it, got query {config.query!r}")
         self.autoencoder, self.encoder, self.base, self.config = autoencoder, encoder, base, config
-        self.pair_encoder = pair_encoder
-        self.layout = Layout(config.layout)
-        self.basis = Basis(base.transformer, config.n_loras, config.rank)
-        self.router = (
-            Router(
-                len(self.basis.layers),
-                config.n_loras,
-                encoder.embedding_dim,
-                config.keys_dim,
-                0 if pair_encoder is None else pair_encoder.embedding_dim,
-            )
-            if config.routed
-            else None
-        )
+        self.pair_encoder, self.layout = pair_encoder, Layout(config.layout)
 
+    def encode(self, pictures: Tensor) -> Tensor:
+        return self.autoencoder.to_latent(pictures)
+
+    def embed(self, a: Tensor, a_prime: Tensor, b: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            separate = list(self.encoder(torch.cat([a, a_prime, b])).chunk(3))
+        return separate if self.pair_encoder is None else [*separate, self.pair_encoder(a, a_prime)]
+
+    def draw(self, a: Tensor | None, a_prime: Tensor | None, b: Tensor, *, steps: int, seed: int) -> Tensor:
+        size = (b.shape[2], b.shape[3])
+        noise = noise_for([seed] * len(b), self.layout.drawn(*size))
+        references = self.layout.references(a, a_prime, b)
+        return self.layout.result(self.base.sample(noise, references, self.layout.ids(*size), steps=steps), *size)
+
+    def decode(self, drawn: Tensor) -> Tensor:
+        return self.autoencoder.to_picture(drawn)
+
+
+class Editor:
+    """A trained basis and router on the frozen models of a backend. All public parts are plain modules.
+
+    Options of a drawing are ``steps`` (Euler steps from noise to picture; the miniature's default is 8, FLUX's 28),
+    ``seed`` (of the starting noise, the same for each item of a batch, so that an item gives the picture it gives
+    alone), and what the backend's ``draw`` takes besides: FLUX's ``prompt`` and ``guidance``.
+
+    An editor may be used from several threads; they draw one after the other. Every method raises InputError where
+    another tool has changed the adapter of the shared transformer, see :meth:`Basis.check_adapter`.
+
+    Attributes:
+        autoencoder, encoder, base: frozen; pair_encoder: frozen, or tuned with the router, or None.
+        basis, router: what training learns; ``router`` is None in the ablation without one.
+        config: shape of the basis.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend, self.config, self.layout = backend, backend.config, backend.layout
+        self.autoencoder, self.encoder, self.base = backend.autoencoder, backend.encoder, backend.base
+        self.pair_encoder, config = backend.pair_encoder, backend.config
+        self.basis = Basis(self.base.transformer, config.n_loras, config.rank)
+        self.router: Router | None = None
+        if getattr(config, "routed", True):
+            pair_dim = 0 if self.pair_encoder is None else self.pair_encoder.embedding_dim
+            layers, width = len(self.basis.layers), self.encoder.embedding_dim
+            self.router = Router(layers, config.n_loras, width, config.keys_dim, pair_dim)
+
+    @torch.no_grad()
     def route(self, a: Any, a_prime: Any, b: Any) -> Tensor:
         """Mixing coefficients of analogies: [batch, layers, N], every row sums to 1 (all 1 without a router).
 
@@ -131,8 +190,11 @@ class Editor:
         Raises:
             InputError: a picture cannot be read, or the lists differ in length.
         """
-        with torch.no_grad():
-            return self.coefficients(*[self.autoencoder.to_latent(x) for x in read_triplet(a, a_prime, b)])
+        self.basis.check_adapter()
+        return self.coefficients(*self._encoded(a, a_prime, b)).cpu()
+
+    def _encoded(self, a: Any, a_prime: Any, b: Any) -> list[Tensor]:
+        return [self.backend.encode(x) for x in self.backend.read_triplet(a, a_prime, b)]
 
     def coefficients(self, a: Tensor, a_prime: Tensor, b: Tensor) -> Tensor:
         """As :meth:`route`, from normalised latents [batch, 16, 8, 8]; differentiable in the router."""
@@ -142,34 +204,35 @@ class Editor:
 
     def embeddings(self, a: Tensor, a_prime: Tensor, b: Tensor) -> list[Tensor]:
         """What the router's query is made of, from normalised latents: [batch, ...] each, see :meth:`Router.query`."""
-        with torch.no_grad():
-            separate = list(self.encoder(torch.cat([a, a_prime, b])).chunk(3))
-        return separate if self.pair_encoder is None else [*separate, self.pair_encoder(a, a_prime)]
+        return self.backend.embed(a, a_prime, b)
 
-    def edit(self, a: Any, a_prime: Any, b: Any, steps: int = 8, seed: int = 0) -> EditResult:
+    @torch.no_grad()
+    def edit(
+        self, a: Any, a_prime: Any, b: Any, *, steps: int | None = None, seed: int = 0, **options: Any
+    ) -> EditResult:
         """Draws b' with a : a' :: b : b'.
 
         Args:
             a, a_prime, b: pictures (see :meth:`route`); lists make a batch.
-            steps: Euler steps from noise to picture.
-            seed: of the starting noise, the same for each item of a batch, so that an item gives the picture it gives
-                alone.
+            steps, seed, options: see the class.
 
         Raises:
             InputError: as :meth:`route`, steps below 1, or a seed outside [0, 2^63).
         """
-        pictures = read_triplet(a, a_prime, b)
-        with torch.no_grad():
-            latents = [self.autoencoder.to_latent(x) for x in pictures]
-            return self._draw(latents[2], self.coefficients(*latents), latents[:2], steps, seed)
+        numbers = self._checked(steps, seed)
+        encoded = self._encoded(a, a_prime, b)
+        return self._draw(encoded, self.coefficients(*encoded).cpu(), *numbers, options)
 
+    @torch.no_grad()
     def generate(
         self,
         b: Any,
         coefficients: Tensor,
         context: tuple[Any, Any] | None = None,
-        steps: int = 8,
+        *,
+        steps: int | None = None,
         seed: int = 0,
+        **options: Any,
     ) -> EditResult:
         """Draws any point of the LoRA space: b under given coefficients.
 
@@ -177,63 +240,71 @@ class Editor:
             b: pictures.
             coefficients: [layers, N] or [batch, layers, N]; one mixture serves many b, and one b many mixtures. Any
                 real numbers are allowed, negative ones too.
-            context: (a, a_prime) for layouts whose transformer sees them.
+            context: (a, a_prime) for layouts whose transformer sees them, as FLUX's does.
+            steps, seed, options: see the class.
 
         Raises:
-            InputError: coefficients of another shape or not finite, or a missing context.
+            InputError: coefficients of another shape or not finite, a missing context, or as :meth:`edit`.
         """
-        coefficients = self.basis.check(coefficients)
-        if self.layout.needs_context:
-            if not isinstance(context, (tuple, list)) or len(context) != 2:
-                raise InputError(
-                    f"expected context=(a, a_prime) for the layout {self.config.layout!r}, "
-                    f"got {'none' if context is None else type(context).__name__}"
-                )
-            pictures = read_triplet(*context, b)
+        numbers = self._checked(steps, seed)
+        mixtures = self.basis.check(coefficients).cpu()
+        if not self.layout.needs_context:
+            encoded = [self.backend.encode(self.backend.read(b, "b"))]
+        elif isinstance(context, (tuple, list)) and len(context) == 2:
+            encoded = self._encoded(*context, b)
         else:
-            pictures = [read_images(b, "b")]
-        with torch.no_grad():
-            latents = [self.autoencoder.to_latent(x) for x in pictures]
-        size = max(len(latents[-1]), len(coefficients))
-        if {len(latents[-1]), len(coefficients)} - {1, size}:
+            raise InputError(
+                f"expected context=(a, a_prime) for the layout {self.layout.name!r}, "
+                f"got {'none' if context is None else type(context).__name__}"
+            )
+        size = max(len(encoded[0]), len(mixtures))
+        if {len(encoded[0]), len(mixtures)} - {1, size}:
             raise InputError(
                 f"expected as many coefficients as pictures b, or one of either, "
-                f"got {len(coefficients)} and {len(latents[-1])}"
+                f"got {len(mixtures)} and {len(encoded[0])}"
             )
-        latents = [z.expand(size, *z.shape[1:]) for z in latents]
-        coefficients = coefficients.expand(size, *coefficients.shape[1:])
-        return self._draw(latents[-1], coefficients, latents[:-1], steps, seed)
+        encoded = [z.expand(size, *z.shape[1:]) for z in encoded]
+        return self._draw(encoded, mixtures.expand(size, -1, -1), *numbers, options)
 
-    @torch.no_grad()
-    def _draw(self, b: Tensor, coefficients: Tensor, context: Sequence[Tensor], steps: int, seed: int) -> EditResult:
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise InputError(f"expected steps as a whole number of at least 1, got {steps!r}")
-        if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
-            raise InputError(f"expected a seed as a whole number in [0, 2^63), got {seed!r}")
+    def _checked(self, steps: int | None, seed: int) -> tuple[int, int]:
+        self.basis.check_adapter()
+        return self.backend.steps if steps is None else check_steps(steps), check_seed(seed)
+
+    def _draw(
+        self, encoded: Sequence[Tensor], coefficients: Tensor, steps: int, seed: int, options: dict[str, Any]
+    ) -> EditResult:
+        *context, b = encoded
         a, a_prime = context if self.layout.needs_context else (None, None)
-        height, width = b.shape[2:]
-        noise = noise_for([seed] * len(b), self.layout.drawn(height, width))
-        references = self.layout.references(a, a_prime, b)
-        with self.basis.mixed(coefficients):
-            tokens = self.base.sample(noise, references, self.layout.ids(height, width), steps=steps)
-        pictures = self.autoencoder.to_picture(self.layout.result(tokens, height, width))
+        dtype = self.basis.parameters()[0].dtype
+        with self.basis.turn():
+            if self.basis.merged is not None:
+                coefficients = self.basis.merged.expand_as(coefficients)
+            elif self.basis.off:
+                coefficients = torch.zeros_like(coefficients)
+            with self.basis.mixed(coefficients.to(self.backend.device, dtype)):
+                drawn = self.backend.draw(a, a_prime, b, steps=steps, seed=seed, **options)
+        pictures = self.backend.decode(drawn)
         return EditResult([to_pil(x) for x in pictures], pictures, coefficients)
 
-    @contextmanager
-    def freeze(self, coefficients: Tensor) -> Iterator[Editor]:
+    def freeze(self, coefficients: Tensor) -> AbstractContextManager[Editor]:
         """Merges one analogy's mixture [layers, N] into the base for the length of a ``with`` block.
 
         Inside, ``generate`` and ``edit`` draw with the merged weights at the bare base's speed, whatever coefficients
-        they are given; outside, the base is back bit for bit.
+        they are given, and their results name this mixture; another thread's wait. Outside, the base is back bit for
+        bit. The original weights wait in ordinary memory: 22 GiB for FLUX in bfloat16.
+
+        Raises:
+            InputError: coefficients as in :meth:`generate` or of several analogies, or a ``freeze`` inside another.
         """
-        with self.basis.frozen(coefficients):
-            yield self
+        self.basis.check_adapter()
+        return self.basis.frozen(coefficients, self)
 
     def export_lora(self, coefficients: Tensor, path: str | Path) -> Path:
         """Writes one analogy's mixture [layers, N] as a plain LoRA of rank N·r, in diffusers' format (safetensors).
 
         ``transformer.load_lora_adapter(path)`` of diffusers, or a Flux pipeline's ``load_lora_weights``, reads it.
         """
+        self.basis.check_adapter()
         path = Path(path)
         if path.suffix != ".safetensors":
             raise InputError(f"expected a path that ends in .safetensors, got {path.name!r}")
@@ -255,22 +326,8 @@ class Editor:
         save_weights(folder, {**asdict(self.config), **notes, "frozen": frozen_fingerprint(self.config)}, state)
 
 
-def read_triplet(a: Any, a_prime: Any, b: Any) -> list[Tensor]:
-    """Three pictures or lists of pictures to tensors [batch, 3, 64, 64]; InputError when their lengths differ."""
-    for name, value in (("a", a), ("a_prime", a_prime), ("b", b)):
-        if value is None:
-            raise InputError(f"expected a picture for {name}, got None: an analogy needs a, a_prime and b")
-    pictures = [read_images(x, name) for x, name in ((a, "a"), (a_prime, "a_prime"), (b, "b"))]
-    lengths = {len(x) for x in pictures}
-    size = max(lengths)
-    if lengths - {1, size}:
-        found = ", ".join(str(len(x)) for x in pictures)
-        raise InputError(f"expected as many pictures a as a_prime as b (or one for all), got {found}")
-    return [x.expand(size, *x.shape[1:]) for x in pictures]
-
-
 def frozen_fingerprint(config: BasisConfig) -> str:
-    """Identifies the shipped frozen parts that a basis was trained on, and the eye of its router."""
+    """Identifies the shipped frozen parts that a basis was trained on, and the encoder of its router."""
     looks = config.routed and config.encoder == TINY_CLIP
     parts = ["autoencoder", "encoder", "base"] if looks else ["autoencoder", "base"]
     if config.query == "cat+pair":
@@ -282,17 +339,21 @@ def frozen_fingerprint(config: BasisConfig) -> str:
 def load_frozen(encoder: str = TINY_CLIP) -> tuple[MiniAutoencoder, Encoder, Base]:
     """The shipped autoencoder, one of the encoders (see :mod:`~lorweb_mini.models.encoders`), and the shipped base."""
     folder = weights_dir()
-    autoencoder = MiniAutoencoder.load(folder / "autoencoder")
-    return autoencoder, encoder_of(encoder, autoencoder), Base.load(folder / "base")
+    with torch.device("cpu"):  # whatever default another library has set
+        autoencoder = MiniAutoencoder.load(folder / "autoencoder")
+        return autoencoder, encoder_of(encoder, autoencoder), Base.load(folder / "base")
 
 
 def new_editor(config: BasisConfig, seed: int = 0) -> Editor:
     """An untrained basis and router on the shipped frozen parts; it starts as the base, since B = 0."""
     frozen = load_frozen(config.encoder)
-    pair = PairEncoder.load(weights_dir() / "pair_encoder") if config.query == "cat+pair" else None
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.device("cpu"):
+        pair = PairEncoder.load(weights_dir() / "pair_encoder") if config.query == "cat+pair" else None
         torch.manual_seed(seed)
-        return Editor(*frozen, config, pair)
+        editor = Editor(Miniature(*frozen, config, pair))
+    if editor.router is not None:
+        editor.router.float()  # whatever default dtype another library has set
+    return editor
 
 
 def load(weights: str | Path = "full") -> Editor:
@@ -329,7 +390,7 @@ def load(weights: str | Path = "full") -> Editor:
         load_state(editor.router, router, folder)
         editor.router.eval().requires_grad_(False)
     if tuned := {k.removeprefix("pair_encoder."): v for k, v in state.items() if k.startswith("pair_encoder.")}:
-        load_state(editor.pair_encoder, tuned, folder)  # type: ignore[arg-type]
+        load_state(editor.pair_encoder, tuned, folder)
     for parameter in editor.basis.parameters():
         parameter.requires_grad_(False)
     return editor

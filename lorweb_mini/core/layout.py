@@ -33,11 +33,10 @@ def unpack(tokens: Tensor, height: int = 8, width: int = 8) -> Tensor:
 
 def position_ids(rows: int, columns: int, picture: int = 0) -> Tensor:
     """Ids [rows · columns, 3] of one picture's tokens: (picture, row, column)."""
-    ids = torch.zeros(rows, columns, 3)
-    ids[..., 0] = picture
-    ids[..., 1] = torch.arange(rows)[:, None]
-    ids[..., 2] = torch.arange(columns)[None, :]
-    return ids.reshape(rows * columns, 3)
+    # Written out, since another library may have set another default dtype or device.
+    axes = [torch.arange(n, dtype=torch.float32, device="cpu") for n in (rows, columns)]
+    row, column = torch.meshgrid(*axes, indexing="ij")
+    return torch.stack([torch.full_like(row, picture), row, column], -1).reshape(rows * columns, 3)
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,15 @@
 >>> editor = lw.load_flux(quantize="4bit")           # a CUDA GPU, the model's licence accepted on the hub
 >>> editor.edit("a.png", "a_prime.png", "b.png", prompt="", steps=28).image
 
-The image condition is the grid [[a, a'], [b, b]]; Kontext draws a whole grid and its bottom-right quarter is b'.
-Without a GPU there remain ``python -m lorweb_mini.flux inspect`` and ``export``, which read a checkpoint and pictures
-only.
+Kontext draws a whole grid, and its bottom-right quarter is b'. Without a GPU there remain
+``python -m lorweb_mini.flux inspect`` and ``export``, which read a checkpoint and pictures only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +22,15 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
-from ..core.basis import Basis
-from ..core.editor import EditResult
+from ..algebra import truncated
+from ..core.editor import Editor
 from ..core.layout import Layout, grid
-from ..core.router import Router
-from ..errors import InputError
-from ..images import to_pil
-from .checkpoint import ReleasedConfig, ReleasedFile, modules_of, open_released
+from ..errors import InputError, whole_number
+from .checkpoint import ReleasedConfig, ReleasedFile, modules_of, open_released, released_tensors, write_released
+from .dataset import grid_size, resized
 from .estimate import estimate, models_of, require
-from .lora_file import folded, folds, truncated, write_plain_lora
-from .picture_encoder import CLIP_L, PictureEncoder, read_squares, read_triplet
+from .lora_file import write_plain_lora
+from .picture_encoder import CLIP_L, PictureEncoder, read_picture, read_triplets
 
 BASE, WEIGHTS = "black-forest-labs/FLUX.1-Kontext-dev", "hilamanor/lorweb"
 # Where the large Linears are; the small CLIP text encoder and the autoencoder stay as they are.
@@ -46,19 +43,26 @@ PACKAGES = {
 }
 
 
-class FluxEditor:
-    """A Kontext pipeline with a basis on its transformer, a router and its eye; the API of ``lw.load()``'s editor.
+class Kontext:
+    """The backend of the real scale: a Kontext pipeline, and a vision tower for the router.
+
+    The image condition is the grid [[a, a'], [b, b]]; pictures are encoded inside the pipeline. As in the release, a'
+    and b are stretched to a's size, a's aspect is kept, and the grid is scaled to the nearest size that Kontext knows,
+    see :func:`~lorweb_mini.flux.dataset.grid_size`.
 
     Args:
-        pipeline: diffusers' own, on its device (or with offloading). The basis is added to its transformer.
-        encoder: what the router looks through.
-        config: sizes of the basis. B starts at zero, so the editor starts as the base.
-        side: of one picture, in pixels, a multiple of 16; 512 makes the grid the million pixels that Kontext knows.
+        pipeline: diffusers' own, on its device (or with offloading).
+        encoder: what the router sees pictures through.
+        config: sizes of the basis.
+        side: of one square picture, in pixels, a multiple of 16; 512 makes the grid the million pixels that Kontext
+            knows.
         device: where the pipeline computes.
         small: where encoder and router stay; with offloading the processor, since they are small.
     """
 
     layout = Layout("grid")
+    pair_encoder = None
+    steps = 28
 
     def __init__(
         self,
@@ -69,192 +73,144 @@ class FluxEditor:
         device: str | torch.device = "cpu",
         small: str | torch.device | None = None,
     ) -> None:
-        if isinstance(side, bool) or not isinstance(side, int) or side < 16 or side % 16:
+        if whole_number(side, "side", 16) % 16:
             raise InputError(f"expected side as a multiple of 16 pixels, got {side!r}")
         if 3 * encoder.embedding_dim != config.query_dim:
             raise InputError(
                 f"expected an encoder with embeddings of {config.query_dim / 3:g} numbers, a third of the router's "
                 f"query, got one with {encoder.embedding_dim}"
             )
-        self.pipeline, self.encoder, self.config, self.side = pipeline, encoder, config, side
-        self.device, self.small = torch.device(device), torch.device(small or device)
-        self.basis = Basis(pipeline.transformer, config.n_loras, config.rank)
-        for parameter in self.basis.parameters():
-            # A quantised base gives PEFT no dtype to follow.
-            parameter.data = parameter.data.to(pipeline.dtype)
-            parameter.requires_grad_(False)
-        self.router = Router(len(self.basis.layers), config.n_loras, encoder.embedding_dim, config.keys_dim)
-        self.router.eval().requires_grad_(False).to(self.small)
-        self.encoder.to(self.small)
+        self.base, self.config, self.side, self.device = pipeline, config, side, torch.device(device)
+        self.small = torch.device(small or device)
+        self.autoencoder, self.encoder = pipeline.vae, encoder.to(self.small)
         pipeline.set_progress_bar_config(disable=True)
 
-    def load(self, file: ReleasedFile) -> None:
-        """Reads the released weights into basis and router; InputError for other layers or sizes."""
-        file.load_into(self.basis, self.router)
+    def read(self, x: Any, name: str) -> Tensor:
+        return read_picture(x, name)
 
-    @torch.no_grad()
-    def route(self, a: Any, a_prime: Any, b: Any) -> Tensor:
-        """Mixing coefficients of analogies: [batch, layers, N], every row sums to 1.
+    def read_triplet(self, a: Any, a_prime: Any, b: Any) -> list[Tensor]:
+        triplets = read_triplets(a, a_prime, b)
+        sizes = {tuple(triplet[0].shape[-2:]) for triplet in triplets}
+        if len(sizes) > 1:
+            listed = ", ".join(f"{width}×{height}" for height, width in sorted(sizes))
+            raise InputError(f"expected pictures a of one size in a batch, got {listed}: edit them one by one")
+        return [torch.cat(pictures) for pictures in zip(*triplets, strict=True)]
 
-        Pictures may be PIL images, numpy arrays, tensors, paths, or lists of these of one length.
+    def encode(self, pictures: Tensor) -> Tensor:
+        return pictures
 
-        Raises:
-            InputError: a picture cannot be read, or the lists differ in length.
-        """
-        return self._coefficients(read_triplet(a, a_prime, b, self.side))
+    def embed(self, a: Tensor, a_prime: Tensor, b: Tensor) -> list[Tensor]:
+        return list(self.encoder.query(a, a_prime, b).float().chunk(3, dim=1))
 
-    def _coefficients(self, pictures: Sequence[Tensor]) -> Tensor:
-        embeddings = self.encoder(torch.cat(list(pictures))).float()
-        return self.router(*embeddings.chunk(3)).cpu()
-
-    def edit(
+    def draw(
         self,
-        a: Any,
-        a_prime: Any,
-        b: Any,
+        a: Tensor | None,
+        a_prime: Tensor | None,
+        b: Tensor,
+        *,
+        steps: int,
+        seed: int,
         prompt: str | Sequence[str] = "",
-        steps: int = 28,
-        seed: int = 0,
         guidance: float = 2.5,
-    ) -> EditResult:
-        """Draws b' with a : a' :: b : b'.
+    ) -> Tensor:
+        """Runs the pipeline on the grid.
 
         Args:
-            a, a_prime, b: pictures (see :meth:`route`); lists make a batch, each item with its own mixture.
             prompt: what to do, for all or for each; the released model was trained with instructions, and without one
                 the pictures alone say it.
-            steps: Euler steps from noise to picture.
-            seed: of the starting noise, the same for each item of a batch, so that an item gives the picture it gives
-                alone.
             guidance: what Kontext, distilled to need no second pass, is told its guidance was.
 
         Returns:
-            pictures [batch, 3, side, side] in [-1, 1], as PIL images too, and the coefficients.
+            whole grids [B, 3, H, W] in [0, 1].
 
         Raises:
-            InputError: as :meth:`route`, steps below 1, a seed outside [0, 2^63), or another number of prompts.
+            InputError: another number of prompts than of pictures.
         """
-        pictures = read_triplet(a, a_prime, b, self.side)
-        with torch.no_grad():
-            coefficients = self._coefficients(pictures)
-        return self._draw(pictures, coefficients, prompt, steps, seed, guidance)
-
-    def generate(
-        self,
-        b: Any,
-        coefficients: Tensor,
-        context: tuple[Any, Any] | None = None,
-        prompt: str | Sequence[str] = "",
-        steps: int = 28,
-        seed: int = 0,
-        guidance: float = 2.5,
-    ) -> EditResult:
-        """Draws any point of the LoRA space: b under given coefficients.
-
-        Args:
-            b: pictures.
-            coefficients: [layers, N] or [batch, layers, N]; one mixture serves many b, and one b many mixtures. Any
-                real numbers are allowed.
-            context: (a, a_prime) for the upper row of the grid, which the transformer sees.
-            prompt, steps, seed, guidance: as in :meth:`edit`.
-
-        Raises:
-            InputError: coefficients of another shape or not finite, no context, or as :meth:`edit`.
-        """
-        coefficients = self.basis.check(coefficients).cpu()
-        if not isinstance(context, (tuple, list)) or len(context) != 2:
-            raise InputError(f"expected context=(a, a_prime), which the transformer sees, got {context!r}")
-        pictures = read_triplet(*context, read_squares(b, "b", self.side), self.side)
-        size = max(len(pictures[0]), len(coefficients))
-        if {len(pictures[0]), len(coefficients)} - {1, size}:
-            raise InputError(
-                f"expected as many coefficients as pictures b, or one of either, "
-                f"got {len(coefficients)} and {len(pictures[0])}"
-            )
-        pictures = [x.expand(size, *x.shape[1:]) for x in pictures]
-        return self._draw(pictures, coefficients.expand(size, -1, -1), prompt, steps, seed, guidance)
-
-    @torch.no_grad()
-    def _draw(
-        self,
-        pictures: Sequence[Tensor],
-        coefficients: Tensor,
-        prompt: str | Sequence[str],
-        steps: int,
-        seed: int,
-        guidance: float,
-    ) -> EditResult:
-        a, a_prime, b = pictures
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise InputError(f"expected steps as a whole number of at least 1, got {steps!r}")
-        if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
-            raise InputError(f"expected a seed as a whole number in [0, 2^63), got {seed!r}")
         prompts = [prompt] * len(b) if isinstance(prompt, str) else list(prompt)
         if len(prompts) != len(b) or not all(isinstance(x, str) for x in prompts):
             raise InputError(f"expected one prompt, or one for each of {len(b)} analogies, got {prompt!r}")
-        edge = 2 * self.side
-        with self.basis.mixed(coefficients.to(self.device, self.basis.parameters()[0].dtype)):
-            drawn = self.pipeline(
-                image=(grid(a, a_prime, b, b) + 1) / 2,
+        assert a is not None and a_prime is not None
+        width, height = grid_size(a.shape[-1], a.shape[-2], self.side)
+        with torch.device("cpu"):  # whatever default another library has set; the pipeline names its own
+            return self.base(
+                image=(resized(grid(a, a_prime, b, b), (width, height)) + 1) / 2,
                 prompt=prompts,
-                height=edge,
-                width=edge,
+                height=height,
+                width=width,
                 # Without these two diffusers takes another size, near a million pixels.
-                max_area=edge * edge,
+                max_area=width * height,
                 _auto_resize=False,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 # On the processor, so that a seed means the same noise whatever the device.
-                generator=[torch.Generator().manual_seed(int(seed)) for _ in prompts],
+                generator=[torch.Generator("cpu").manual_seed(seed) for _ in prompts],
                 output_type="pt",
             ).images
-        found = drawn[:, :, self.side :, self.side :].float().cpu() * 2 - 1
-        return EditResult([to_pil(x) for x in found], found, coefficients)
 
-    @contextmanager
-    def freeze(self, coefficients: Tensor) -> Iterator[FluxEditor]:
-        """Merges one analogy's mixture [layers, N] into the transformer for the length of a ``with`` block.
+    def decode(self, drawn: Tensor) -> Tensor:
+        """The bottom-right quarter of a grid, [B, 3, H / 2, W / 2] in [-1, 1]."""
+        height, width = drawn.shape[-2:]
+        return drawn[:, :, height // 2 :, width // 2 :].float().cpu() * 2 - 1
 
-        Inside, ``generate`` and ``edit`` draw with the merged weights at the bare base's speed, whatever coefficients
-        they are given; outside, the base is back bit for bit. In half precision the sum W + ΔW is rounded once more
-        than in the dynamic form. The original weights wait in ordinary memory: 22 GiB for FLUX in bfloat16.
 
-        Raises:
-            InputError: coefficients as in :meth:`generate`, or a quantised transformer, whose weights take no sum.
-        """
-        transformer = self.pipeline.transformer
-        if getattr(transformer, "is_quantized", False):
+class FluxEditor(Editor):
+    """:class:`~lorweb_mini.core.editor.Editor` on :class:`Kontext`, whose arguments it takes.
+
+    ``edit`` and ``generate`` take two options more, ``prompt`` and ``guidance``, see :meth:`Kontext.draw`. B starts at
+    zero, so the editor starts as the base.
+
+    Attributes:
+        pipeline: the base, diffusers' own; the basis is added to its transformer.
+        side: of one picture, in pixels.
+    """
+
+    backend: Kontext
+
+    def __init__(self, pipeline: FluxKontextPipeline, *arguments: Any, **options: Any) -> None:
+        super().__init__(backend := Kontext(pipeline, *arguments, **options))
+        self.pipeline, self.side, self.small = pipeline, backend.side, backend.small
+        for parameter in self.basis.parameters():
+            # A quantised base gives PEFT no dtype to follow.
+            parameter.data = parameter.data.to(pipeline.dtype)
+            parameter.requires_grad_(False)
+        assert self.router is not None
+        self.router.eval().requires_grad_(False).to(self.small, torch.float32)
+
+    def load(self, file: ReleasedFile) -> None:
+        """Reads the released weights into basis and router; InputError for other layers or sizes."""
+        assert self.router is not None
+        file.load_into(self.basis, self.router)
+
+    def save(self, folder: str | Path, **notes: Any) -> None:
+        """Writes ``lorweb.safetensors`` in the released layout, and its config.yaml with ``notes``."""
+        assert self.router is not None
+        write_released(Path(folder) / "lorweb.safetensors", released_tensors(self.basis, self.router), notes or None)
+
+    def freeze(self, coefficients: Tensor) -> AbstractContextManager[Editor]:
+        """As :meth:`Editor.freeze`; InputError for a quantised transformer as well, whose weights take no sum."""
+        if getattr(self.pipeline.transformer, "is_quantized", False):
             raise InputError(
                 "expected a transformer in floating point: quantised weights cannot take a mixture up. "
                 "The dynamic form costs little more, and export_lora writes a plain LoRA"
             )
-        linears = [module.get_base_layer() for module in self.basis.modules]
-        originals: list[Tensor] = []
-        try:
-            for linear, (_, low, high) in zip(linears, folds(self.basis, coefficients), strict=True):
-                weight = linear.weight.data
-                originals.append(weight.cpu())
-                linear.weight.data = (weight.float() + high @ low).to(weight.dtype)
-            with self.basis.disabled():
-                yield self
-        finally:
-            for linear, weight in zip(linears, originals, strict=False):
-                linear.weight.data = weight.to(linear.weight.device)
+        return super().freeze(coefficients)
 
     def export_lora(
         self,
         coefficients: Tensor,
         path: str | Path,
+        *,
         key_format: str = "diffusers",
         rank: int | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Path:
-        """Writes one analogy's mixture [layers, N] as a plain LoRA file, see :mod:`~lorweb_mini.flux.lora_file`.
+        """As :meth:`Editor.export_lora`, with the options of :mod:`~lorweb_mini.flux.lora_file`.
 
-        Its rank is N·r and it is exact, or ``rank``, and the error of each layer is the least possible; the file's
-        header then holds the error of all layers together.
+        The LoRA's rank is N·r and it is exact, or ``rank``, and the error of each layer is the least possible; the
+        file's header then holds the error of all layers together.
         """
-        return export(folded(self.basis, coefficients), path, key_format, rank, dtype)
+        self.basis.check_adapter()
+        return export(self.basis.folded(coefficients), path, key_format, rank, dtype)
 
 
 def export(
@@ -271,6 +227,7 @@ def export(
 def load_flux(
     base: str | Path = BASE,
     weights: str | Path = WEIGHTS,
+    *,
     device: str | torch.device = "cuda",
     dtype: torch.dtype = torch.bfloat16,
     quantize: str | PipelineQuantizationConfig | None = None,
@@ -292,7 +249,7 @@ def load_flux(
         offload: components wait in ordinary memory and take turns on the device.
         encoder: folder or hub name of the router's CLIP or SigLIP; by default the one that the checkpoint names, else
             CLIP ViT-L/14.
-        side: see :class:`FluxEditor`.
+        side: see :class:`Kontext`.
         token: of the hub; by default the one of ``hf auth login``.
         check_memory: refuses to start where the estimate of :mod:`~lorweb_mini.flux.estimate` does not fit.
 
@@ -307,11 +264,12 @@ def load_flux(
     file = open_released(downloaded(weights, token), modules_of(models["transformer"]))
     if check_memory:
         require(estimate(models, file.config, dtype, quantised, offload, side), device)
-    eye = PictureEncoder.load(encoder or file.config.encoder or CLIP_L, token)
-    pipeline = FluxKontextPipeline.from_pretrained(base, dtype=dtype, quantization_config=quantization, token=token)
-    if not offload:
-        pipeline.to(device)
-    editor = FluxEditor(pipeline, eye, file.config, side, device, "cpu" if offload else device)
+    with torch.device("cpu"):  # whatever default another library has set
+        tower = PictureEncoder.load(encoder or file.config.encoder or CLIP_L, token)
+        pipeline = FluxKontextPipeline.from_pretrained(base, dtype=dtype, quantization_config=quantization, token=token)
+        if not offload:
+            pipeline.to(device)
+        editor = FluxEditor(pipeline, tower, file.config, side, device, "cpu" if offload else device)
     editor.load(file)
     if offload:
         pipeline.enable_model_cpu_offload(device=device)

@@ -1,7 +1,8 @@
 """A mixture as a plain LoRA: a file that tools which never heard of bases and routers read.
 
-One analogy's mixture sum_n c_n B_n A_n is a LoRA of rank N·r, exactly (:func:`folded`); its best approximation of a
-smaller rank comes from a singular value decomposition of the factors (:func:`truncated`). Two key formats are written:
+One analogy's mixture sum_n c_n B_n A_n is a LoRA of rank N·r, exactly (:meth:`Basis.folded`); its best approximation
+of a smaller rank comes from a singular value decomposition of the factors (:func:`~lorweb_mini.algebra.truncated`). Two
+key formats are written:
 
 * ``diffusers``: ``transformer.<module>.lora_A.weight`` [R, in] and ``lora_B.weight`` [out, R];
 * ``single-file``: ``lora_unet_<block>.lora_down.weight``, ``.lora_up.weight``, ``.alpha``, the names of Flux's original
@@ -15,22 +16,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..core.basis import Basis
+from ..algebra import Layers
 from ..errors import InputError
 
 FORMATS = ("diffusers", "single-file")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-# A LoRA of every adapted layer: module name to (A [R, in], B [out, R]).
-Layers = Mapping[str, tuple[Tensor, Tensor]]
 
 # Name of a Linear (or of the Linears that are one there) in Flux's original single file, by its modules in diffusers.
 _DOUBLE = {
@@ -52,89 +49,6 @@ _SINGLE = {
 }
 _KINDS = {"transformer_blocks": ("double_blocks", _DOUBLE), "single_transformer_blocks": ("single_blocks", _SINGLE)}
 _MODULE = re.compile(r"(transformer_blocks|single_transformer_blocks)\.(\d+)\.(.+)")
-
-
-def fold(low: Tensor, high: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:
-    """One layer's mixture as one LoRA, in single precision.
-
-    Args:
-        low, high: A [N, r, in] and B [N, out, r] of N LoRAs.
-        mixture: coefficients c [N].
-
-    Returns:
-        A [N·r, in] and B [out, N·r], with c multiplied into B.
-    """
-    scaled = high.detach().float() * mixture.to(high.device).float()[:, None, None]
-    return low.detach().float().flatten(0, 1), scaled.permute(1, 0, 2).flatten(1)
-
-
-def folds(basis: Basis, coefficients: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """One analogy's mixture [layers, N] as a plain LoRA of rank N·r: name, A and B of one layer after the other.
-
-    Raises:
-        InputError: coefficients of another shape, not finite, or of several analogies.
-    """
-    coefficients = basis.check(coefficients)
-    if len(coefficients) != 1:
-        raise InputError(f"expected the coefficients of one analogy, got a batch of {len(coefficients)}")
-    for index, (name, mixture) in enumerate(zip(basis.layers, coefficients[0], strict=True)):
-        yield name, *fold(*basis.factors(index), mixture)
-
-
-def folded(basis: Basis, coefficients: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """All layers of :func:`folds`, in ordinary memory."""
-    return {name: (low.cpu(), high.cpu()) for name, low, high in folds(basis, coefficients)}
-
-
-def svd_of_product(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Singular value decomposition of B A from its factors; the out × in product is never built.
-
-    With B = Q_B R_B and Aᵀ = Q_A R_A the product is Q_B (R_B R_Aᵀ) Q_Aᵀ, and only the small matrix in the middle is
-    decomposed.
-
-    Args:
-        high: B [out, R]; low: A [R, in].
-
-    Returns:
-        U [out, k], s [k] in falling order, V [in, k] with B A = U diag(s) Vᵀ and k = min(R, out, in).
-    """
-    left, left_triangle = torch.linalg.qr(high)
-    right, right_triangle = torch.linalg.qr(low.T)
-    u, strength, vh = torch.linalg.svd(left_triangle @ right_triangle.T, full_matrices=False)
-    return left @ u, strength, right @ vh.T
-
-
-@dataclass(frozen=True)
-class Truncation:
-    """A LoRA cut to a smaller rank, and what that costs.
-
-    Attributes:
-        layers: the cut LoRA.
-        errors: ‖ΔW − ΔW_cut‖ / ‖ΔW‖ of every layer (Frobenius norms); no other LoRA of that rank has a smaller one.
-        error: the same over all layers together.
-    """
-
-    layers: dict[str, tuple[Tensor, Tensor]]
-    errors: dict[str, float]
-    error: float
-
-
-def truncated(layers: Layers, rank: int) -> Truncation:
-    """The best approximation of every layer's B A by a LoRA of a smaller rank (Eckart and Young).
-
-    Raises:
-        InputError: a rank below 1.
-    """
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise InputError(f"expected a rank of at least 1, got {rank!r}")
-    cut, lost, whole = {}, {}, {}
-    for name, (low, high) in layers.items():
-        u, strength, v = svd_of_product(high.double(), low.double())
-        root = strength[:rank].sqrt()
-        cut[name] = ((root[:, None] * v[:, :rank].T).float(), (u[:, :rank] * root).float())
-        lost[name], whole[name] = float(strength[rank:].square().sum()), float(strength.square().sum())
-    errors = {name: (lost[name] / whole[name]) ** 0.5 if whole[name] else 0.0 for name in cut}
-    return Truncation(cut, errors, (sum(lost.values()) / (sum(whole.values()) or 1.0)) ** 0.5)
 
 
 def balanced(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,7 +106,7 @@ def write_plain_lora(
 
     Args:
         path: ends in ``.safetensors``; folders are made.
-        layers: what :func:`folded` or :func:`truncated` gave.
+        layers: what :meth:`Basis.folded` or :func:`~lorweb_mini.algebra.truncated` gave.
         key_format: one of :data:`FORMATS`.
         dtype: one of the values of :data:`DTYPES`. Rounding moves ΔW by about 2⁻⁹ of its norm in bfloat16 and by 2⁻¹²
             in float16.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, CLIPVisionModelWithProjection, SiglipVisionModel
 from transformers.utils import logging
@@ -42,8 +42,8 @@ class PictureEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, pictures: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] in [-1, 1] to embeddings [B, D]: CLIP's image_embeds, SigLIP's pooled output."""
-        images = [to_pil(x) for x in pictures]
-        pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
+        drawn = [to_pil(x) for x in pictures]
+        pixels = self.processor(images=drawn, return_tensors="pt")["pixel_values"]
         out = self.model(pixel_values=pixels.to(self.model.device, self.model.dtype))
         return out.image_embeds if self.projected else out.pooler_output
 
@@ -111,7 +111,7 @@ def read_picture(x: Any, name: str) -> Tensor:
         raise InputError(f"{name}: expected a path, PIL picture, array or tensor; got {_kind(x)}")
     _check_size(*picture.size, name)
     try:
-        rgba = _to_rgba(ImageOps.exif_transpose(picture))
+        rgba = _to_rgba(picture)
     except Exception as error:  # decoders raise nearly every built-in exception on damaged files
         raise InputError(f"{name}: expected a whole picture; got one that cannot be decoded: {error}") from error
     opaque = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
@@ -137,35 +137,3 @@ def read_triplets(a: Any, a_prime: Any, b: Any) -> list[list[Tensor]]:
         counts = ", ".join(str(len(x)) for x in pictures)
         raise InputError(f"expected as many pictures a as a_prime as b (or one for all), got {counts}")
     return [fit_pictures(*(x[i if len(x) > 1 else 0] for x in pictures)) for i in range(size)]
-
-
-def read_squares(x: Any, name: str, side: int) -> Tensor:
-    """Pictures (see :func:`read_picture`; a list or a tensor [B, 3, H, W] for several) as squares [B, 3, side, side].
-
-    They are padded with white to a square, then resized.
-    """
-    items = list(x) if isinstance(x, (list, tuple)) or (isinstance(x, Tensor) and x.ndim == 4) else [x]
-    if not items:
-        raise InputError(f"{name}: expected at least one picture; got an empty list")
-    squares = []
-    for i, item in enumerate(items):
-        picture = read_picture(item, f"{name}[{i}]" if len(items) > 1 else name)
-        if picture.shape[-2:] != (side, side):
-            padded = ImageOps.pad(to_pil(picture[0]), (side, side), Image.Resampling.LANCZOS, color="white")
-            picture = torch.from_numpy(np.array(padded)).permute(2, 0, 1).float().div_(127.5).sub_(1)[None]
-        squares.append(picture)
-    return torch.cat(squares)
-
-
-def read_triplet(a: Any, a_prime: Any, b: Any, side: int) -> list[Tensor]:
-    """a, a' and b by :func:`read_squares`, one of them repeated where the others are lists of one length.
-
-    Raises:
-        InputError: as :func:`read_squares`, or lengths that differ.
-    """
-    pictures = [read_squares(x, name, side) for x, name in ((a, "a"), (a_prime, "a_prime"), (b, "b"))]
-    size = max(map(len, pictures))
-    if {len(x) for x in pictures} - {1, size}:
-        counts = ", ".join(str(len(x)) for x in pictures)
-        raise InputError(f"expected as many pictures a as a_prime as b (or one for all), got {counts}")
-    return [x.expand(size, *x.shape[1:]) for x in pictures]

@@ -11,8 +11,10 @@ vector) the base gives the reference back.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
@@ -43,9 +45,10 @@ def transformer_of(width: int = 256, double_blocks: int = 2, single_blocks: int 
 
 def noise_for(seeds: Sequence[int], tokens: int) -> Tensor:
     """Starting noise [B, tokens, 64]; each item has its own generator, so it does not depend on its batch."""
-    return torch.stack(
-        [torch.randn(tokens, TOKEN_WIDTH, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
-    )
+    # Written out, since another library may have set another default dtype or device.
+    plain: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+    generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
+    return torch.stack([torch.randn(tokens, TOKEN_WIDTH, generator=generator, **plain) for generator in generators])
 
 
 class Base(nn.Module):
@@ -104,15 +107,17 @@ class Base(nn.Module):
         ``guidance`` other than 1 extrapolates from the prediction without instruction (classifier-free guidance) at
         twice the cost; it needs an instruction.
         """
-        self.scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)])
+        scheduler = copy.copy(self.scheduler)  # it counts its steps, and two threads may sample at once
+        with torch.device("cpu"):
+            scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)])
         z = noise
-        for timestep in self.scheduler.timesteps:
-            t = (timestep / self.scheduler.config["num_train_timesteps"]).expand(len(z)).to(z)
+        for timestep in scheduler.timesteps:
+            t = (timestep / scheduler.config["num_train_timesteps"]).expand(len(z)).to(z)
             v = self.velocity(z, t, references, ids, instruction)
             if guidance != 1.0 and instruction is not None:
                 empty = self.velocity(z, t, references, ids)
                 v = empty + guidance * (v - empty)
-            z = self.scheduler.step(v, timestep, z, return_dict=False)[0]
+            z = scheduler.step(v, timestep, z, return_dict=False)[0]
         return z
 
     def edit(
@@ -133,7 +138,10 @@ class Base(nn.Module):
         return unpack(tokens, *latent.shape[2:])
 
     def save(self, folder: str | Path) -> None:
-        """Writes the transformer in diffusers' format, in half precision."""
+        """Writes the transformer in diffusers' format, in half precision, without the LoRAs of a basis.
+
+        Inside ``Editor.freeze`` the merged weights are written.
+        """
         save_pretrained(self.transformer, folder)
 
     @classmethod

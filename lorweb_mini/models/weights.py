@@ -105,6 +105,7 @@ def load_pretrained(kind: Any, folder: str | Path) -> Any:
 
 def load_state(module: torch.nn.Module, state: dict[str, Tensor], folder: str | Path) -> None:
     """``module.load_state_dict`` whose complaints are one readable :class:`InputError`."""
+    module.float()  # whatever default dtype another library has set
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
@@ -126,7 +127,8 @@ def latent_fingerprint(autoencoder: str | Path | torch.nn.Module) -> str:
     ``autoencoder`` is a weights folder, or the module itself.
     """
     if isinstance(autoencoder, torch.nn.Module):
-        config, state = autoencoder.config, autoencoder.state_dict()
+        config: Any = autoencoder.config
+        state = autoencoder.state_dict()
     else:
         config, state = load_config(autoencoder), load_file(next(Path(autoencoder).glob("*.safetensors")))
     digest = hashlib.sha256(repr((config["scaling_factor"], config["shift_factor"])).encode())

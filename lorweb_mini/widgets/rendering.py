@@ -16,7 +16,6 @@ reference's tokens attend to the noisy ones and are modulated by the time, so th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from ..core.basis import ADAPTER, Basis
 from ..core.editor import Editor
-from ..errors import InputError
+from ..errors import InputError, check_seed, check_steps
 from ..images import read_image
 from ..models.base import TEXT_WIDTH, noise_for
 
@@ -178,7 +177,8 @@ class Renderer:
         steps, seed: as in :meth:`Editor.generate`.
 
     Raises:
-        InputError: a picture that cannot be read, a missing context, steps below 1, a seed outside [0, 2^63).
+        InputError: a picture that cannot be read, a missing context, steps below 1, a seed outside [0, 2^63), or an
+            editor inside ``freeze``, whose weights are not those that it would copy.
     """
 
     editor: Editor
@@ -187,10 +187,9 @@ class Renderer:
     def __init__(
         self, editor: Editor, b: Any, context: tuple[Any, Any] | None = None, steps: int = 4, seed: int = 0
     ) -> None:
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise InputError(f"expected steps as a whole number of at least 1, got {steps!r}")
-        if not isinstance(seed, Integral) or not 0 <= int(seed) < 2**63:
-            raise InputError(f"expected a seed as a whole number in [0, 2^63), got {seed!r}")
+        steps, seed = check_steps(steps), check_seed(seed)
+        if editor.basis.merged is not None:
+            raise InputError("expected an editor outside of freeze, got one inside, of merged weights")
         pictures = [read_image(b, "b")]
         if editor.layout.needs_context:
             if not isinstance(context, (tuple, list)) or len(context) != 2:
@@ -200,7 +199,7 @@ class Renderer:
             pictures += [read_image(context[0], "a"), read_image(context[1], "a_prime")]
         self.editor, self.steps = editor, steps
         with torch.inference_mode():
-            self._prepare(torch.stack(pictures), int(seed))
+            self._prepare(torch.stack(pictures), seed)
 
     def _prepare(self, pictures: Tensor, seed: int) -> None:
         """Everything that no mixture changes."""

@@ -7,7 +7,7 @@ import torch
 from tiny_models import pictures, tiny_base, tiny_editor
 from torch import Tensor
 
-from lorweb_mini.analysis.one_lora import by_direction, energy_kept, kept, render, strengths, svd_of_product
+from lorweb_mini.analysis.one_lora import by_direction, energy_kept, kept, render, strengths
 from lorweb_mini.core.editor import Editor
 from lorweb_mini.errors import InputError
 
@@ -28,32 +28,6 @@ def _update(editor: Editor, layer: int) -> Tensor:
     """ΔW of a layer, built."""
     low, high = editor.basis.factors(layer)
     return sum(b @ a for a, b in zip(low, high, strict=True)).detach()
-
-
-@pytest.mark.parametrize(("out", "inner", "width"), [(40, 5, 30), (7, 7, 90), (12, 1, 12)])
-def test_svd_of_product_is_that_of_the_built_product(out: int, inner: int, width: int) -> None:
-    high, low = torch.randn(out, inner).double(), torch.randn(inner, width).double()
-    u, s, v = svd_of_product(high, low)
-    expected = torch.linalg.svdvals(high @ low)[:inner]
-    torch.testing.assert_close(s, expected)
-    torch.testing.assert_close(u * s @ v.T, high @ low)
-    for orthonormal in (u, v):
-        torch.testing.assert_close(orthonormal.T @ orthonormal, torch.eye(inner).double())
-
-
-def test_svd_of_a_product_of_lower_rank() -> None:
-    high, low = torch.randn(20, 4), torch.randn(4, 10)
-    high[:, 2] = high[:, 0] - high[:, 1]
-    high[:, 3] = 0
-    u, s, v = svd_of_product(high, low)
-    assert (s[2:] < 1e-4 * s[0]).all()
-    torch.testing.assert_close(u * s @ v.T, high @ low, atol=1e-4, rtol=1e-4)
-
-
-def test_svd_of_product_refuses_what_does_not_multiply() -> None:
-    for high, low in (((4, 2), (3, 4)), ((4, 5), (5, 9)), ((4,), (1, 4))):
-        with pytest.raises(InputError, match="expected B"):
-            svd_of_product(torch.zeros(high), torch.zeros(low))
 
 
 def test_all_directions_are_the_lora(lora: Editor, directions: Editor) -> None:
@@ -105,7 +79,7 @@ def test_kept_switches_and_scales(directions: Editor) -> None:
     assert half.shape == (len(directions.basis.layers), RANK)
     assert (half[:, :2] == 0.5).all() and (half[:, 2:] == 0).all()
     for rank in (-1, RANK + 1, 1.5, True):
-        with pytest.raises(InputError, match="expected a rank from 0"):
+        with pytest.raises(InputError, match=r"expected a rank .* from 0"):
             kept(directions.basis, rank)
     for strength in (float("nan"), "1", True):
         with pytest.raises(InputError, match="expected a finite strength"):

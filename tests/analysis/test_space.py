@@ -61,7 +61,7 @@ def test_cosines_have_a_unit_diagonal_and_survive_an_empty_lora(basis: Basis) ->
 
 
 def test_gram_refuses_a_layer_that_is_not_there(basis: Basis) -> None:
-    with pytest.raises(InputError, match="expected a layer from 0"):
+    with pytest.raises(InputError, match=r"expected a layer .* from 0"):
         update_gram(basis, len(basis.layers))
 
 

@@ -31,10 +31,10 @@ import torch
 import lorweb_mini as lw
 from lorweb_mini.analysis.one_lora import by_direction
 from lorweb_mini.core.basis import ADAPTER
-from lorweb_mini.core.editor import BasisConfig, Editor, load_frozen
+from lorweb_mini.core.editor import BasisConfig, Editor, Miniature, load_frozen
 from lorweb_mini.widgets.rank_slider import RankSlider
 
-lora = Editor(*load_frozen(), BasisConfig(1, 8))
+lora = Editor(Miniature(*load_frozen(), BasisConfig(1, 8)))
 with torch.no_grad():
     for module in lora.basis.modules:
         module.lora_B[ADAPTER].weight.normal_(0, 0.03)

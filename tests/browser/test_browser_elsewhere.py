@@ -13,9 +13,9 @@ from playwright.sync_api import Locator, Page, expect
 
 from .lab import ROOT, Server, changed, differ, pixels, source
 from .test_browser_atlas import ATLAS, EDITOR, MICROSCOPE
+from .test_browser_controls import SAMPLER, WALK
 from .test_browser_explorer import SOURCE as EXPLORER
 from .test_browser_mixer import CELLS as MIXERS
-from .test_browser_controls import SAMPLER, WALK
 
 BROWSER = "from lorweb_mini.widgets.browser import Browser\n\nBrowser()"
 FALLBACKS = {

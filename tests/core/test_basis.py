@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -159,9 +160,23 @@ def test_one_lora_is_a_plain_peft_lora(plain: FluxTransformer2DModel) -> None:
     assert (got - _velocity(plain)).abs().max() > 1e-2
 
 
-def test_without_coefficients_every_one_is_one(basis: Basis) -> None:
-    ones = _dynamic(basis, torch.ones(BATCH, len(basis.layers), N))
-    torch.testing.assert_close(_velocity(basis.transformer), ones, atol=0, rtol=0)
+def test_without_coefficients_it_is_the_base_bit_for_bit(basis: Basis, plain: FluxTransformer2DModel) -> None:
+    assert torch.equal(_velocity(basis.transformer), _velocity(plain))
+    with basis.mixed(mixtures(BATCH, basis)), basis.mixed(None):
+        assert torch.equal(_velocity(basis.transformer), _velocity(plain))
+
+
+def test_coefficients_set_outside_of_a_context_hold_everywhere(basis: Basis) -> None:
+    c = mixtures(BATCH, basis)
+    expected = _dynamic(basis, c)
+    basis.coefficients = c
+    with ThreadPoolExecutor(1) as pool:
+        assert torch.equal(pool.submit(_velocity, basis.transformer).result(), expected)
+    with basis.mixed(mixtures(BATCH, basis, seed=7)), ThreadPoolExecutor(1) as pool:
+        assert torch.equal(pool.submit(_velocity, basis.transformer).result(), expected), "a context is of its thread"
+        assert not torch.equal(_velocity(basis.transformer), expected)
+    basis.coefficients = None
+    assert not torch.equal(_velocity(basis.transformer), expected)
 
 
 def test_zero_b_is_the_base_bit_for_bit(plain: FluxTransformer2DModel) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import numpy as np
@@ -43,8 +46,8 @@ from lorweb_mini.flux import estimate as memory
 from lorweb_mini.flux.checkpoint import ReleasedConfig, modules_of
 from lorweb_mini.flux.dataset import grid_size
 from lorweb_mini.flux.editor import FluxEditor, load_flux
-from lorweb_mini.flux.picture_encoder import PictureEncoder, read_squares, read_triplet
-from lorweb_mini.images import to_pil
+from lorweb_mini.flux.picture_encoder import PictureEncoder
+from lorweb_mini.images import read_images, to_pil
 
 STEPS = 2
 LAYERS = 20
@@ -160,13 +163,13 @@ def test_route_is_the_formula_on_clip_embeddings(editor: FluxEditor, folder: Pat
 def test_batch_of_different_analogies_equals_singles(editor: FluxEditor) -> None:
     a, a_prime, b = _triplet(3)
     prompts = ["one", "two", ""]
-    batch = editor.edit(a, a_prime, b, prompts, STEPS, seed=3)
+    batch = editor.edit(a, a_prime, b, prompt=prompts, steps=STEPS, seed=3)
     for i in range(3):
-        single = editor.edit(a[i], a_prime[i], b[i], prompts[i], STEPS, seed=3)
+        single = editor.edit(a[i], a_prime[i], b[i], prompt=prompts[i], steps=STEPS, seed=3)
         torch.testing.assert_close(batch.pictures[i], single.pictures[0], atol=2e-5, rtol=0)
         torch.testing.assert_close(batch.coefficients[i], single.coefficients[0], atol=1e-5, rtol=0)
     assert (batch.coefficients[0] - batch.coefficients[1]).abs().max() > 0.05
-    same_mixture = editor.generate(b, batch.coefficients[0], (a, a_prime), prompts, STEPS, seed=3)
+    same_mixture = editor.generate(b, batch.coefficients[0], (a, a_prime), prompt=prompts, steps=STEPS, seed=3)
     torch.testing.assert_close(same_mixture.pictures[0], batch.pictures[0], atol=2e-5, rtol=0)
     assert (same_mixture.pictures[1] - batch.pictures[1]).abs().max() > 1e-2, "each sample has its own mixture"
 
@@ -201,6 +204,77 @@ def test_frozen_is_dynamic_and_leaves_no_trace(editor: FluxEditor) -> None:
     assert all(torch.equal(v, editor.pipeline.transformer.state_dict()[k]) for k, v in before.items())
 
 
+def test_results_inside_freeze_name_what_drew_them(editor: FluxEditor) -> None:
+    a, a_prime, b = _triplet(2)
+    c = torch.randn(LAYERS, N)
+    with editor.freeze(c):
+        for result in (
+            editor.edit(a, a_prime, b, steps=1),
+            editor.generate(b, torch.randn(2, LAYERS, N), context=(a, a_prime), steps=1),
+        ):
+            assert torch.equal(result.coefficients, c.expand(2, -1, -1))
+        with pytest.raises(InputError, match="does not nest"), editor.freeze(c):
+            pass
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pipeline: pipeline.unload_lora_weights(),
+        lambda pipeline: pipeline.fuse_lora(),
+        lambda pipeline: pipeline.set_adapters("basis", 0.5),
+        lambda pipeline: pipeline.disable_lora(),
+    ],
+)
+def test_changes_by_other_tools_are_found(editor: FluxEditor, change: Callable) -> None:
+    changed = FluxEditor(tiny_pipeline(), editor.encoder, editor.config, side=SIDE)
+    change(changed.pipeline)
+    for call in (lambda: changed.edit(*_triplet(), steps=1), lambda: changed.freeze(torch.ones(LAYERS, N))):
+        with pytest.raises(InputError, match="alone, active, not merged and at scale 1"):
+            call()
+
+
+def test_threads_draw_what_one_after_the_other_draws(editor: FluxEditor) -> None:
+    triplets = [_triplet(seed=seed) for seed in range(4)]
+    in_a_row = [editor.edit(*x, steps=1).pictures for x in triplets]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda x: editor.edit(*x, steps=1).pictures, triplets))
+    assert all(torch.equal(one, other) for one, other in zip(together, in_a_row, strict=True))
+
+
+def test_a_copy_draws_the_same(editor: FluxEditor) -> None:
+    expected = editor.edit(*_triplet(), steps=1).pictures
+    # Not bit for bit: tensors that lie in a file are not aligned in memory as their copies are.
+    torch.testing.assert_close(copy.deepcopy(editor).edit(*_triplet(), steps=1).pictures, expected, atol=2e-5, rtol=0)
+
+
+def test_saved_in_the_released_layout(editor: FluxEditor, folder: Path, tmp_path: Path) -> None:
+    editor.save(tmp_path)
+    again = load_flux(
+        folder / "base", tmp_path, device="cpu", dtype=torch.float32, encoder=folder / "clip", side=SIDE
+    )  # fmt: skip
+    triplet = _triplet()
+    assert torch.equal(again.edit(*triplet, steps=1).pictures, editor.edit(*triplet, steps=1).pictures)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("device", [None, "meta"])
+def test_default_dtype_and_device_change_nothing(
+    editor: FluxEditor, dtype: torch.dtype, device: str | None, folder: Path
+) -> None:
+    triplet = _triplet()
+    expected = editor.edit(*triplet, steps=1)
+    torch.set_default_dtype(dtype)
+    torch.set_default_device(device)
+    try:
+        result = _load(folder).edit(*triplet, steps=1)
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(result.coefficients, expected.coefficients, atol=1e-6, rtol=0)
+    torch.testing.assert_close(result.pictures, expected.pictures, atol=1e-4, rtol=0)
+
+
 # Largest difference of a picture in [-1, 1], of frozen and of plain to dynamic, all three computed in half precision.
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.015), (torch.bfloat16, 0.1)])
 def test_half_precision(editor: FluxEditor, folder: Path, tmp_path: Path, dtype: torch.dtype, tolerance: float) -> None:
@@ -226,19 +300,45 @@ def test_half_precision(editor: FluxEditor, folder: Path, tmp_path: Path, dtype:
     assert (bare.pictures - dynamic.pictures).abs().max() > 3 * tolerance
 
 
+@pytest.mark.parametrize(("width", "height"), [(48, 32), (32, 48), (96, 32), (33, 47)])
+def test_pictures_that_are_not_square_keep_the_aspect_of_a(
+    editor: FluxEditor, monkeypatch: pytest.MonkeyPatch, width: int, height: int
+) -> None:
+    """As the release: a' and b are stretched to a's size, the grid is scaled to Kontext's nearest resolution."""
+    seen: dict[str, Any] = {}
+    original = editor.backend.base.__class__.__call__
+
+    def watched(self, **options: Any) -> Any:
+        seen.update(options)
+        return original(self, **options)
+
+    monkeypatch.setattr(editor.backend.base.__class__, "__call__", watched)
+    a = Image.new("RGB", (width, height), "red")
+    b = Image.new("RGB", (20, 20), "blue")
+    result = editor.edit(a, a, b, steps=1)
+    wide, high = grid_size(width, height, editor.side)
+    assert (seen["width"], seen["height"]) == (wide, high) and tuple(seen["image"].shape[-2:]) == (high, wide)
+    assert result.image.size == (wide // 2, high // 2)
+    grid = seen["image"][0]
+    # Below left b, stretched and not padded: no white anywhere.
+    assert grid[2, -1, 0] > 0.99 and grid[0, -1, 0] < 0.01 and grid[0, 0, 0] > 0.99 and grid[2, 0, 0] < 0.01
+    with pytest.raises(InputError, match="one size"):
+        editor.edit([a, Image.new("RGB", (40, 40))], a, b)
+
+
 def test_pictures_of_every_kind(editor: FluxEditor, tmp_path: Path) -> None:
     picture = Image.new("RGBA", (30, 20), (255, 0, 0, 128))
     picture.save(tmp_path / "x.png")
     array = np.array(picture.convert("RGB"))
-    read = read_squares([tmp_path / "x.png", str(tmp_path / "x.png"), picture], "a", 48)
+    read = read_images([tmp_path / "x.png", str(tmp_path / "x.png"), picture], "a", 48)
     assert read.shape == (3, 3, 48, 48) and torch.equal(read[0], read[1]) and torch.equal(read[0], read[2])
     assert torch.equal(read[0, :, 0], torch.ones(3, 48)), "padded with white above"
     torch.testing.assert_close(read[0, :, 24, 24], torch.tensor([1.0, 0.0, 0.0]), atol=0.01, rtol=0)
-    assert read_squares(array, "a", 16).shape == (1, 3, 16, 16)
+    assert read_images(array, "a", 16).shape == (1, 3, 16, 16)
     x = squares(2, side=16)
-    assert torch.equal(read_squares(x, "a", 16), x)
-    assert read_squares(x[0], "a", 32).shape == (1, 3, 32, 32)
-    assert [len(x) for x in read_triplet(picture, [picture] * 3, array, 16)] == [3, 3, 3]
+    assert torch.equal(read_images(x, "a", 16), x)
+    assert read_images(x[0], "a", 32).shape == (1, 3, 32, 32)
+    assert [x.shape for x in editor.backend.read_triplet(picture, [picture] * 3, array)] == [(3, 3, 20, 30)] * 3
     for wrong, says in (
         ([], "at least one"),
         (None, "got None"),
@@ -249,7 +349,7 @@ def test_pictures_of_every_kind(editor: FluxEditor, tmp_path: Path) -> None:
         (tmp_path, "readable"),
     ):
         with pytest.raises(InputError, match=says):
-            read_squares(wrong, "a", 16)
+            read_images(wrong, "a", 16)
     (tmp_path / "cut.png").write_bytes((tmp_path / "x.png").read_bytes()[:60])
     with pytest.raises(InputError, match="a"):
         editor.route(tmp_path / "cut.png", picture, picture)
@@ -537,7 +637,7 @@ def test_export_command_needs_no_flux(folder: Path, tmp_path: Path, editor: Flux
     big = FluxEditor(tiny_pipeline(), editor.encoder, editor.config, side=512)
     big.basis.load_state_dict(editor.basis.state_dict())
     big.router.load_state_dict(editor.router.state_dict())
-    expected = load_file(big.export_lora(big.route(*pictures), tmp_path / "editor.safetensors", key_format))
+    expected = load_file(big.export_lora(big.route(*pictures), tmp_path / "editor.safetensors", key_format=key_format))
     got = load_file(out)
     assert got.keys() == expected.keys()
     for name, tensor in got.items():

@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 from tiny_flux import EMBEDDING, KEYS_DIM, RANK, SIDE, N, squares, tiny_clip, tiny_pipeline, tiny_released
 from torch import Tensor
 
+from lorweb_mini.algebra import truncated
 from lorweb_mini.core.layout import grid
 from lorweb_mini.errors import InputError
 from lorweb_mini.flux.checkpoint import ReleasedConfig, kontext_modules, open_released
 from lorweb_mini.flux.editor import FluxEditor
-from lorweb_mini.flux.lora_file import balanced, fold, folded, single_file, svd_of_product, truncated, write_plain_lora
+from lorweb_mini.flux.lora_file import balanced, single_file, write_plain_lora
 from lorweb_mini.flux.picture_encoder import PictureEncoder
 
 STEPS, PROMPT = 2, "paint it"
@@ -79,32 +80,14 @@ def _drawn(pipeline: FluxKontextPipeline) -> Tensor:
 
 def _dynamic(editor: FluxEditor, coefficients: Tensor) -> Tensor:
     a, a_prime, b = _triplet()
-    return editor.generate(b, coefficients, (a, a_prime), PROMPT, STEPS).pictures
+    return editor.generate(b, coefficients, (a, a_prime), prompt=PROMPT, steps=STEPS).pictures
 
 
 # --- arithmetic ----------------------------------------------------------------------------------
 
 
-def test_fold_is_the_sum_of_products() -> None:
-    low, high, c = torch.randn(4, 2, 7), torch.randn(4, 9, 2), torch.randn(4)
-    a, b = fold(low, high, c)
-    expected = sum(c[n] * high[n] @ low[n] for n in range(4))
-    assert a.shape == (8, 7) and b.shape == (9, 8)
-    torch.testing.assert_close(b @ a, expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("out", "rank", "wide"), [(9, 3, 7), (4, 6, 7), (9, 8, 5)])
-def test_svd_from_the_factors_is_that_of_the_product(out: int, rank: int, wide: int) -> None:
-    high, low = torch.randn(out, rank, dtype=torch.float64), torch.randn(rank, wide, dtype=torch.float64)
-    u, strength, v = svd_of_product(high, low)
-    k = min(out, rank, wide)
-    torch.testing.assert_close(strength, torch.linalg.svdvals(high @ low)[:k])
-    torch.testing.assert_close(u @ strength.diag() @ v.T, high @ low)
-    torch.testing.assert_close(u.T @ u, torch.eye(k, dtype=torch.float64))
-
-
 def test_truncation_states_the_least_possible_error(editor: FluxEditor) -> None:
-    layers = folded(editor.basis, _mixtures(editor, 1))
+    layers = editor.basis.folded(_mixtures(editor, 1))
     cut = truncated(layers, 2)
     lost = whole = 0.0
     for name, (low, high) in layers.items():
@@ -151,7 +134,7 @@ def test_diffusers_file_draws_the_same_picture(editor: FluxEditor, tmp_path: Pat
     path = editor.export_lora(c, tmp_path / "deeper" / "x.safetensors", dtype=dtype)
     state = load_file(path)
     assert all(tensor.dtype == dtype for tensor in state.values())
-    for name, (low, high) in folded(editor.basis, c).items():
+    for name, (low, high) in editor.basis.folded(c).items():
         a, b = (state[f"transformer.{name}.lora_{letter}.weight"].float() for letter in "AB")
         assert (b @ a - high @ low).norm() < ROUNDING[dtype] * (high @ low).norm()
     pipeline.load_lora_weights(str(path))
@@ -165,7 +148,7 @@ def test_diffusers_file_draws_the_same_picture(editor: FluxEditor, tmp_path: Pat
 def test_single_file_draws_the_same_picture(double_editor: FluxEditor, tmp_path: Path, dtype: torch.dtype) -> None:
     c = _mixtures(double_editor, 1)
     expected = _dynamic(double_editor, c)
-    path = double_editor.export_lora(c, tmp_path / "x.safetensors", "single-file", dtype=dtype)
+    path = double_editor.export_lora(c, tmp_path / "x.safetensors", key_format="single-file", dtype=dtype)
     keys = load_file(path)
     assert keys["lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight"].shape == (3 * N * RANK, 32)
     assert keys["lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight"].shape == (3 * 32, 3 * N * RANK)
@@ -197,10 +180,10 @@ def test_single_file_of_the_whole_of_flux_converts_back_bit_for_bit() -> None:
 @pytest.mark.parametrize("key_format", ["diffusers", "single-file"])
 def test_truncated_file_says_its_error(double_editor: FluxEditor, tmp_path: Path, key_format: str) -> None:
     c = _mixtures(double_editor, 1)
-    full, exact = _dynamic(double_editor, c), folded(double_editor.basis, c)
+    full, exact = _dynamic(double_editor, c), double_editor.basis.folded(c)
     errors = []
     for rank in (1, 3, N * RANK):
-        path = double_editor.export_lora(c, tmp_path / f"{rank}.safetensors", key_format, rank)
+        path = double_editor.export_lora(c, tmp_path / f"{rank}.safetensors", key_format=key_format, rank=rank)
         pipeline = tiny_pipeline(2, 0)
         pipeline.load_lora_weights(str(path))
         errors.append(float((_drawn(pipeline) - full).abs().mean()))
@@ -225,7 +208,7 @@ def test_analogies_blend_as_adapters(editor: FluxEditor, tmp_path: Path) -> None
 
 
 def test_refusals(editor: FluxEditor, tmp_path: Path) -> None:
-    layers = folded(editor.basis, _mixtures(editor, 1))
+    layers = editor.basis.folded(_mixtures(editor, 1))
     path = tmp_path / "x.safetensors"
     with pytest.raises(InputError, match="ends in"):
         write_plain_lora(tmp_path / "x.bin", layers)
@@ -234,7 +217,7 @@ def test_refusals(editor: FluxEditor, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="dtype"):
         write_plain_lora(path, layers, dtype=torch.float64)
     with pytest.raises(InputError, match="one analogy"):
-        folded(editor.basis, _mixtures(editor, 2))
+        editor.basis.folded(_mixtures(editor, 2))
     for rank in (0, 1.5, True):
         with pytest.raises(InputError, match="rank"):
             truncated(layers, rank)

@@ -175,9 +175,12 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "lorweb_mini.commands.train.relations_of", lambda part: [types.SimpleNamespace(name="edit/grey")]
     )
+    # Without fresh edits a recipe draws from the bank alone.
+    monkeypatch.setattr("lorweb_mini.commands.train.held_out", lambda: None)
+    monkeypatch.setattr("lorweb_mini.commands.train.Distribution", lambda kinds, held_out: None)
     options = ["--steps", "1", "--batch-size", "2", "--loras", "2", "--rank", "1", "--threads", "1"]
     main(["starter", "--encoder", "latents", "--folder", str(tmp_path / "basis"), *options])
-    assert lw.load(tmp_path / "basis").config == lw.BasisConfig(2, 1, encoder="latents")
+    assert lw.load(tmp_path / "basis").config == lw.BasisConfig(2, 1, encoder="latents", query="cat+pair")
     with pytest.raises(lw.InputError, match="expected an encoder out of"):
         main(["starter", "--encoder", "eye", "--folder", str(tmp_path / "other"), *options])
 

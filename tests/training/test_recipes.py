@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_models import tiny_base, tiny_editor, tiny_pair_encoder
 
-from lorweb_mini.core.editor import Editor
+from lorweb_mini.core.editor import Editor, Miniature
 from lorweb_mini.emoji.distributions import CIRCULAR, Chains, Distribution, held_out
 from lorweb_mini.emoji.edits import EDITS
 from lorweb_mini.emoji.latents import PictureSource
@@ -41,7 +41,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> PictureSource:
 def with_pairs(seed: int = 0) -> Editor:
     plain = tiny_editor(seed=seed)
     config = replace(plain.config, query="cat+pair")
-    return Editor(plain.autoencoder, plain.encoder, tiny_base(seed), config, tiny_pair_encoder())
+    return Editor(Miniature(plain.autoencoder, plain.encoder, tiny_base(seed), config, tiny_pair_encoder()))
 
 
 def test_latents_of_pairs_are_those_of_their_pictures(source: PictureSource) -> None:

@@ -26,7 +26,7 @@ def test_draws_what_the_editor_draws(layout: str, steps: int, seed: int) -> None
     context = (a, a_prime) if editor.layout.needs_context else None
     renderer = Renderer(editor, b, context, steps, seed)
     c = 8 * mixtures(4, editor)  # eight times, so that so small a model draws plainly different pictures
-    expected = editor.generate(b, c, context, steps, seed).pictures
+    expected = editor.generate(b, c, context, steps=steps, seed=seed).pictures
     # Backwards, so that nothing of one mixture may stay for the next one.
     for k in (3, 2, 1, 0):
         torch.testing.assert_close(renderer(c[k]), expected[k], atol=ROUNDING, rtol=0)
@@ -44,7 +44,7 @@ def test_any_real_coefficients(scale: float) -> None:
 
 def test_norms_biases_and_several_blocks() -> None:
     """Whatever a fresh model has at one or zero, and could be forgotten unseen, gets random values."""
-    from lorweb_mini.core.editor import BasisConfig
+    from lorweb_mini.core.editor import BasisConfig, Miniature
     from lorweb_mini.models.autoencoder import MiniAutoencoder
     from lorweb_mini.models.base import Base, transformer_of
     from lorweb_mini.models.tiny_clip import TinyCLIP
@@ -53,7 +53,7 @@ def test_norms_biases_and_several_blocks() -> None:
     for name, parameter in base.transformer.named_parameters():
         if parameter.ndim == 1:
             parameter.copy_(torch.randn_like(parameter) * 0.2 + ("norm_" in name))
-    editor = Editor(MiniAutoencoder().eval(), TinyCLIP(48, 1, 16), base, BasisConfig(3, 2, keys_dim=8))
+    editor = Editor(Miniature(MiniAutoencoder().eval(), TinyCLIP(48, 1, 16), base, BasisConfig(3, 2, keys_dim=8)))
     randomise(editor)
     b, c = pictures(1)[0], mixtures(1, editor)[0]
     expected = editor.generate(b, c, steps=3).pictures[0]

@@ -1,0 +1,177 @@
+"""One PEFT adapter on a transformer that other code uses as well: switching, merging, checking, copying and saving it.
+
+Nothing here knows what the adapter's weights mean; :class:`~lorweb_mini.core.basis.Basis` does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any
+
+from diffusers import FluxTransformer2DModel
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from .errors import InputError
+
+PATIENCE = 30.0  # seconds that a thread waits for the end of another one's merge
+# Of an attribute to set for a while: its owner, its name, its new value.
+Change = tuple[Any, str, Any]
+
+
+class Adapter:
+    """A LoRA adapter of PEFT, added in place with alpha = rank, so that its own factor alpha / rank is 1.
+
+    Args:
+        transformer: carries no adapter yet.
+        name: of the adapter.
+        layers: names of the Linear modules that it adapts.
+        rank: of its LoRAs.
+
+    Attributes:
+        modules: PEFT's layers, in the order of ``layers``.
+        merged: what :meth:`merging` has merged into the weights, else None.
+        off: whether :meth:`merging` or :meth:`disabled` has switched the LoRAs off.
+
+    Raises:
+        InputError: a transformer that carries an adapter already.
+    """
+
+    def __init__(self, transformer: FluxTransformer2DModel, name: str, layers: Sequence[str], rank: int) -> None:
+        if others := list(getattr(transformer, "peft_config", ())):
+            raise InputError(f"expected a transformer without LoRAs, got one with {', '.join(others)}")
+        self.transformer, self.name, self.layers = transformer, name, list(layers)
+        transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=self.layers), adapter_name=name)
+        transformer.save_pretrained = partial(_save_without_adapters, transformer)
+        self.modules: list[LoraLayer] = [transformer.get_submodule(layer) for layer in self.layers]
+        self.merged: Any = None
+        self.off = False
+        self._lock = threading.RLock()
+
+    def turn(self) -> Any:
+        """The lock under which the transformer is used or changed, as a context.
+
+        Raises:
+            InputError: another thread keeps weights merged for longer than :data:`PATIENCE`.
+        """
+        while not self._lock.acquire(timeout=PATIENCE):
+            if self.merged is not None:
+                raise InputError(f"expected the freeze of another thread to end within {PATIENCE:g} s, got none")
+        self._lock.release()
+        return self._lock
+
+    def disabled(self) -> AbstractContextManager[Any]:
+        """Within this context the transformer is the bare base, or the merged one inside :meth:`merging`, and costs
+        what it does without the adapter."""
+        return self._changed(self._switched_off())
+
+    def merging(self, products: Iterable[tuple[Tensor, Tensor]], merged: Any, value: Any) -> AbstractContextManager:
+        """Within this context each layer's weight is W + B A, and the adapter is switched off.
+
+        The original weights wait in ordinary memory and come back bit for bit, whatever happens.
+
+        Args:
+            products: A [R, in] and B [out, R] of one layer after the other.
+            merged: becomes the attribute of that name.
+            value: what ``with ... as`` gives.
+
+        Raises:
+            InputError: as the context is entered, weights that are merged already.
+        """
+
+        def changes() -> Iterator[Change]:
+            if self.merged is not None:
+                raise InputError("expected weights without a merged mixture, got those inside freeze: it does not nest")
+            yield self, "merged", merged
+            yield from self._switched_off()
+            for module, (low, high) in zip(self.modules, products, strict=True):
+                weight = module.get_base_layer().weight
+                yield weight, "data", (weight.data.float() + high @ low).to(weight.dtype)
+
+        return self._changed(changes(), value)
+
+    def _switched_off(self) -> Iterator[Change]:
+        yield self, "off", True
+        for module in self.modules:
+            # Not PEFT's enable_adapters, which also changes what is trainable.
+            yield module, "_disable_adapters", True
+
+    @contextmanager
+    def _changed(self, changes: Iterable[Change], value: Any = None) -> Iterator[Any]:
+        before: list[Change] = []
+        with self.turn():
+            try:
+                try:
+                    for owner, name, new in changes:
+                        old = getattr(owner, name)
+                        before.append((owner, name, old.cpu() if name == "data" else old))
+                        setattr(owner, name, new)
+                    yield value
+                finally:
+                    _put_back(before)
+            finally:
+                _put_back(before)  # should an interrupt have ended the first
+
+    def check_adapter(self) -> None:
+        """Called before the adapter is used by someone who relies on it.
+
+        Raises:
+            InputError: another tool has removed, merged, scaled or switched it, or added one beside it.
+        """
+        if others := set(getattr(self.transformer, "peft_config", ())) ^ {self.name}:
+            problem: str | None = f"{', '.join(sorted(others))} added or removed"
+        else:
+            problem = next(filter(None, map(self._problem, self.layers, self.modules)), None)
+        if problem:
+            raise InputError(
+                f"expected the transformer with the adapter {self.name!r} alone, active, not merged and at scale 1, "
+                f"got {problem}. Undo what changed it (unload_lora_weights, fuse_lora, set_adapters, "
+                f"load_lora_weights, disable_lora, ...) or load the editor again; other LoRAs need a base of their own"
+            )
+
+    def _problem(self, layer: str, module: LoraLayer) -> str | None:
+        if self.transformer.get_submodule(layer) is not module or self.name not in module.lora_A:
+            return f"none in {layer}"
+        if module.merged:
+            return f"it merged in {layer}"
+        if module.active_adapters != [self.name]:
+            return f"{', '.join(module.active_adapters) or 'none'} active in {layer}"
+        if module.scaling[self.name] != 1:
+            return f"it at scale {module.scaling[self.name]:g} in {layer}"
+        return None if module.disable_adapters is self.off else f"it switched {'on' if self.off else 'off'} in {layer}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copy and pickle; InputError while weights are merged or the adapter is switched off."""
+        if self.off:
+            raise InputError("expected a copy outside of freeze and disabled, got one inside, of changed weights")
+        return {k: v for k, v in self.__dict__.items() if k != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock())
+
+
+def _put_back(before: list[Change]) -> None:
+    while before:
+        owner, name, old = before[-1]
+        setattr(owner, name, old.to(owner.device) if name == "data" else old)
+        before.pop()
+
+
+def _save_without_adapters(transformer: FluxTransformer2DModel, *arguments: Any, **options: Any) -> None:
+    """diffusers' ``save_pretrained`` of the base alone, under the names that ``from_pretrained`` reads."""
+
+    def strip(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: dict[str, Any]) -> None:
+        for name in list(state):
+            tensor = state.pop(name)
+            if ".lora_" not in name:
+                state[name.replace(".base_layer.", ".")] = tensor
+
+    hook = transformer.register_state_dict_post_hook(strip)
+    try:
+        type(transformer).save_pretrained(transformer, *arguments, **options)
+    finally:
+        hook.remove()

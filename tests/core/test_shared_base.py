@@ -1,0 +1,531 @@
+"""What others do to an editor's transformer: use it, copy it, change it, interrupt it, save it, share it among threads.
+
+Each table holds members of one kind; what must come out is computed by a fresh editor or by a base without a basis.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig
+from tiny_models import mixtures, pictures, tiny_base, tiny_data, tiny_editor, transformer_inputs
+from torch import Tensor
+
+import lorweb_mini as lw
+from lorweb_mini import adapter, algebra
+from lorweb_mini.core import basis as basis_module
+from lorweb_mini.core.basis import ADAPTER, Basis
+from lorweb_mini.models.base import Base
+from lorweb_mini.models.pipeline import kontext_inputs, kontext_pipeline
+from lorweb_mini.widgets.rendering import Renderer
+
+A, A_PRIME, B = pictures(3)
+TRIPLET = (A, A_PRIME, B)
+
+
+@pytest.fixture
+def editor() -> lw.Editor:
+    return tiny_editor()
+
+
+@pytest.fixture(scope="module")
+def expected() -> lw.EditResult:
+    """What a fresh editor draws."""
+    return tiny_editor().edit(*TRIPLET, steps=1)
+
+
+def _is_fresh(editor: lw.Editor, expected: lw.EditResult) -> bool:
+    result = editor.edit(*TRIPLET, steps=1)
+    return torch.equal(result.pictures, expected.pictures) and torch.equal(result.coefficients, expected.coefficients)
+
+
+def _weights(editor: lw.Editor) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in editor.base.transformer.state_dict().items()}
+
+
+def _equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(x, second[name]) for name, x in first.items())
+
+
+# --- the base outside of an edit ------------------------------------------------------------------
+
+
+def _pipeline(base: Base) -> Tensor:
+    pipeline = kontext_pipeline(base, tiny_editor().autoencoder)
+    inputs = kontext_inputs(["", ""], [1, 2])
+    return pipeline(image=(pictures(2) + 1) / 2, num_inference_steps=2, output_type="pt", **inputs).images
+
+
+def _sampled(base: Base) -> Tensor:
+    x = transformer_inputs(2)
+    return base.sample(x["noisy"], x["references"], x["ids"], x["instruction"], steps=2)
+
+
+USES: dict[str, Callable[[Base], Tensor]] = {
+    "velocity": lambda base: base.velocity(**transformer_inputs(3)),
+    "velocity with gradients": lambda base: _with_gradients(base),
+    "sample": _sampled,
+    "edit": lambda base: base.edit(torch.ones(2, 16, 8, 8), torch.ones(2, 384), [1, 2], steps=2),
+    "kontext pipeline": _pipeline,
+    "another thread": lambda base: _in_thread(lambda: base.velocity(**transformer_inputs(1))),
+}
+
+
+def _with_gradients(base: Base) -> Tensor:
+    with torch.enable_grad():
+        return base.velocity(**transformer_inputs(1)).detach()
+
+
+def _in_thread(job: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(job).result()
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@torch.no_grad()
+def test_without_coefficients_every_use_is_the_bare_base(editor: lw.Editor, use: Callable[[Base], Tensor]) -> None:
+    bare = use(tiny_base())
+    assert torch.equal(use(editor.base), bare)
+    editor.edit(*TRIPLET, steps=1)
+    with editor.freeze(mixtures(1, editor)):
+        pass
+    assert torch.equal(use(editor.base), bare), "after edits"
+    with editor.basis.mixed(mixtures(1, editor)):
+        if use is not USES["another thread"]:
+            assert not torch.equal(use(editor.base), bare), "the comparison would see a basis"
+
+
+# --- copies ---------------------------------------------------------------------------------------
+
+
+def _saved(editor: lw.Editor) -> lw.Editor:
+    file = io.BytesIO()
+    torch.save(editor, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+COPIES: dict[str, Callable[[lw.Editor], lw.Editor]] = {
+    "deepcopy": copy.deepcopy,
+    "deepcopy of a copy": lambda editor: copy.deepcopy(copy.deepcopy(editor)),
+    "deepcopy inside a list": lambda editor: copy.deepcopy([editor])[0],
+    "pickle": lambda editor: pickle.loads(pickle.dumps(editor)),
+    "torch.save": _saved,
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("layout", ["b", "grid"])
+def test_copies_are_equal_and_apart(copied: Callable[[lw.Editor], lw.Editor], layout: str) -> None:
+    editor = tiny_editor(layout)
+    before = editor.edit(*TRIPLET, steps=1)
+    other = copied(editor)
+    assert _is_fresh(other, before)
+    assert other.backend.base is other.base and other.basis.transformer is other.base.transformer
+    c = mixtures(1, editor)
+    with other.freeze(c) as frozen:
+        assert torch.equal(frozen.edit(*TRIPLET, steps=1).coefficients, c)
+        assert _is_fresh(editor, before), "freezing the copy leaves the original"
+    for parameter in other.basis.parameters():
+        parameter.data.zero_()
+    assert _is_fresh(editor, before) and not _is_fresh(other, before)
+
+
+@torch.no_grad()
+def test_a_copied_base_is_bare(editor: lw.Editor) -> None:
+    base = copy.deepcopy(editor.base)
+    with editor.basis.mixed(mixtures(1, editor)):
+        assert torch.equal(base.velocity(**transformer_inputs(1)), tiny_base().velocity(**transformer_inputs(1)))
+
+
+@pytest.mark.parametrize("inside", [lambda e: e.freeze(mixtures(1, e)), lambda e: e.basis.disabled()])
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps, lambda e: copy.deepcopy(e.base)])
+def test_copies_of_changed_weights_are_refused(editor: lw.Editor, inside: Callable, copied: Callable) -> None:
+    with inside(editor), pytest.raises(lw.InputError, match="expected a copy outside of freeze"):
+        copied(editor)
+
+
+def test_a_second_basis_is_refused(editor: lw.Editor) -> None:
+    with pytest.raises(lw.InputError, match="without LoRAs, got one with basis"):
+        Basis(editor.base.transformer, 2, 2)
+
+
+# --- other tools on the same transformer ----------------------------------------------------------
+
+
+def _loads(editor: lw.Editor, tmp_path: Path) -> None:
+    path = tiny_editor().export_lora(mixtures(1, editor), tmp_path / "other.safetensors")
+    kontext_pipeline(editor.base, editor.autoencoder).load_lora_weights(str(path))
+
+
+def _piped(change: Callable[[Any], Any]) -> Callable[[lw.Editor, Path], Any]:
+    return lambda editor, _: change(kontext_pipeline(editor.base, editor.autoencoder))
+
+
+def _direct(change: Callable[[FluxTransformer2DModel], Any]) -> Callable[[lw.Editor, Path], Any]:
+    return lambda editor, _: change(editor.base.transformer)
+
+
+FOREIGN: dict[str, Callable[[lw.Editor, Path], Any]] = {
+    "unload_lora_weights": _piped(lambda p: p.unload_lora_weights()),
+    "fuse_lora": _piped(lambda p: p.fuse_lora()),
+    "set_adapters at half": _piped(lambda p: p.set_adapters(ADAPTER, 0.5)),
+    "disable_lora": _piped(lambda p: p.disable_lora()),
+    "delete_adapters": _piped(lambda p: p.delete_adapters(ADAPTER)),
+    "load_lora_weights": _loads,
+    "disable_adapters": _direct(lambda t: t.disable_adapters()),
+    "unload_lora": _direct(lambda t: t.unload_lora()),
+    "add_adapter": _direct(lambda t: t.add_adapter(LoraConfig(r=2, target_modules=["x_embedder"]), "other")),
+    "set_adapters at twice": _direct(lambda t: t.set_adapters([ADAPTER], [2.0])),
+    "one layer merged": lambda e, _: e.basis.modules[-1].merge(),
+    "one layer scaled": lambda e, _: e.basis.modules[3].scale_layer(0.5),
+    "one layer off": lambda e, _: e.basis.modules[5].enable_adapters(False),
+    "one layer replaced": _direct(lambda t: setattr(t.transformer_blocks[0].attn, "to_q", torch.nn.Identity())),
+}
+
+
+@pytest.mark.parametrize("change", FOREIGN.values(), ids=FOREIGN)
+def test_changes_by_other_tools_are_found_at_the_next_call(
+    editor: lw.Editor, change: Callable[[lw.Editor, Path], Any], tmp_path: Path
+) -> None:
+    c = mixtures(1, editor)
+    editor.edit(*TRIPLET, steps=1)
+    change(editor, tmp_path)
+    for call in (
+        lambda: editor.edit(*TRIPLET),
+        lambda: editor.generate(B, c),
+        lambda: editor.route(*TRIPLET),
+        lambda: editor.freeze(c),
+        lambda: editor.export_lora(c, tmp_path / "x.safetensors"),
+    ):
+        with pytest.raises(lw.InputError, match="alone, active, not merged and at scale 1, got"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("change", "undo"),
+    [
+        (lambda t: t.disable_lora(), lambda t: t.enable_lora()),
+        (lambda t: t.set_adapters(ADAPTER, 0.5), lambda t: t.set_adapters(ADAPTER, 1.0)),
+        (
+            lambda t: t.add_adapter(LoraConfig(r=2, target_modules=["to_q"]), "other"),
+            lambda t: t.delete_adapters("other"),
+        ),
+    ],
+)
+def test_what_is_undone_is_forgotten(
+    editor: lw.Editor, change: Callable, undo: Callable, expected: lw.EditResult
+) -> None:
+    change(editor.base.transformer)
+    undo(editor.base.transformer)
+    assert _is_fresh(editor, expected)
+
+
+# --- interrupts -----------------------------------------------------------------------------------
+
+
+class _Interrupt:
+    """Raises at the n-th line that is executed in the given files; counts them all."""
+
+    def __init__(self, files: set[str], at: int, error: type[BaseException] = KeyboardInterrupt) -> None:
+        self.files, self.at, self.error, self.lines = files, at, error, 0
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if frame.f_code.co_filename not in self.files:
+            return None
+        if event == "line":
+            self.lines += 1
+            if self.lines == self.at:
+                raise self.error
+        return self
+
+
+def _frozen_once(editor: lw.Editor, c: Tensor, interrupt: _Interrupt) -> None:
+    sys.settrace(interrupt)
+    try:
+        with editor.freeze(c):
+            pass
+    finally:
+        sys.settrace(None)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, SystemExit])
+def test_an_interrupt_at_any_line_of_freeze_leaves_the_base(error: type[BaseException]) -> None:
+    editor = tiny_editor(n_loras=1, rank=1)
+    c, before = mixtures(1, editor), _weights(editor)
+    flags = [module.disable_adapters for module in editor.basis.modules]
+    files = {adapter.__file__, basis_module.__file__, algebra.__file__}
+    _frozen_once(editor, c, count := _Interrupt(files, 0))
+    assert count.lines > 300, "enters, merges and leaves"
+    for at in range(1, count.lines + 1, 1 if error is KeyboardInterrupt else 7):
+        with pytest.raises(error):
+            _frozen_once(editor, c, _Interrupt(files, at, error))
+        assert editor.basis.merged is None and not editor.basis.off, at
+        assert [module.disable_adapters for module in editor.basis.modules] == flags, at
+        now = editor.base.transformer.state_dict()
+        assert all(torch.equal(tensor, now[name]) for name, tensor in before.items()), at
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, RuntimeError, GeneratorExit])
+def test_an_error_inside_freeze_or_disabled_leaves_the_base(
+    editor: lw.Editor, error: type[BaseException], expected: lw.EditResult
+) -> None:
+    before = _weights(editor)
+    for context in (editor.freeze(mixtures(1, editor)), editor.basis.disabled(), editor.basis.mixed(None)):
+        with pytest.raises(error), context:
+            raise error
+        assert _equal(_weights(editor), before) and _is_fresh(editor, expected)
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_contexts_leave_what_is_trainable(editor: lw.Editor, trainable: bool) -> None:
+    for parameter in editor.basis.parameters():
+        parameter.requires_grad_(trainable)
+    with editor.freeze(mixtures(1, editor)), editor.basis.disabled():
+        assert all(parameter.requires_grad is trainable for parameter in editor.basis.parameters())
+    assert all(parameter.requires_grad is trainable for parameter in editor.basis.parameters())
+
+
+# --- inside freeze --------------------------------------------------------------------------------
+
+DRAWINGS: dict[str, Callable[[lw.Editor, Tensor], lw.EditResult]] = {
+    "edit": lambda editor, c: editor.edit(*TRIPLET, steps=1),
+    "edit of a batch": lambda editor, c: editor.edit(pictures(3), pictures(3), pictures(3, 5), steps=1),
+    "generate elsewhere": lambda editor, c: editor.generate(B, -c, steps=1),
+    "generate many": lambda editor, c: editor.generate(B, torch.randn(2, *c.shape[1:]), steps=1),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
+def test_results_inside_freeze_name_what_drew_them(editor: lw.Editor, draw: Callable) -> None:
+    c = mixtures(1, editor, seed=4)
+    with editor.freeze(c):
+        inside = draw(editor, c)
+    assert torch.equal(inside.coefficients, c.expand_as(inside.coefficients))
+    outside = draw(editor, c)
+    assert len(inside.images) == len(outside.images) and not torch.equal(outside.coefficients, inside.coefficients)
+    with editor.basis.disabled():
+        assert not draw(editor, c).coefficients.any(), "the bare base drew"
+
+
+REFUSED: dict[str, Callable[[lw.Editor, Tensor], Any]] = {
+    "the same mixture": lambda editor, c: editor.freeze(c).__enter__(),
+    "another mixture": lambda editor, c: editor.freeze(-c).__enter__(),
+    "through the basis": lambda editor, c: editor.basis.frozen(c).__enter__(),
+    "a renderer": lambda editor, c: Renderer(editor, B),
+}
+
+
+@pytest.mark.parametrize("call", REFUSED.values(), ids=REFUSED)
+def test_nesting_is_refused(editor: lw.Editor, call: Callable, expected: lw.EditResult) -> None:
+    c = mixtures(1, editor)
+    with editor.freeze(c):
+        inside = editor.edit(*TRIPLET, steps=1).pictures
+        with pytest.raises(lw.InputError, match=r"expected .* got .* inside"):
+            call(editor, c)
+        assert torch.equal(editor.edit(*TRIPLET, steps=1).pictures, inside)
+    assert _is_fresh(editor, expected)
+
+
+# --- threads --------------------------------------------------------------------------------------
+
+
+def _frozen_edit(editor: lw.Editor, x: Tensor, c: Tensor) -> Tensor:
+    with editor.freeze(c):
+        return editor.edit(*x, steps=2).pictures
+
+
+def _bare_edit(editor: lw.Editor, x: Tensor, c: Tensor) -> Tensor:
+    with editor.basis.disabled():
+        return editor.edit(*x, steps=2).pictures
+
+
+JOBS: dict[str, list[Callable[[lw.Editor, Tensor, Tensor], Tensor]]] = {
+    "edits": [lambda e, x, c: e.edit(*x, steps=2).pictures],
+    "edits and mixtures": [
+        lambda e, x, c: e.edit(*x, steps=2).pictures,
+        lambda e, x, c: e.generate(x[2], c, steps=3, seed=1).pictures,
+    ],
+    "edits and the base": [
+        lambda e, x, c: e.edit(*x, steps=2).pictures,
+        lambda e, x, c: e.base.edit(e.autoencoder.to_latent(x[:1]), None, [3], steps=2).detach(),
+    ],
+    "edits and freezes": [lambda e, x, c: e.edit(*x, steps=2).pictures, _frozen_edit],
+    "edits and disabled": [_bare_edit, lambda e, x, c: e.edit(*x, steps=2).pictures],
+}
+
+
+@pytest.mark.parametrize("jobs", JOBS.values(), ids=JOBS)
+def test_threads_draw_what_one_after_the_other_draws(editor: lw.Editor, jobs: list[Callable]) -> None:
+    triplets = [pictures(3, seed) for seed in range(12)]
+    todo = [(jobs[i % len(jobs)], editor, x, mixtures(1, editor, i)) for i, x in enumerate(triplets)]
+    in_a_row = [job(*arguments) for job, *arguments in todo]
+    with ThreadPoolExecutor(4) as pool:
+        together = [x.result() for x in [pool.submit(job, *arguments) for job, *arguments in todo]]
+    for one, other in zip(together, in_a_row, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_freeze_that_waits_for_its_own_threads_ends(editor: lw.Editor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter, "PATIENCE", 0.1)
+    with editor.freeze(mixtures(1, editor)), pytest.raises(lw.InputError, match="freeze of another thread"):
+        _in_thread(lambda: editor.edit(*TRIPLET, steps=1))
+
+
+# --- saving ---------------------------------------------------------------------------------------
+
+SAVES: dict[str, Callable[[lw.Editor, Path], Path]] = {
+    "base.save": lambda e, t: (e.base.save(t), t)[1],
+    "save_pretrained": lambda e, t: (e.base.transformer.half().save_pretrained(t), t)[1],
+    "pipeline": lambda e, t: (kontext_pipeline(e.base, e.autoencoder).save_pretrained(t), t / "transformer")[1],
+    "a copy": lambda e, t: (copy.deepcopy(e).base.save(t), t)[1],
+    "in shards": lambda e, t: (e.base.transformer.save_pretrained(t, max_shard_size="300KB"), t)[1],
+}
+
+
+@pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
+def test_a_saved_base_is_the_bare_one_and_loads(editor: lw.Editor, save: Callable, tmp_path: Path) -> None:
+    names = set(editor.base.transformer.state_dict())
+    loaded = Base.load(save(editor, tmp_path)).transformer.state_dict()
+    bare = tiny_base().transformer.state_dict()
+    assert loaded.keys() == bare.keys()
+    for name, tensor in bare.items():
+        torch.testing.assert_close(loaded[name], tensor, atol=1e-3, rtol=1e-3)
+    assert set(editor.base.transformer.state_dict()) == names, "the editor keeps its LoRAs"
+
+
+# --- what other libraries set ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("device", [None, "meta"])
+def test_default_dtype_and_device_change_nothing(
+    dtype: torch.dtype, device: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_data(tmp_path / "data", monkeypatch)
+    expected, given = lw.load("starter").edit(*TRIPLET, steps=2), [x.clone() for x in TRIPLET]
+    torch.set_default_dtype(dtype)
+    torch.set_default_device(device)
+    try:
+        loaded = lw.load("starter")
+        result = loaded.edit(*given, steps=2)
+        c = loaded.route(*given)
+        with loaded.freeze(c):
+            frozen = loaded.edit(*given, steps=2)
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert {p.dtype for p in [*loaded.base.parameters(), *loaded.router.parameters()]} == {torch.float32}
+    assert result.pictures.dtype == torch.float32
+    torch.testing.assert_close(result.pictures, expected.pictures, atol=1e-6, rtol=0)
+    torch.testing.assert_close(result.coefficients, expected.coefficients, atol=1e-6, rtol=0)
+    torch.testing.assert_close(frozen.pictures, expected.pictures, atol=1e-5, rtol=0)
+
+
+# --- any sequence of calls ------------------------------------------------------------------------
+
+
+def _freeze(editor: lw.Editor, body: list, tmp_path: Path) -> None:
+    if editor.basis.merged is not None:
+        with pytest.raises(lw.InputError, match="does not nest"):
+            editor.freeze(mixtures(1, editor)).__enter__()
+        return
+    with editor.freeze(mixtures(1, editor, len(body))):
+        _call(editor, body, tmp_path)
+
+
+def _disable(editor: lw.Editor, body: list, tmp_path: Path) -> None:
+    with editor.basis.disabled():
+        _call(editor, body, tmp_path)
+
+
+def _mix(editor: lw.Editor, body: list, tmp_path: Path) -> None:
+    with editor.basis.mixed(mixtures(1, editor, 3)):
+        _call(editor, body, tmp_path)
+
+
+def _raise(editor: lw.Editor, body: list, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), editor.basis.disabled():
+        _call(editor, body, tmp_path)
+        raise ZeroDivisionError
+
+
+def _copy(editor: lw.Editor, body: list, tmp_path: Path) -> None:
+    if editor.basis.off:
+        with pytest.raises(lw.InputError):
+            copy.deepcopy(editor)
+    else:
+        _call(copy.deepcopy(editor), body, tmp_path)
+
+
+def _threads(editor: lw.Editor, body: list, tmp_path: Path) -> None:
+    if not editor.basis.off:  # inside, they would wait for the end
+        with ThreadPoolExecutor(2) as pool:
+            for job in [pool.submit(_call, editor, body, tmp_path) for _ in range(2)]:
+                job.result()
+
+
+def _edit(editor: lw.Editor, body: list, tmp_path: Path) -> None:
+    editor.edit(*TRIPLET, steps=1)
+
+
+def _generate(editor: lw.Editor, body: list, tmp_path: Path) -> None:
+    editor.generate(B, torch.randn(2, 20, 3), steps=1)
+
+
+def _export(editor: lw.Editor, body: list, tmp_path: Path) -> None:
+    editor.export_lora(mixtures(1, editor), tmp_path / f"{len(body)}.safetensors")
+
+
+def _bad(editor: lw.Editor, body: list, tmp_path: Path) -> None:
+    for call in (lambda: editor.edit(A, B, None), lambda: editor.generate(B, torch.ones(20, 4))):
+        with pytest.raises(lw.InputError):
+            call()
+
+
+def _base(editor: lw.Editor, body: list, tmp_path: Path) -> None:
+    editor.base.edit(torch.zeros(1, 16, 8, 8), None, [0], steps=1)
+
+
+def _call(editor: lw.Editor, body: list, tmp_path: Path) -> None:
+    for step, inner in body:
+        step(editor, inner, tmp_path)
+
+
+SIMPLE = st.tuples(st.sampled_from([_edit, _generate, _export, _bad, _base]), st.just([]))
+STEPS = st.recursive(
+    st.lists(SIMPLE, max_size=2),
+    lambda inner: st.lists(
+        SIMPLE | st.tuples(st.sampled_from([_freeze, _disable, _mix, _raise, _copy, _threads]), inner), max_size=3
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.fixture(scope="module")
+def used() -> lw.Editor:
+    """One editor that all sequences use, one after the other."""
+    return tiny_editor()
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(body=STEPS)
+def test_any_sequence_of_calls_leaves_the_editor_as_it_was(
+    used: lw.Editor, expected: lw.EditResult, tmp_path_factory: pytest.TempPathFactory, body: list
+) -> None:
+    _call(used, body, tmp_path_factory.getbasetemp())
+    assert _is_fresh(used, expected)
+    assert used.basis.coefficients is None
