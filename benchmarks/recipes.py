@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import lorweb_mini as lw
-from lorweb_mini.analysis.evaluation import by_relation, evaluate, methods_of
+from lorweb_mini.analysis.evaluation import Method, by_relation, evaluate, methods_of
 from lorweb_mini.analysis.unseen import memoriser_method, panel, part_shares
 from lorweb_mini.emoji.relations import analogies, get_relation, splits
 from lorweb_mini.training.loop import read_log
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=6, help="analogies of each relation")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--note", default="", help="what is told of the recipe in its row")
+    parser.add_argument("--memoriser", action="store_true", help="beside the memoriser: minutes more")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -43,7 +44,9 @@ def main() -> None:
         if artists := {k: v for k, v in artists.items() if len(v) > 1}:
             items |= artists
             groups["tones"] = list(artists)
-        methods = {"memoriser": memoriser_method(editor.autoencoder, kinds)}
+        methods: dict[str, Method] = {}
+        if options.memoriser or options.save:
+            methods["memoriser"] = memoriser_method(editor.autoencoder, kinds)
         for steps in options.steps:
             methods[f"{steps} steps"] = methods_of(editor, steps=steps)["LoRWeB"]
         found = evaluate(methods, items, editor.autoencoder, groups, retrieval_limit=4, resamples=200)

@@ -187,6 +187,8 @@ def composition_parts(name: str) -> tuple[str, str]:
     for i, letter in enumerate(whole):
         if letter == "+" and whole[:i] in known and whole[i + 1 :] in known:
             return whole[:i], whole[i + 1 :]
+    if name.startswith("compose/edit/") and len(chain := parse_chain(name)) > 1:
+        return chain_name(chain[:1]), chain_name(chain[1:])
     raise InputError(f"expected compose/FIRST+SECOND with two known relations, got {name!r}")
 
 
