@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError
+
+
+def cache_dir() -> Path:
+    """Where encoded pictures are kept: ``LORWEB_CACHE``, or a folder of the user's cache."""
+    override = os.environ.get("LORWEB_CACHE")
+    return Path(override) if override else Path.home() / ".cache" / "lorweb_mini"
 
 
 def data_dir() -> Path:
@@ -28,3 +37,33 @@ def write_atomically(path: Path, content: bytes) -> None:
     part = path.with_name(path.name + ".part")
     part.write_bytes(content)
     os.replace(part, path)
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text without its byte order mark; InputError, with the file's name, for another encoding."""
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = None
+    if text is None or "\0" in text:
+        kind = "UTF-16" if b"\0" in raw or raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "cp1252 or another 8-bit encoding"
+        raise InputError(f"expected UTF-8 text in {path}, got what looks like {kind}: save it as UTF-8")
+    return text
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; InputError, with the file's name, where there is none or half of one."""
+    try:
+        return json.loads(read_text(path))
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"expected JSON in {path}, got something else: {error}") from None
+
+
+def tolerant_console() -> None:
+    """Lets the console show a question mark for what its encoding lacks, in place of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from ..emoji.distributions import Distribution, Memoriser, held_out, unseen
 from ..emoji.edits import EDITS, apply_edit
 from ..emoji.relations import UNSEEN_DEGREES, Analogy, Relation, analogies, as_batch, chain_name, unseen_relations
-from ..files import data_dir
+from ..files import data_dir, read_json
 from ..models.autoencoder import MiniAutoencoder
 from .evaluation import Method, draw, nearest, reconstruct
 
@@ -88,7 +87,7 @@ def remembered(autoencoder: MiniAutoencoder, items: Sequence[Analogy], kinds: Se
     path = data_dir() / "memoriser.json"
     if not path.is_file():
         return None
-    stored = json.loads(path.read_text(encoding="utf-8")).get(",".join(kinds or ["all"]))
+    stored = read_json(path).get(",".join(kinds or ["all"]))
     if stored is None or any(key_of(x) not in stored["chosen"] for x in items):
         return None
     memoriser = Memoriser(Distribution(kinds, held_out()), stored["size"], stored["seed"])

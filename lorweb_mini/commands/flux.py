@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from ..algebra import fold
 from ..core.layout import grid as grid_of
 from ..errors import InputError
+from ..files import tolerant_console
 from ..flux import editor as flux
 from ..flux import inspect as measures
 from ..flux.checkpoint import ReleasedFile, open_released
@@ -39,9 +40,7 @@ NO_PROMPT = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line and runs one command; bad input ends it with one line and status 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a console that has no ‖ shows a question mark
+    tolerant_console()
     commands = {x.__name__: x for x in (inspect, edit, export, precompute, train, estimate)}
     try:
         tyro.extras.subcommand_cli_from_dict(

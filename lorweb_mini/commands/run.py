@@ -40,7 +40,7 @@ from ..analysis.unseen import panel, remembered
 from ..core.editor import BasisConfig, Editor, load
 from ..emoji.relations import Analogy, analogies, as_batch
 from ..errors import InputError
-from ..files import write_atomically
+from ..files import read_json, tolerant_console, write_atomically
 from ..models.encoders import EFFICIENTNET
 from ..models.judge import Judge
 from ..models.weights import WEIGHTS, load_config, weights_dir
@@ -122,7 +122,7 @@ def trained(
     """
     finished = (folder / WEIGHTS).is_file() and not (folder / STATE).exists()
     if finished and not fresh:
-        stored = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        stored = read_json(folder / "training.json")
         ours = json.loads(json.dumps(asdict(config)))
         if changed := {k: v for k, v in stored.items() if ours.get(k) != v}:
             raise InputError(
@@ -282,7 +282,7 @@ def publish(home: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
         shutil.copy2(path, target / path.name)
-    write_readme(home / "README.md", json.loads((target / "report.json").read_text(encoding="utf-8")))
+    write_readme(home / "README.md", read_json(target / "report.json"))
 
 
 def write_report(
@@ -340,6 +340,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     """Trains, evaluates, draws; see the module."""
+    tolerant_console()
     options = parser().parse_args(arguments)
     home = root()
     if options.publish:

@@ -15,6 +15,7 @@ from ..core.editor import QUERIES, BasisConfig
 from ..emoji.distributions import Distribution, held_out
 from ..emoji.relations import Relation, get_relation, select
 from ..errors import InputError
+from ..files import tolerant_console
 from ..models.weights import weights_dir
 from ..training.loop import STATE, Recipe, TrainingConfig, has_state, read_progress, train
 
@@ -152,6 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--artists-share", type=float, help="share of artists' pairs beside the fresh edits")
     parser.add_argument("--fresh", action="store_true", help="throw away an unfinished run instead of resuming it")
     parser.add_argument("--from-weights", type=Path, help="start from finished weights instead of from nothing")
+    tolerant_console()
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
 

@@ -7,7 +7,6 @@ distribution (``data/unseen.json``): intervals of strength, pairs of kinds, and 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import data_dir
+from ..files import data_dir, read_json
 from .edits import EDITS, Strength
 
 LONGEST = 3
@@ -211,7 +210,7 @@ NOTHING = HeldOut({}, frozenset())
 @lru_cache(maxsize=1)
 def unseen() -> dict[str, Any]:
     """The published file of what is held out, ``data/unseen.json``."""
-    return json.loads((data_dir() / "unseen.json").read_text(encoding="utf-8"))
+    return read_json(data_dir() / "unseen.json")
 
 
 def held_out(known_to_base: bool = False) -> HeldOut:

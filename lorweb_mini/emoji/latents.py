@@ -10,15 +10,16 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..errors import InputError
+from ..files import cache_dir
 from ..models.autoencoder import MiniAutoencoder
 from ..models.weights import latent_fingerprint
 from .distributions import Chains
@@ -26,11 +27,6 @@ from .relations import SPLITS, Relation, concept_sides, training_pictures
 from .sheets import load_emoji
 
 SAME_LATENT = 0.03  # mean distance of normalised latents below which two pictures look the same
-
-
-def cache_dir() -> Path:
-    """Where encoded pictures are kept: ``LORWEB_CACHE``, or a folder of the user's cache."""
-    return Path(os.environ.get("LORWEB_CACHE", Path.home() / ".cache" / "lorweb_mini"))
 
 
 class LatentBank:
@@ -158,7 +154,10 @@ def encoded(autoencoder: MiniAutoencoder, name: str, shown: np.ndarray, edit: Ca
     mark = f"{latent_fingerprint(autoencoder)}-{re.sub(r'[^a-z0-9]+', '_', name)}-{content:08x}"
     path = cache_dir() / f"{mark}.safetensors"
     if path.is_file():
-        return load_file(path)["latents"]
+        try:
+            return load_file(path)["latents"]
+        except (SafetensorError, KeyError):
+            path.unlink()  # cut short by a full disk, say: it is made again
     parts = []
     for start in tqdm(range(0, len(shown), 128), desc=f"encoding {name}", leave=False):
         part = shown[start : start + 128]

@@ -12,7 +12,6 @@ exact edit, never a model's guess.
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import data_dir
+from ..files import data_dir, read_json
 from . import edits
 from .distributions import unseen
 from .sheets import STYLES, EmojiSet, load_emoji
@@ -133,7 +132,7 @@ def differ(first: Tensor, second: Tensor) -> Tensor:
 @lru_cache(maxsize=1)
 def splits() -> dict:
     """The published split file, ``data/splits.json``."""
-    return json.loads((data_dir() / "splits.json").read_text(encoding="utf-8"))
+    return read_json(data_dir() / "splits.json")
 
 
 @lru_cache(maxsize=1)
@@ -154,7 +153,7 @@ def relations() -> dict[str, Relation]:
     emoji = load_emoji()
     table = splits()["relations"]
     found: dict[str, Relation] = {}
-    semantic = json.loads((data_dir() / "relations.json").read_text(encoding="utf-8"))
+    semantic = read_json(data_dir() / "relations.json")
     for name, entry in semantic.items():
         found[name] = _relation(name, table, tuple(entry["instructions"]), _same_style(emoji, entry["pairs"]))
     for first in range(len(STYLES)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import data_dir
+from ..files import data_dir, read_json
 from ..images import SIZE
 
 STYLES = ("noto", "twemoji", "openmoji", "openmoji_black", "fluent_3d", "fluent_flat")
@@ -140,7 +139,7 @@ def load_emoji() -> EmojiSet:
         InputError: the data files are not there or do not fit each other.
     """
     folder = data_dir() / "emoji"
-    table = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
+    table = read_json(folder / "emoji.json")
     if tuple(table["styles"]) != STYLES:
         raise InputError(f"{folder / 'emoji.json'}: expected the styles {STYLES}; got {tuple(table['styles'])}")
     emojis = tuple(

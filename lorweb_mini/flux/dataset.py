@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import write_atomically
+from ..files import read_json, read_text, write_atomically
 from ..images import to_pil
 
 CAPTIONS, SPLITS = "captions.json", "splits.json"
@@ -279,29 +278,6 @@ def is_picture(path: Path) -> bool:
 def visible(folder: Path) -> list[Path]:
     """What lies in a folder, sorted, without hidden files and what file managers and notebooks leave behind."""
     return sorted(x for x in folder.iterdir() if x.name[0] != "." and x.name.lower() not in LEFT_BEHIND)
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 text without its byte order mark; InputError, with the file's name, for another encoding."""
-    raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = None
-    if text is None or "\0" in text:
-        kind = "UTF-16" if b"\0" in raw or raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "cp1252 or another 8-bit encoding"
-        raise InputError(f"expected UTF-8 text in {path}, got what looks like {kind}: save it as UTF-8")
-    return text
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; InputError, with the file's name, where there is none or half of one."""
-    try:
-        return json.loads(read_text(path))
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"expected JSON in {path}, got something else: {error}") from None
 
 
 def some(names: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from functools import lru_cache
 
@@ -12,14 +11,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import data_dir
+from ..files import data_dir, read_json
 from .base import TEXT_WIDTH
 
 
 @lru_cache(maxsize=1)
 def cached_vectors() -> dict[str, Tensor]:
     """Text to vector [384] of norm sqrt(384), for every instruction and emoji name (``data/text.safetensors``)."""
-    texts = json.loads((data_dir() / "text.json").read_text(encoding="utf-8"))
+    texts = read_json(data_dir() / "text.json")
     vectors = load_file(data_dir() / "text.safetensors")["vectors"].float()
     return dict(zip(texts, vectors, strict=True))
 

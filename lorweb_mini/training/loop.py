@@ -15,6 +15,7 @@ import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
-from ..errors import InputError
-from ..files import write_atomically
+from ..errors import InputError, check_seed, whole_number
+from ..files import read_text, write_atomically
 from . import sharding
 
 STATE = "state.safetensors"
@@ -81,6 +82,14 @@ class TrainingConfig:
                 f"expected steps, samples or minutes, or samples with minutes as a cap, "
                 f"got steps={self.steps}, samples={self.samples}, minutes={self.minutes}"
             )
+        for name, least in (("steps", 1), ("samples", 1), ("batch_size", 1), ("warmup_steps", 0), ("log_every", 1)):
+            if (value := getattr(self, name)) is not None:
+                whole_number(value, name, least)
+        check_seed(self.seed)
+        for name in ("minutes", "learning_rate", "checkpoint_minutes", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, Real) or not 0 < value < math.inf):
+                raise InputError(f"expected {name} as a number above 0, got {value!r}")
         if self.decay_samples is not None and (self.samples is None or not 0 < self.decay_samples <= self.samples):
             raise InputError(f"expected decay_samples within samples, got {self.decay_samples} of {self.samples}")
         for name, options in (("optimizer", ("adamw", "muon")), ("precision", ("fp32", "bf16"))):
@@ -277,7 +286,7 @@ def train(recipe: Recipe, config: TrainingConfig, folder: str | Path, fresh: boo
             clock = torch.tensor(elapsed, dtype=torch.float64, device=accelerator.device)
             elapsed = float(broadcast(clock))
         if accelerator.is_main_process:
-            if step % config.log_every == 0 or step == total:
+            if step % config.log_every == 0 or progress() >= 1:
                 extras = {k: float(v) for k, v in out.items() if k != "loss"}
                 rows.append(
                     {
@@ -474,6 +483,16 @@ def cut_log(path: Path, step: int) -> None:
 
 
 def read_log(path: str | Path) -> list[dict[str, float]]:
-    """Reads a training log: one dictionary a logged step, all values numbers."""
-    with Path(path).open(newline="") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    """Reads a training log: one dictionary a logged step, all values numbers. Blank lines are skipped.
+
+    Raises:
+        InputError: no such file, or one that a spreadsheet has saved in its own way.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"expected the log of a training, found none at {path}")
+    rows = csv.DictReader(read_text(path).splitlines())
+    try:
+        return [{k: float(v) for k, v in row.items()} for row in rows if any(row.values())]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected a log of comma-separated numbers in {path}, got another file: {error}") from None

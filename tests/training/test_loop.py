@@ -345,6 +345,21 @@ def test_minutes_end_by_the_clock(tmp_path: Path) -> None:
         {"minutes": 1.0, "decay_samples": 10},
         {"samples": 40, "decay_samples": 41},
         {"samples": 40, "decay_samples": 0},
+        {"steps": 0},
+        {"steps": -3},
+        {"steps": 2.5},
+        {"samples": 0},
+        {"minutes": -1},
+        {"minutes": 0},
+        {"minutes": math.nan},
+        {"minutes": math.inf},
+        {"steps": 5, "batch_size": 0},
+        {"steps": 5, "batch_size": -8},
+        {"steps": 5, "learning_rate": math.nan},
+        {"steps": 5, "learning_rate": 0},
+        {"steps": 5, "checkpoint_minutes": -1},
+        {"steps": 5, "log_every": 0},
+        {"steps": 5, "seed": -1},
         {"steps": 5, "optimizer": "sgd"},
         {"steps": 5, "precision": "fp16"},
     ],
@@ -353,6 +368,45 @@ def test_minutes_end_by_the_clock(tmp_path: Path) -> None:
 def test_plans_that_cannot_be(given: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="expected"):
         TrainingConfig(**given)
+
+
+@pytest.mark.parametrize(
+    "plan", [{"steps": 1}, {"steps": None, "samples": 24}, {"steps": None, "minutes": 1e-9}], ids=str
+)
+def test_a_run_shorter_than_the_log_s_interval_has_a_log(tmp_path: Path, plan: dict[str, Any]) -> None:
+    summary = train(Curve(), replace(CONFIG, log_every=20, **plan), tmp_path)
+    assert read_log(tmp_path / "log.csv")[-1]["step"] == summary["steps"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "step,loss\n20;0.5\n",
+        "step;loss\n20;0,5\n",
+        "step,loss\n20,\n",
+        "step,loss\n20,0.5,7\n",
+        "PK\x03\x04 a workbook",
+    ],
+)
+def test_logs_that_are_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "log.csv").write_text(content if "PK" not in content else content + "\nx")
+    with pytest.raises(InputError, match="log"):
+        read_log(tmp_path / "log.csv")
+
+
+def test_logs_that_are_read_all_the_same(tmp_path: Path) -> None:
+    plain = "step,loss\n20,0.5\n40,0.25\n"
+    for content in (
+        plain,
+        plain.replace("\n40", "\n\n40"),
+        "\ufeff" + plain,
+        plain.replace("\n", "\r\n"),
+        plain + "\n\n",
+    ):
+        (tmp_path / "log.csv").write_bytes(content.encode())
+        assert read_log(tmp_path / "log.csv") == [{"step": 20, "loss": 0.5}, {"step": 40, "loss": 0.25}]
+    with pytest.raises(InputError, match="found none"):
+        read_log(tmp_path / "other.csv")
 
 
 SAMPLES = replace(CONFIG, steps=None, samples=320, decay_samples=160, warmup_steps=4)

@@ -1,0 +1,69 @@
+"""Damaged and foreign files are named in one clear error; folders and consoles of any kind serve."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from lorweb_mini.emoji.latents import encoded
+from lorweb_mini.errors import InputError
+from lorweb_mini.files import cache_dir, read_json, read_text
+from lorweb_mini.models.autoencoder import MiniAutoencoder
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"a": 1', b"[1, 2", b"\xff\xfe{\x00}\x00", b'{"\xe9t\xe9": 1}', b"null extra"]
+)
+def test_half_and_foreign_json_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "splits.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"expected .*splits\.json"):
+        read_json(tmp_path / "splits.json")
+
+
+def test_missing_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.json"):
+        read_json(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("text", ["plain", "\ufeffafter a mark", "‖ – été"])
+def test_text_in_utf8_with_or_without_a_mark(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.txt").write_text(text, encoding="utf-8")
+    assert read_text(tmp_path / "x.txt") == text.lstrip("\ufeff")
+
+
+@pytest.mark.parametrize("name", ["HOME", "USERPROFILE"])
+def test_cache_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setenv("LORWEB_CACHE", str(tmp_path))
+    assert cache_dir() == tmp_path
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "foreign"])
+def test_damaged_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    monkeypatch.setenv("LORWEB_CACHE", str(tmp_path))
+    autoencoder = MiniAutoencoder().eval().requires_grad_(False)
+    shown = np.array([[0, 0], [1, 0]])
+    first = encoded(autoencoder, "few", shown, lambda x: x)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "foreign": b"PNG" * 100}[damage])
+    assert torch.equal(encoded(autoencoder, "few", shown, lambda x: x), first)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp932"])
+def test_consoles_that_lack_characters(encoding: str) -> None:
+    code = "from lorweb_mini.files import tolerant_console; tolerant_console(); print('‖result − b′‖² – done')"
+    environment = {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+    assert done.returncode == 0 and b"result" in done.stdout and b"done" in done.stdout
