@@ -121,13 +121,15 @@ def read_picture(x: Any, name: str) -> Tensor:
 def read_triplets(a: Any, a_prime: Any, b: Any) -> list[list[Tensor]]:
     """One [a, a', b] an analogy, a' and b stretched to a's size: tensors [1, 3, H, W] in [-1, 1].
 
-    Each argument is a picture (see :func:`read_picture`) or a list of them; one picture serves all analogies.
+    Each argument is a picture (see :func:`read_picture`), a list of them or a tensor [B, 3, H, W]; one picture serves
+    all analogies.
 
     Raises:
         InputError: as :func:`read_picture`, an empty list, or lengths that differ.
     """
     named = [
-        (x if isinstance(x, (list, tuple)) else [x], name) for x, name in ((a, "a"), (a_prime, "a_prime"), (b, "b"))
+        (list(x) if isinstance(x, (list, tuple)) or (isinstance(x, Tensor) and x.ndim == 4) else [x], name)
+        for x, name in ((a, "a"), (a_prime, "a_prime"), (b, "b"))
     ]
     pictures = [
         [read_picture(item, f"{name}[{i}]" if len(x) > 1 else name) for i, item in enumerate(x)] for x, name in named
