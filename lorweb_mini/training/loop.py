@@ -88,7 +88,7 @@ class TrainingConfig:
         check_seed(self.seed)
         for name in ("minutes", "learning_rate", "checkpoint_minutes", "max_grad_norm"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, Real) or not 0 < value < math.inf):
+            if value is not None and not (isinstance(value, Real) and 0 < float(value) < math.inf):
                 raise InputError(f"expected {name} as a number above 0, got {value!r}")
         if self.decay_samples is not None and (self.samples is None or not 0 < self.decay_samples <= self.samples):
             raise InputError(f"expected decay_samples within samples, got {self.decay_samples} of {self.samples}")
