@@ -67,7 +67,7 @@ from lorweb_mini.errors import InputError
 from lorweb_mini.files import write_atomically
 from lorweb_mini.models.autoencoder import MiniAutoencoder, psnr
 from lorweb_mini.models.base import Base
-from lorweb_mini.models.judge import Judge
+from lorweb_mini.models.encoders import Judge
 from lorweb_mini.models.pair_encoder import PairEncoder
 from lorweb_mini.models.text import vectors_of
 from lorweb_mini.models.tiny_clip import TinyCLIP

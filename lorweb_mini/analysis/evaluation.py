@@ -23,7 +23,7 @@ from ..emoji.sheets import STYLES, load_emoji
 from ..emoji.words import relation_vectors
 from ..errors import InputError
 from ..models.autoencoder import MiniAutoencoder
-from ..models.judge import Judge
+from ..models.encoders import Judge
 
 CHUNK = 64
 TOUCHED = 0.1  # a pixel is edited where a channel of [-1, 1] moves by more than this, 13 grey levels of 255
@@ -77,7 +77,7 @@ class Evaluation:
         members: group to the names of its relations.
         analogies: how many analogies of each relation were judged.
         chance: for each group the mean of 1 / K, what retrieval scores by guessing.
-        judge: for each group the feature distance (see :mod:`~lorweb_mini.models.judge`) of every method, and of the
+        judge: for each group the feature distance (see :mod:`~lorweb_mini.models.encoders`) of every method, and of the
             ``true answer`` and ``shuffled answers``; empty without a judge.
         seconds: seconds a picture, for each method.
     """

@@ -41,8 +41,7 @@ from ..core.editor import BasisConfig, Editor, load
 from ..emoji.relations import Analogy, analogies, as_batch
 from ..errors import InputError
 from ..files import read_json, tolerant_console, write_atomically
-from ..models.encoders import EFFICIENTNET
-from ..models.judge import Judge
+from ..models.encoders import EFFICIENTNET, Judge
 from ..models.weights import WEIGHTS, load_config, weights_dir
 from ..show import figures, pictures, style
 from ..training.loop import LOG, STATE, TrainingConfig, read_log, train

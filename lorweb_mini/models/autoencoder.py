@@ -37,13 +37,16 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        x_in = x
-        x = self.conv1(F.silu(self.norm1(x)))
-        return x_in + self.conv2(F.silu(self.norm2(x)))
+        inner = self.conv1(F.silu(self.norm1(x)))
+        return x + self.conv2(F.silu(self.norm2(inner)))
+
+
+def _residual(channels: int, count: int) -> list[ResidualBlock]:
+    return [ResidualBlock(channels) for _ in range(count)]
 
 
 class Decoder(nn.Module):
-    """Latents to pictures in two parts that add up: a coarse picture drawn at 16×16, and detail drawn at 32×32.
+    """Latents to pictures in two parts that add up: a coarse picture made at 16×16, and detail made at 32×32.
 
     Args:
         channels: channels of a latent and at 8×8, 16×16 and 32×32; 0 for the last leaves the detail out.
@@ -53,12 +56,8 @@ class Decoder(nn.Module):
     def __init__(self, channels: tuple[int, int, int, int], blocks: Sequence[int]) -> None:
         super().__init__()
         latent, deep, middle, fine = channels
-        self.deep = nn.Sequential(
-            nn.Conv2d(latent, deep, 3, padding=1), *[ResidualBlock(deep) for _ in range(blocks[0])]
-        )
-        self.middle = nn.Sequential(
-            nn.Conv2d(deep, 4 * middle, 1), nn.PixelShuffle(2), *[ResidualBlock(middle) for _ in range(blocks[1])]
-        )
+        self.deep = nn.Sequential(nn.Conv2d(latent, deep, 3, padding=1), *_residual(deep, blocks[0]))
+        self.middle = nn.Sequential(nn.Conv2d(deep, 4 * middle, 1), nn.PixelShuffle(2), *_residual(middle, blocks[1]))
         self.coarse = nn.Sequential(
             nn.GroupNorm(8, middle), nn.SiLU(), nn.Conv2d(middle, 48, 3, padding=1), nn.PixelShuffle(4)
         )
@@ -70,7 +69,7 @@ class Decoder(nn.Module):
             self.detail = nn.Sequential(
                 nn.Conv2d(middle, 4 * fine, 1),
                 nn.PixelShuffle(2),
-                *[ResidualBlock(fine) for _ in range(blocks[2])],
+                *_residual(fine, blocks[2]),
                 nn.GroupNorm(8, fine),
                 nn.SiLU(),
                 last,
@@ -113,14 +112,13 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         middle, deep = block_out_channels[2:]
-        blocks = layers_per_block
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(4),
             nn.Conv2d(48, middle, 3, padding=1),
-            *[ResidualBlock(middle) for _ in range(blocks)],
+            *_residual(middle, layers_per_block),
             nn.PixelUnshuffle(2),
             nn.Conv2d(4 * middle, deep, 1),
-            *[ResidualBlock(deep) for _ in range(blocks)],
+            *_residual(deep, layers_per_block),
             nn.GroupNorm(8, deep),
             nn.SiLU(),
             nn.Conv2d(deep, latent_channels, 1),

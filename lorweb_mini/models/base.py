@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
@@ -45,10 +44,11 @@ def transformer_of(width: int = 256, double_blocks: int = 2, single_blocks: int 
 
 def noise_for(seeds: Sequence[int], tokens: int) -> Tensor:
     """Starting noise [B, tokens, 64]; each item has its own generator, so it does not depend on its batch."""
-    # Written out, since another library may have set another default dtype or device.
-    plain: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
-    generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
-    return torch.stack([torch.randn(tokens, TOKEN_WIDTH, generator=generator, **plain) for generator in generators])
+    # Type and device are written out, since another library may have set other defaults.
+    noise = torch.empty(len(seeds), tokens, TOKEN_WIDTH, dtype=torch.float32, device="cpu")
+    for row, seed in zip(noise, seeds, strict=True):
+        row.normal_(generator=torch.Generator("cpu").manual_seed(int(seed)))
+    return noise
 
 
 class Base(nn.Module):
@@ -60,12 +60,7 @@ class Base(nn.Module):
         self.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
 
     def velocity(
-        self,
-        noisy: Tensor,
-        t: Tensor,
-        references: Tensor,
-        ids: Tensor,
-        instruction: Tensor | None = None,
+        self, noisy: Tensor, t: Tensor, references: Tensor, ids: Tensor, instruction: Tensor | None = None
     ) -> Tensor:
         """Predicted velocity v = e − x.
 
@@ -121,12 +116,7 @@ class Base(nn.Module):
         return z
 
     def edit(
-        self,
-        latent: Tensor,
-        instruction: Tensor | None,
-        seeds: Sequence[int],
-        steps: int = 8,
-        guidance: float = 1.0,
+        self, latent: Tensor, instruction: Tensor | None, seeds: Sequence[int], steps: int = 8, guidance: float = 1.0
     ) -> Tensor:
         """Instruction editing: reference latents [B, 16, h, w] and sentence vectors [B, 384] to edited latents.
 
@@ -138,10 +128,7 @@ class Base(nn.Module):
         return unpack(tokens, *latent.shape[2:])
 
     def save(self, folder: str | Path) -> None:
-        """Writes the transformer in diffusers' format, in half precision, without the LoRAs of a basis.
-
-        Inside ``Editor.freeze`` the merged weights are written.
-        """
+        """Writes the transformer in diffusers' format and half precision, merged or without the LoRAs of a basis."""
         save_pretrained(self.transformer, folder)
 
     @classmethod

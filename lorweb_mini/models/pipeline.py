@@ -1,9 +1,9 @@
-"""The base inside diffusers' own ``FluxKontextPipeline``, unmodified: what serves the large model serves the small one.
+"""The base inside diffusers' own ``FluxKontextPipeline``, unmodified.
 
 >>> pipeline = kontext_pipeline(editor.base, editor.autoencoder)
 >>> pipeline(image=picture, num_inference_steps=8, **kontext_inputs(["flip it horizontally"])).images[0]
 
-The pipeline draws with whatever LoRAs its transformer carries: inside ``editor.freeze(c)`` those of a mixture, after
+The pipeline samples with whatever LoRAs its transformer carries: inside ``editor.freeze(c)`` those of a mixture, after
 ``pipeline.load_lora_weights(path)`` those that ``editor.export_lora`` wrote for a base without a basis.
 """
 
@@ -21,8 +21,6 @@ from .autoencoder import MiniAutoencoder
 from .base import Base, noise_for
 from .text import vectors_of
 
-TOKENS = (SIZE // 16) ** 2  # 8 pixels a latent pixel, 2 latent pixels a token
-
 
 def kontext_pipeline(base: Base, autoencoder: MiniAutoencoder) -> FluxKontextPipeline:
     """A pipeline on these very modules: nothing is copied.
@@ -30,15 +28,9 @@ def kontext_pipeline(base: Base, autoencoder: MiniAutoencoder) -> FluxKontextPip
     It has no text encoders; :func:`kontext_inputs` gives it sentence vectors instead. It takes opaque RGB pictures, and
     its results are those of ``Base.edit`` for the same noise, up to the rounding of floats.
     """
-    pipeline = FluxKontextPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler.from_config(base.scheduler.config),
-        vae=autoencoder,
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
-        transformer=base.transformer,
-    )
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(base.scheduler.config)
+    no_text = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+    pipeline = FluxKontextPipeline(scheduler, autoencoder, transformer=base.transformer, **no_text)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -65,7 +57,7 @@ def kontext_inputs(
     inputs = {
         "prompt_embeds": text[:, None],
         "pooled_prompt_embeds": text,
-        "latents": noise_for(seeds, TOKENS),
+        "latents": noise_for(seeds, (SIZE // 16) ** 2),  # 8 pixels a latent pixel, 2 latent pixels a token
         "height": SIZE,
         "width": SIZE,
         # Without these two diffusers enlarges everything to about a million pixels.

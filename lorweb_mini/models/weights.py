@@ -5,17 +5,16 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import data_dir
+from ..files import data_dir, read_json, write_atomically
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -30,23 +29,16 @@ def save_weights(folder: str | Path, config: dict[str, Any], state: dict[str, Te
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     half = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
-    part = folder / (WEIGHTS + ".part")
-    save_file(half, part)
-    os.replace(part, folder / WEIGHTS)
-    part = folder / (CONFIG + ".part")
-    part.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, folder / CONFIG)
+    write_atomically(folder / WEIGHTS, save(half))
+    write_atomically(folder / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
 
 
 def load_config(folder: str | Path) -> dict[str, Any]:
     """Reads config.json of a weights folder; :class:`InputError` when it is missing or not a JSON object."""
     path = Path(folder) / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"expected a weights folder with {CONFIG}, found none in {folder}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"expected JSON in {path}, got something else: {error}") from None
+    if not path.is_file():
+        raise InputError(f"expected a weights folder with {CONFIG}, found none in {folder}")
+    config = read_json(path)
     if not isinstance(config, dict):
         raise InputError(f"expected a JSON object in {path}, got {type(config).__name__}")
     return config
@@ -65,9 +57,7 @@ def load_weights(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]
     try:
         state = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"expected a whole safetensors file, got a truncated or foreign one: {path} ({error})"
-        ) from None
+        raise InputError(f"expected a whole safetensors file, got a damaged or foreign one: {path} ({error})") from None
     return config, {k: (v.float() if v.is_floating_point() else v) for k, v in state.items()}
 
 
@@ -83,23 +73,19 @@ def load_pretrained(kind: Any, folder: str | Path) -> Any:
         InputError: the folder lacks a file, or one is truncated or of another model.
     """
     # Checked first: a foreign configuration falls back on the class's defaults, for Flux twelve billion parameters.
-    if (found := load_config(folder).get("_class_name")) != kind.__name__:
-        raise InputError(f"expected the configuration of {kind.__name__} in {folder}, got that of {found}")
+    if (name := load_config(folder).get("_class_name")) != kind.__name__:
+        raise InputError(f"expected the configuration of {kind.__name__} in {folder}, got that of {name}")
+    expected = f"the weights of {kind.__name__} in {folder}"
     try:
         model, report = kind.from_pretrained(
             folder, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # diffusers raises many kinds here; all mean that the folder is not what it should be
-        detail = " ".join(str(error).split())[:300]
-        raise InputError(
-            f"expected the weights of {kind.__name__} in {folder}, got an unreadable folder: {detail}"
-        ) from None
+        raise InputError(f"expected {expected}, got an unreadable folder: {_short(error)}") from None
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := [str(name) for name in report[problem]]:
-            raise InputError(
-                f"expected the weights of {kind.__name__} in {folder}, got others: {len(names)} "
-                f"{problem.replace('_', ' ')}, among them {', '.join(names[:3])}"
-            )
+            some = ", ".join(names[:3])
+            raise InputError(f"expected {expected}, got {len(names)} {problem.replace('_', ' ')}, among them {some}")
     return model.eval().requires_grad_(False)
 
 
@@ -109,8 +95,14 @@ def load_state(module: torch.nn.Module, state: dict[str, Tensor], folder: str | 
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        detail = " ".join(str(error).split())[:300]
-        raise InputError(f"expected weights of {type(module).__name__} in {folder}, got others: {detail}") from None
+        raise InputError(
+            f"expected weights of {type(module).__name__} in {folder}, got others: {_short(error)}"
+        ) from None
+
+
+def _short(error: Exception) -> str:
+    """An error's message on one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300]
 
 
 def fingerprint(folder: str | Path) -> str:

@@ -231,7 +231,7 @@ def test_oracle_draws_with_the_bare_base(real: list[Analogy], editor: Editor) ->
 
 def test_judge_prefers_the_truth_to_another_answer(real: list[Analogy]) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
-    from lorweb_mini.models.judge import Judge
+    from lorweb_mini.models.encoders import Judge
 
     judge = Judge(size=64)
     data = by_relation(real)

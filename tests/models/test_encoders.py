@@ -21,7 +21,8 @@ from lorweb_mini.models.autoencoder import MiniAutoencoder
 from lorweb_mini.models.encoders import ENCODERS, EfficientNetFeatures, Latents, Pixels, encoder_of
 from lorweb_mini.models.tiny_clip import TinyCLIP
 from lorweb_mini.training import recipes
-from lorweb_mini.training.loop import TrainingConfig, train
+from lorweb_mini.training.config import TrainingConfig
+from lorweb_mini.training.loop import train
 
 WIDTHS = {"tiny-clip": 16, "latents": 1024, "pixels": 768, "efficientnet-lite0": 1280}
 
@@ -58,7 +59,7 @@ def _by_hand(name: str, autoencoder: MiniAutoencoder, latent: Tensor) -> Tensor:
                 small[channel, i, j] = picture[channel, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].mean()
             rows.append(small.ravel())
         else:
-            from lorweb_mini.models.judge import Judge
+            from lorweb_mini.models.encoders import Judge
 
             rows.append(Judge().features(picture[None])[0].numpy())
     return torch.from_numpy(np.stack(rows))

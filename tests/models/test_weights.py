@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from tiny_models import tiny_base
 
 from lorweb_mini.errors import InputError
-from lorweb_mini.models import weights
 from lorweb_mini.models.tiny_clip import TinyCLIP
 from lorweb_mini.models.weights import fingerprint, load_weights, save_pretrained, save_weights
 
@@ -44,11 +43,12 @@ def test_nothing_half_written_stays(tmp_path: Path, state: dict[str, torch.Tenso
     save_weights(tmp_path, {"width": 1}, state)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
-    def fails(tensors, path, **_options) -> None:
-        Path(path).write_bytes(b"half of a file")
+    def fails(path: Path, _content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(b"half of a file")
         raise OSError("disk full")
 
-    monkeypatch.setattr(weights, "save_file", fails)
+    monkeypatch.setattr(Path, "write_bytes", fails)
     with pytest.raises(OSError, match="disk full"):
         save_weights(tmp_path, {"width": 2}, state)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix != ".part"} == before
