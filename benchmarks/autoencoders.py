@@ -25,8 +25,9 @@ from benchmarks.model_card import drawings, psnr_of
 from lorweb_mini.commands.train import DEFAULTS
 from lorweb_mini.emoji.sheets import STYLES
 from lorweb_mini.models.autoencoder import MiniAutoencoder
-from lorweb_mini.training.loop import TrainingConfig, train
-from lorweb_mini.training.recipes import AutoencoderRecipe
+from lorweb_mini.training.autoencoder import AutoencoderRecipe
+from lorweb_mini.training.config import TrainingConfig
+from lorweb_mini.training.loop import train
 
 from .timing import conditions, markdown, write
 

@@ -13,7 +13,8 @@ import os
 import torch
 from tqdm.auto import tqdm
 
-from lorweb_mini.analysis.unseen import key_of, panel
+from lorweb_mini.analysis.methods import key_of
+from lorweb_mini.analysis.unseen import panel
 from lorweb_mini.commands.run import PROFILES
 from lorweb_mini.commands.train import STARTER_KINDS
 from lorweb_mini.emoji.distributions import Distribution, Memoriser, held_out

@@ -30,22 +30,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorweb_mini.analysis.evaluation import (
+from lorweb_mini.analysis.bootstrap import (
     Estimate,
-    Evaluation,
-    Method,
-    Sums,
-    by_relation,
-    evaluate,
-    methods_of,
-    reconstruct,
-    resampled_ratio,
+    Resampled,
+    mean_of,
+    ratio,
+    resampled,
     resampling_weights,
     summary,
+)
+from lorweb_mini.analysis.evaluation import (
+    Evaluation,
+    Method,
+    by_relation,
+    evaluate,
+    gradient_energy,
+    reconstruct,
     table,
     without_nan,
 )
-from lorweb_mini.analysis.sharpness import gradient_energy
+from lorweb_mini.analysis.methods import methods_of
 from lorweb_mini.analysis.space import spread_out
 from lorweb_mini.commands.run import PACKAGES, root, say, try_judge
 from lorweb_mini.core.editor import Editor, load
@@ -74,7 +78,7 @@ from lorweb_mini.models.tiny_clip import TinyCLIP
 from lorweb_mini.models.weights import fingerprint, load_config, weights_dir
 from lorweb_mini.show import figures
 from lorweb_mini.show.style import save
-from lorweb_mini.training.loop import LOG, read_log
+from lorweb_mini.training.log import LOG, read_log
 from lorweb_mini.training.pair_targets import pair_targets, strength_places, unscaled_strength
 
 CHUNK = 128
@@ -93,9 +97,6 @@ CHOICES = 5  # of one emoji a concept
 EFFICIENTNET = "EfficientNet-lite0"
 TURNS = ("edit/rotate", "edit/flip_horizontal", "edit/flip_vertical")
 FAMILIES = {"tone": "skin tones", "gender": "gender", "style": "style"}
-
-Resampled = tuple[float, np.ndarray]
-"""A measure and its values [R] in the bootstrap samples."""
 
 
 # --- drawings -------------------------------------------------------------------------------------
@@ -132,7 +133,7 @@ def psnr_of(rows: np.ndarray, compare: Callable[[Tensor, np.ndarray], tuple[Tens
 def mean_by_concept(values: np.ndarray, concept: np.ndarray, weights: np.ndarray) -> Resampled:
     """The mean of values [P], and again with each concept counted as often as weights [R, C] say."""
     size = weights.shape[1]
-    return resampled_ratio(Sums(np.bincount(concept, values, size), np.bincount(concept, minlength=size)), weights)
+    return resampled(ratio(np.bincount(concept, values, size), np.bincount(concept, minlength=size)), weights)
 
 
 # --- autoencoder ----------------------------------------------------------------------------------
@@ -175,7 +176,7 @@ def measure_autoencoder(autoencoder: MiniAutoencoder, resamples: int = RESAMPLES
         found[split]["mean"] = summary(list(ratios.values()), mean=True)
         means[split] = (
             float(np.nanmean([value for value, _ in ratios.values()])),
-            np.nanmean([resampled for _, resampled in ratios.values()], axis=0),
+            np.nanmean([again for _, again in ratios.values()], axis=0),
         )
     gap = (means["train"][0] - means["test"][0], means["train"][1] - means["test"][1])
     with torch.no_grad():
@@ -261,7 +262,7 @@ def pooled(counts: Sequence[Counts], weights: np.ndarray) -> Retrieved:
     """Sums up several choices: the share over all of them, and the spread between them."""
     single = [float(np.mean(right.sum(1) / asked.sum(1))) for right, asked in counts]
     right, asked = (np.sum(x, axis=0) for x in zip(*counts, strict=True))
-    ratios = [resampled_ratio(Sums(r, a), weights) for r, a in zip(right, asked, strict=True)]
+    ratios = [resampled(ratio(r, a), weights) for r, a in zip(right, asked, strict=True)]
     return Retrieved(summary(ratios, mean=True), min(single), max(single))
 
 
@@ -404,7 +405,7 @@ def evaluate_with_sharpness(
     ratios = {}
     for method, parts in energies.items():
         energy = np.concatenate(parts)
-        ratios[method] = {n: resampled_ratio(Sums(energy[span], truth[span]), weights[n]) for n, span in spans.items()}
+        ratios[method] = {n: resampled(ratio(energy[span], truth[span]), weights[n]) for n, span in spans.items()}
     sharpness = {g: {m: summary([r[n] for n in names]) for m, r in ratios.items()} for g, names in groups.items()}
     return evaluation, sharpness
 
@@ -478,13 +479,8 @@ def share(right: np.ndarray, resamples: int, rng: np.random.Generator) -> Estima
     """Share of a bool array [k] that is True, with its bootstrap interval; missing where k is 0."""
     if not len(right):
         return Estimate(math.nan, math.nan, math.nan)
-    return summary(
-        [
-            resampled_ratio(
-                Sums(right.astype(float), np.ones(len(right))), resampling_weights(len(right), resamples, rng)
-            )
-        ]
-    )
+    weights = resampling_weights(len(right), resamples, rng)
+    return summary([resampled(mean_of(right.astype(float)), weights)])
 
 
 @torch.no_grad()

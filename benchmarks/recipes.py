@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 import lorweb_mini as lw
-from lorweb_mini.analysis.evaluation import Method, by_relation, evaluate, methods_of
-from lorweb_mini.analysis.unseen import memoriser_method, panel, part_shares
+from lorweb_mini.analysis.evaluation import Method, by_relation, evaluate
+from lorweb_mini.analysis.methods import memoriser_method, methods_of
+from lorweb_mini.analysis.unseen import panel, part_shares
 from lorweb_mini.emoji.relations import analogies, get_relation, splits
-from lorweb_mini.training.loop import read_log
+from lorweb_mini.training.log import read_log
 
 RESULTS = Path(__file__).parent / "results" / "recipes.md"
 

@@ -19,12 +19,13 @@ from statistics import mean, stdev
 
 import torch
 
-from lorweb_mini.analysis.evaluation import MEASURES, Evaluation, by_relation, evaluate, methods_of
+from lorweb_mini.analysis.evaluation import MEASURES, Evaluation, by_relation, evaluate
+from lorweb_mini.analysis.methods import methods_of
 from lorweb_mini.commands.run import GROUPS, PROFILES, gathered, root, trained
 from lorweb_mini.commands.train import DEFAULTS, STARTER_KINDS, STARTER_TONES
 from lorweb_mini.core.editor import load
 from lorweb_mini.models.weights import weights_dir
-from lorweb_mini.training.loop import LOG, read_log
+from lorweb_mini.training.log import LOG, read_log
 
 from .timing import conditions, markdown, write
 

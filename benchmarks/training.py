@@ -27,7 +27,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from lorweb_mini.commands.train import DEFAULTS, recipe_of
-from lorweb_mini.training.loop import Recipe, TrainingConfig
+from lorweb_mini.training.config import TrainingConfig
+from lorweb_mini.training.loop import Recipe
 
 from .timing import conditions, interleaved, markdown, ratio, write
 

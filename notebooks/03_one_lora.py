@@ -126,7 +126,7 @@ display(Markdown("| | numbers |\n|:--|--:|\n" + "\n".join(lines)))
 # and unseen ones to judge by.
 
 # %%
-from lorweb_mini.analysis.evaluation import Estimate, resampling_weights
+from lorweb_mini.analysis.bootstrap import Estimate, resampling_weights
 from lorweb_mini.core.layout import pack, position_ids, unpack
 from lorweb_mini.emoji.relations import differ
 from lorweb_mini.models.base import Base, noise_for
@@ -907,7 +907,7 @@ display(
 # are both on our eight edits, on the same unseen pictures, with pairs of other unseen concepts.
 
 # %%
-from lorweb_mini.training.loop import read_log
+from lorweb_mini.training.log import read_log
 
 pair_a_prime = all_edits(pair_a)  # [edits, k, 3, 64, 64]
 seen = {"one LoRA, sees a, a′": one, "basis and router": mixed}

@@ -918,7 +918,7 @@ display(
 # %%
 from lorweb_mini.models.weights import load_config, weights_dir
 from lorweb_mini.show.figures import routing_curves
-from lorweb_mini.training.loop import read_log
+from lorweb_mini.training.log import read_log
 
 shipped_log = read_log(weights_dir() / "starter" / "log.csv")
 flow = "flow_matching" if "flow_matching" in shipped_log[0] else "loss"
@@ -959,7 +959,8 @@ display(
 # - **oracle**: the frozen editor alone, and the edit is told to it *in words*. It never has to guess the edit.
 
 # %%
-from lorweb_mini.analysis.evaluation import counterfactuals, draw, evaluate, methods_of, reconstruct, squared
+from lorweb_mini.analysis.evaluation import counterfactuals, draw, evaluate, reconstruct, squared
+from lorweb_mini.analysis.methods import methods_of
 
 here, one_lora = lw.load(FOLDER), lw.load(weights_dir() / "one_lora")
 editor, other = (here, shipped) if TRAIN_MINUTES else (shipped, here)

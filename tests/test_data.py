@@ -41,8 +41,9 @@ from lorweb_mini.files import data_dir
 from lorweb_mini.images import SIZE
 from lorweb_mini.models.autoencoder import MiniAutoencoder
 from lorweb_mini.models.text import cached_vectors
-from lorweb_mini.training import recipes
-from lorweb_mini.training.recipes import AutoencoderRecipe, known_relations
+from lorweb_mini.training.analogies import known_relations
+from lorweb_mini.training.autoencoder import AutoencoderRecipe
+from lorweb_mini.training.base import BaseRecipe
 
 TONES = {"light": "1f3fb", "medium-light": "1f3fc", "medium": "1f3fd", "medium-dark": "1f3fe", "dark": "1f3ff"}
 FILES = ("relations.json", "splits.json", "emoji/emoji.json")
@@ -529,7 +530,7 @@ class _Drawn:
 
 def test_the_base_is_never_taught_a_held_out_phrasing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bank_module, "encoded", lambda _, name, shown, edit: torch.zeros(len(shown), 16, 8, 8).half())
-    recipe = recipes.BaseRecipe(tiny_base())
+    recipe = BaseRecipe(tiny_base())
     known, vectors = known_relations(), cached_vectors()
     assert len(recipe.instructions) == len(known)
     for relation in known:

@@ -17,7 +17,14 @@ from ..emoji.relations import Relation, get_relation, select
 from ..errors import InputError
 from ..files import tolerant_console
 from ..models.weights import weights_dir
-from ..training.loop import STATE, Recipe, TrainingConfig, has_state, read_progress, train
+from ..training.autoencoder import AutoencoderRecipe
+from ..training.base import BaseRecipe
+from ..training.basis import BasisRecipe
+from ..training.config import TrainingConfig
+from ..training.encoder import EncoderRecipe
+from ..training.loop import Recipe, train
+from ..training.pair_encoder import PairRecipe
+from ..training.state import STATE, has_state, read_progress
 
 DEFAULTS = {
     "autoencoder": TrainingConfig(minutes=25, batch_size=32, learning_rate=2e-3, weight_decay=1e-3, ema_decay=0.998),
@@ -80,23 +87,21 @@ def recipe_of(part: str, basis: BasisConfig | None = None, seed: int = 0, **opti
 
     ``options`` are those of the part's own recipe, and for a basis ``kinds`` of the distribution of edits.
     """
-    from ..training import recipes
-
     torch.manual_seed(seed)
     if part == "autoencoder":
-        return recipes.AutoencoderRecipe()
+        return AutoencoderRecipe()
     if part == "decoder":
-        return recipes.AutoencoderRecipe(decoder_only=True)
+        return AutoencoderRecipe(decoder_only=True)
     if part == "encoder":
-        return recipes.EncoderRecipe(**options)
+        return EncoderRecipe(**options)
     if part == "pair_encoder":
-        return recipes.PairRecipe()
+        return PairRecipe()
     if part == "base":
-        return recipes.BaseRecipe()
+        return BaseRecipe()
     kinds = options.pop("kinds", STARTER_KINDS if part == "starter" else None)
     options = {"artists_share": 0.12 if part == "starter" else 0.4, "emphasis": EMPHASIS, **options}
     fresh = Distribution(kinds, held_out())
-    return recipes.BasisRecipe(basis or BASES[part], relations_of(part), seed=seed, fresh=fresh, **options)
+    return BasisRecipe(basis or BASES[part], relations_of(part), seed=seed, fresh=fresh, **options)
 
 
 def branch(source: Path, folder: Path, config: TrainingConfig, samples: int) -> TrainingConfig:
@@ -107,7 +112,7 @@ def branch(source: Path, folder: Path, config: TrainingConfig, samples: int) -> 
     """
     if not (source / STATE).is_file():
         raise InputError(f"expected an unfinished run in {source}, found none")
-    done = read_progress(source)["step"] * config.batch_size
+    done = read_progress(source / STATE)["step"] * config.batch_size
     if not has_state(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for path in (source / STATE, source / "log.csv", source / "validation.csv"):
@@ -133,7 +138,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--warmup-steps", type=int)
     parser.add_argument("--optimizer", choices=("adamw", "muon"))
     parser.add_argument(
-        "--precision", choices=("fp32", "bf16"), help="bf16 pays on processors that have it in hardware"
+        "--precision",
+        choices=("fp32", "bf16", "auto"),
+        help="auto: bf16 where the processor has it, else fp32",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

@@ -26,8 +26,9 @@ from torch import Tensor
 from ..emoji.relations import Analogy, as_batch
 from ..errors import InputError
 from ..files import write_atomically
-from .loop import STATE, Recipe
-from .recipes import BasisRecipe
+from .basis import BasisRecipe
+from .loop import Recipe
+from .state import STATE
 
 FILM = "film.safetensors"
 DRAWING_STEPS = 4  # a look should cost little of the training's time
@@ -146,11 +147,11 @@ class Watched(Recipe):
         return self.recipe.configuration()
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
-        if time.perf_counter() - self._last >= self.every:
-            self.look()
         return self.recipe.batch(rng, size)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if time.perf_counter() - self._last >= self.every:
+            self.look()
         out = self.recipe(batch)
         self._losses.append(out["loss"].item())
         self.step += 1

@@ -16,8 +16,9 @@ from lorweb_mini.emoji import latents
 from lorweb_mini.emoji.latents import LatentBank
 from lorweb_mini.emoji.sheets import load_emoji
 from lorweb_mini.files import data_dir
-from lorweb_mini.training import recipes
-from lorweb_mini.training.loop import Recipe, TrainingConfig, train
+from lorweb_mini.training import basis, encoder
+from lorweb_mini.training.config import TrainingConfig
+from lorweb_mini.training.loop import Recipe, train
 
 
 @pytest.fixture(autouse=True)
@@ -166,11 +167,12 @@ def tiny_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("emoji", "relations.json", "splits.json", "unseen.json", "text.json", "text.safetensors"):
         (data / name).symlink_to(real / name)
     monkeypatch.setenv("LORWEB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(recipes, "LatentBank", _Bank)
+    for module in (encoder, basis):
+        monkeypatch.setattr(module, "LatentBank", _Bank)
     monkeypatch.setattr(latents, "encoded", lambda _, name, shown, edit: torch.randn(len(shown), 16, 8, 8).half())
-    monkeypatch.setattr(recipes, "SCALE_ROWS", 8)
-    monkeypatch.setattr(recipes, "encoded_views", lambda _, drawings, number: torch.randn(len(drawings), 16, 8, 8))
-    monkeypatch.setattr(recipes.EncoderRecipe, "VIEWS", 1)
+    monkeypatch.setattr(basis, "STANDARDISED", 8)
+    monkeypatch.setattr(encoder, "encoded_views", lambda _, drawings, number: torch.randn(len(drawings), 16, 8, 8))
+    monkeypatch.setattr(encoder.EncoderRecipe, "VIEWS", 1)
 
 
 def test_training_has_every_part_and_variant(tiny_training: None, capsys: pytest.CaptureFixture[str]) -> None:

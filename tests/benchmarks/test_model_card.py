@@ -16,7 +16,8 @@ from known_analogies import Lossless, random_analogies
 from tiny_models import tiny_base, tiny_editor, tiny_pair_encoder
 
 from benchmarks import model_card
-from lorweb_mini.analysis.evaluation import Estimate, reconstruct
+from lorweb_mini.analysis.bootstrap import Estimate
+from lorweb_mini.analysis.evaluation import reconstruct
 from lorweb_mini.core.layout import pack, position_ids, unpack
 from lorweb_mini.emoji import latents
 from lorweb_mini.emoji.distributions import Chains

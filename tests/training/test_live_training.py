@@ -16,9 +16,11 @@ from lorweb_mini.core.editor import Editor
 from lorweb_mini.emoji.relations import Analogy
 from lorweb_mini.errors import InputError
 from lorweb_mini.show.figures import film_figure
+from lorweb_mini.training.config import TrainingConfig
+from lorweb_mini.training.flow import flow_sample
 from lorweb_mini.training.live_training import DRAWING_STEPS, FILM, Film, Watched, read_film, unfinished
-from lorweb_mini.training.loop import STATE, Recipe, TrainingConfig, torch_generator, train
-from lorweb_mini.training.recipes import flow_sample
+from lorweb_mini.training.loop import Recipe, torch_generator, train
+from lorweb_mini.training.state import STATE
 
 N, STEPS, ALWAYS = 3, 6, 0.0
 CONFIG = TrainingConfig(
@@ -141,7 +143,7 @@ def test_a_killed_run_goes_on_filming(whole: Watched, tmp_path: Path) -> None:
         train(Watched(Tiny(stop_at=4), _items(), tmp_path, every=ALWAYS), CONFIG, tmp_path)
     assert unfinished(tmp_path) == 4
     seen = read_film(tmp_path)
-    assert seen.steps.tolist() == [0, 1, 2, 3, 4]
+    assert seen.steps.tolist() == [0, 1, 2, 3]
     # Looks beyond the checkpoint, as a kill leaves them.
     seen.followed_by(Film(seen.steps[-2:] + 2, *(x[-2:] for x in list(vars(seen).values())[1:]))).save(tmp_path)
 

@@ -26,17 +26,10 @@ from torch import Tensor, nn
 from lorweb_mini.commands.train import branch
 from lorweb_mini.errors import InputError
 from lorweb_mini.models.weights import save_weights
-from lorweb_mini.training.loop import (
-    LOG,
-    STATE,
-    VALIDATION,
-    Recipe,
-    TrainingConfig,
-    cut_log,
-    learning_rate_factor,
-    read_log,
-    train,
-)
+from lorweb_mini.training.config import TrainingConfig, learning_rate_factor
+from lorweb_mini.training.log import LOG, VALIDATION, cut_log, read_log
+from lorweb_mini.training.loop import Recipe, train
+from lorweb_mini.training.state import STATE
 
 EACH_STEP = 1e-9  # minutes between checkpoints: one at every step
 CONFIG = TrainingConfig(

@@ -18,8 +18,14 @@ from lorweb_mini.emoji.relations import get_relation
 from lorweb_mini.emoji.sheets import load_emoji
 from lorweb_mini.emoji.words import chain_vectors
 from lorweb_mini.models.pair_encoder import PairEncoder
-from lorweb_mini.training import recipes
-from lorweb_mini.training.loop import TrainingConfig, train
+from lorweb_mini.training import basis
+from lorweb_mini.training.analogies import FreshAnalogies
+from lorweb_mini.training.autoencoder import AutoencoderRecipe
+from lorweb_mini.training.base import BaseRecipe
+from lorweb_mini.training.basis import BasisRecipe
+from lorweb_mini.training.config import TrainingConfig
+from lorweb_mini.training.loop import train
+from lorweb_mini.training.pair_encoder import PairRecipe
 from lorweb_mini.training.pair_targets import (
     pair_targets,
     scaled_strength,
@@ -27,7 +33,6 @@ from lorweb_mini.training.pair_targets import (
     strength_places,
     unscaled_strength,
 )
-from lorweb_mini.training.recipes import AutoencoderRecipe, BaseRecipe, BasisRecipe, FreshAnalogies, PairRecipe
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +116,7 @@ def test_fresh_analogies_share_their_edit_and_show_it(source: PictureSource) -> 
 def test_basis_recipe_trains_basis_router_and_pair_encoder_only(
     source: PictureSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipes, "SCALE_ROWS", 32)
+    monkeypatch.setattr(basis, "STANDARDISED", 32)
     editor = with_pairs()
     recipe = BasisRecipe(
         editor.config,

@@ -20,7 +20,9 @@ from torch.distributed.tensor import DTensor
 
 from lorweb_mini.errors import InputError
 from lorweb_mini.training import sharding
-from lorweb_mini.training.loop import LOG, STATE, read_log, train
+from lorweb_mini.training.log import LOG, read_log
+from lorweb_mini.training.loop import train
+from lorweb_mini.training.state import PROGRESS, STATE, read_progress, sharded_states
 
 STEPS = replace(CONFIG, steps=24)
 
@@ -108,8 +110,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_killed_run_resumes_exactly(together: Path, killed: Path, tmp_path: Path) -> None:
     assert not (killed / "exact.pt").exists()
-    (state,) = sharding.sharded_states(killed)
-    assert state.name == "state-00000010" and sharding.read_progress(state)["step"] == 10
+    (state,) = sharded_states(killed)
+    assert state.name == "state-00000010" and read_progress(state / PROGRESS)["step"] == 10
     assert len(list(state.glob("*.distcp"))) == 2, "each process wrote its own part"
     shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     (tmp_path / "state-00000011.part").mkdir()  # as a kill in the middle of writing leaves it
@@ -132,17 +134,17 @@ def test_only_what_the_trainer_writes_is_a_state(tmp_path: Path, other: str) -> 
     for name in (other, "state-00000007", "state-00000012"):
         (tmp_path / name).mkdir()
     (tmp_path / "state-00000099").write_text("a file")
-    assert [x.name for x in sharding.sharded_states(tmp_path)] == ["state-00000007", "state-00000012"]
+    assert [x.name for x in sharded_states(tmp_path)] == ["state-00000007", "state-00000012"]
 
 
 def test_states_of_the_other_kind_or_damaged(tmp_path: Path) -> None:
     (tmp_path / "state-00000005").mkdir()
     with pytest.raises(InputError, match=r"expected the state of a run without FSDP .* got that of one with"):
         train(Sharded(), STEPS, tmp_path)
-    with pytest.raises(InputError, match="expected the state of an unfinished run, got a damaged one"):
-        sharding.read_progress(tmp_path / "state-00000005")
+    with pytest.raises(InputError, match="expected the state of an unfinished run, got a damaged file"):
+        read_progress(tmp_path / "state-00000005" / PROGRESS)
     train(Sharded(), STEPS, tmp_path, fresh=True)
     assert not (tmp_path / "state-00000005").exists() and not (tmp_path / STATE).exists()
     (tmp_path / "state-00000007").mkdir()
-    (tmp_path / "state-00000007" / sharding.PROGRESS).write_text(json.dumps({"step": 7}))
-    assert sharding.read_progress(tmp_path / "state-00000007") == {"step": 7}
+    (tmp_path / "state-00000007" / PROGRESS).write_text(json.dumps({"step": 7}))
+    assert read_progress(tmp_path / "state-00000007" / PROGRESS) == {"step": 7}

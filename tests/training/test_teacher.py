@@ -13,7 +13,7 @@ from lorweb_mini.emoji import latents as bank
 from lorweb_mini.emoji.relations import get_relation
 from lorweb_mini.errors import InputError
 from lorweb_mini.models.text import vectors_of
-from lorweb_mini.training.recipes import BasisRecipe
+from lorweb_mini.training.basis import BasisRecipe
 
 NAMES = ("edit/invert", "edit/grey")
 

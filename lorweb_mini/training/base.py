@@ -1,0 +1,157 @@
+"""Training of the base: instruction editing by flow matching."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.layout import pack, position_ids
+from ..emoji.distributions import Distribution, held_out
+from ..emoji.latents import PictureSource
+from ..emoji.words import chain_vectors, joined
+from ..models.autoencoder import MiniAutoencoder
+from ..models.base import Base
+from ..models.text import vectors_of
+from ..models.weights import weights_dir
+from .analogies import known_relations, relation_weights
+from .flow import SHIFT, flow_sample
+from .loop import Recipe, torch_generator
+
+
+class BaseRecipe(Recipe):
+    """Instruction editing: fresh edits with their words, artists' pairs, and the named edits with their sentences.
+
+    A tenth of the samples has no instruction and the reference as its target. The last phrasing of every relation is
+    never shown, so that it can tell whether the base understands words that it has not seen. Of two phrasings that it
+    has seen it gets a random mixture.
+    """
+
+    NO_INSTRUCTION = 0.1
+    SHARES = (0.45, 0.45, 0.1)  # artists' pairs, fresh edits, named edits
+    FOLLOWED = 0.25  # share of the artists' pairs whose second picture is edited as well
+    EXACT_SHIFT = 2.0  # of times for exact edits: only near the noise is it decided what to draw
+    # What is learnt slowly is drawn more often: what moves pixels far, and what needs knowledge of the drawings.
+    EMPHASIS = MappingProxyType(
+        {
+            "edit/rotate": 2.0,
+            "edit/flip_vertical": 2.0,
+            "edit/threshold": 2.0,
+            "edit/outline": 2.0,
+            "gender": 4.0,
+            "style": 2.0,
+            "tone": 1.5,
+            "moon": 2.0,
+            "colour": 0.5,
+        }
+    )
+    # Edits that the base is told about and that no basis of LoRAs is shown.
+    KNOWN_TO_BASE: MappingProxyType = MappingProxyType(
+        {
+            "duotone": (1.0, lambda rng, n: rng.uniform(0, 360, (n, 2))),
+            "transpose": (0.7, lambda rng, n: np.ones((n, 1))),
+            "mirror_half": (0.7, lambda rng, n: np.ones((n, 1))),
+            "sepia": (0.5, lambda rng, n: np.ones((n, 1))),
+        }
+    )
+    VALIDATION = 48  # samples of each family
+
+    def __init__(self, base: Base | None = None, pictures: PictureSource | None = None) -> None:
+        super().__init__()
+        self.base = base if base is not None else Base()
+        self.base.transformer.requires_grad_(True)
+        self.pictures = pictures or PictureSource(MiniAutoencoder.load(weights_dir() / "autoencoder"))
+        known = known_relations()
+        self.artists = [r for r in known if not r.edits]
+        self.named = [r for r in known if r.edits]
+        self.artist_pairs = [r.pairs("train") for r in self.artists]
+        self.artist_weights = relation_weights(self.artists, [len(p) for p in self.artist_pairs], self.EMPHASIS)
+        self.named_weights = relation_weights(self.named, [400] * len(self.named), self.EMPHASIS)
+        self.instructions = {r.name: vectors_of(list(r.training_instructions)) for r in known}
+        self.fresh = Distribution(held_out=held_out(known_to_base=True), extra=dict(self.KNOWN_TO_BASE))
+        self.ids = torch.cat([position_ids(4, 4, 0), position_ids(4, 4, 1)])
+        self._fixed: dict[str, dict[str, Tensor]] | None = None
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+        sort = rng.choice(3, size, p=self.SHARES)
+        rows = self.pictures.draw(rng, size)
+        pairs = np.concatenate([rows, rows], 1)
+        chains = self.fresh.draw(rng, size)
+        told = chain_vectors(chains, torch_generator(rng))
+        edited = sort > 0
+        for i in np.flatnonzero(sort != 1):
+            some, weights = (self.artists, self.artist_weights) if sort[i] == 0 else (self.named, self.named_weights)
+            index = rng.choice(len(weights), p=weights)
+            words = self._mixture(rng, self.instructions[some[index].name])
+            if sort[i] == 0:
+                pairs[i] = self.artist_pairs[index][rng.integers(len(self.artist_pairs[index]))]
+                edited[i] = rng.random() < self.FOLLOWED
+                told[i] = words + told[i] if edited[i] else words
+            else:
+                chains.put(int(i), some[index].edits)
+                told[i] = words
+        told = joined(told)
+        reference, target = self.pictures.latents(pairs, chains, edited)
+        none = torch.from_numpy(rng.random(size) < self.NO_INSTRUCTION)
+        told[none] = 0
+        target[none] = reference[none]
+        shift = torch.where(torch.from_numpy(sort > 0), self.EXACT_SHIFT, SHIFT)
+        return {"reference": pack(reference), "instruction": told, **flow_sample(rng, pack(target), shift)}
+
+    @staticmethod
+    def _mixture(rng: np.random.Generator, phrasings: Tensor) -> Tensor:
+        """A point between two of the phrasings' vectors [k, 384], of their norm."""
+        first, second = phrasings[rng.integers(len(phrasings), size=2)]
+        mixed = torch.lerp(first, second, float(rng.random()))
+        return mixed * first.norm() / mixed.norm()
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        v = self.base.velocity(batch["noisy"], batch["t"], batch["reference"], self.ids, batch["instruction"])
+        return {"loss": (v - batch["velocity"]).pow(2).mean()}
+
+    def validation(self) -> dict[str, float]:
+        if self._fixed is None:
+            self._fixed = self._validation_samples()
+        with torch.no_grad():
+            return {name: float(self(batch)["loss"]) for name, batch in self._fixed.items()}
+
+    def _validation_samples(self) -> dict[str, dict[str, Tensor]]:
+        """Pictures of validation concepts: artists' pairs by family, and fresh edits by number; t evenly in logit."""
+        rng = np.random.default_rng(2026)
+        found = {}
+        for family in ("tone", "gender", "style", "other"):
+            some = [
+                (r, p)
+                for r in self.artists
+                if (r.family if r.family in ("tone", "gender", "style") else "other") == family
+                and len(p := r.pairs("val"))
+            ]
+            if not some:
+                continue
+            chosen = [some[i] for i in rng.integers(len(some), size=self.VALIDATION)]
+            pairs = np.stack([p[rng.integers(len(p))] for _, p in chosen])
+            told = torch.stack([self.instructions[r.name][0] for r, _ in chosen])
+            chains = self.fresh.draw(rng, len(pairs))
+            found[family] = self._sample(rng, pairs, chains, np.zeros(len(pairs), bool), told)
+        for name, lengths in (("edit", (1, 0, 0)), ("two edits", (0, 1, 0)), ("three edits", (0, 0, 1))):
+            drawn = Distribution(held_out=self.fresh.held_out, lengths=lengths).draw(rng, 2 * self.VALIDATION)
+            rows = self.pictures.draw(rng, len(drawn), "val")
+            pairs = np.concatenate([rows, rows], 1)
+            found[name] = self._sample(rng, pairs, drawn, np.ones(len(rows), bool), chain_vectors(drawn))
+        return found
+
+    def _sample(self, rng, pairs, chains, edited, told) -> dict[str, Tensor]:
+        reference, target = (pack(z) for z in self.pictures.latents(pairs, chains, edited))
+        t = torch.sigmoid(torch.linspace(-1.5, 3.5, len(target)))
+        noise = torch.randn(target.shape, generator=torch_generator(rng))
+        noisy = torch.lerp(target, noise, t[:, None, None])
+        return {"reference": reference, "instruction": told, "t": t, "noisy": noisy, "velocity": noise - target}
+
+    def save(self, folder: Path) -> None:
+        self.base.save(folder)
+
+    def start_from(self, folder: Path) -> None:
+        self.base.load_state_dict(Base.load(folder).state_dict())

@@ -1,0 +1,201 @@
+"""Training of the basis and its router: the paper's."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.editor import BasisConfig, Editor, load, new_editor
+from ..core.router import routing_statistics
+from ..emoji.distributions import Distribution
+from ..emoji.latents import LatentBank, PictureSource
+from ..emoji.relations import Relation
+from ..errors import InputError
+from ..models.text import vectors_of
+from .analogies import FreshAnalogies
+from .flow import SHIFT, flow_sample
+from .loop import Recipe, torch_generator
+
+STANDARDISED = 2048  # analogies that set the router's mean and deviation
+ROUTER_SCALE = 0.1  # at the LoRAs' own rate the router collapses onto one LoRA within a hundred steps
+
+
+class BasisRecipe(Recipe):
+    """The paper's training: flow matching on b' given a, a', b and no text; only basis and router learn.
+
+    Args:
+        chosen: the relations to learn; with ``fresh`` only the artists' among them, the named edits are left out.
+        fresh: a distribution of edits, of which every sample gets its own; None draws from the chosen relations alone.
+        artists_share: of artists' pairs beside the fresh edits.
+        pair_rate: learning rate of the encoder of the pair as a share of the LoRAs'; 0 leaves it frozen.
+        balance: weight of the term ln N − entropy of the batch's mean coefficients, against LoRAs that are never used.
+        exact_shift: mean of logit(t) for exact edits.
+        teacher: share τ of the frozen base in the target, 0 to 1. The base is told the relation in words and says the
+            velocity v̂; the target is (1 − τ)(e − b') + τ v̂. Its mean is the same where the base is right, and it has
+            none of the noise that one artist's b' and one draw of e bring.
+
+    Raises:
+        InputError: a teacher outside [0, 1], or one with a layout other than ``b``, which the base does not read.
+    """
+
+    def __init__(
+        self,
+        config: BasisConfig,
+        chosen: Sequence[Relation],
+        edited_pairs: int = 1200,
+        seed: int = 0,
+        editor: Editor | None = None,
+        notes: dict[str, Any] | None = None,
+        teacher: float = 0.0,
+        fresh: Distribution | None = None,
+        artists_share: float = 0.4,
+        emphasis: Mapping[str, float] | None = None,
+        pair_rate: float = 0.0,
+        balance: float = 0.0,
+        exact_shift: float = 2.0,
+        pictures: PictureSource | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= teacher <= 1 or (teacher and config.layout != "b"):
+            raise InputError(
+                f"expected a teacher's share from 0 to 1, and layout b for more than 0, "
+                f"got {teacher} with layout {config.layout}"
+            )
+        self.teacher = teacher
+        self.editor = editor if editor is not None else new_editor(config, seed)
+        self.transformer = self.editor.base.transformer
+        self.router = self.editor.router
+        self.notes = {"relations": [r.name for r in chosen], **(notes or {})}
+        if teacher:
+            self.notes["teacher"] = teacher
+            self.instructions = vectors_of([r.instructions[0] for r in chosen])
+        self.balance, self.exact_shift, self.pair_rate = balance, exact_shift, pair_rate
+        self.analogies: FreshAnalogies | None = None
+        if fresh is not None:
+            artists = [r for r in chosen if not r.edits]
+            self.analogies = FreshAnalogies(
+                pictures or PictureSource(self.editor.autoencoder), fresh, artists, artists_share, emphasis=emphasis
+            )
+            self.notes |= {"relations": [r.name for r in artists], "kinds": fresh.kinds, "artists_share": artists_share}
+        else:
+            self.bank = LatentBank(self.editor.autoencoder, chosen, edited_pairs)
+            self.weights = self.bank.sampling_weights()
+        self.ids = self.editor.layout.ids()
+        self._fixed: dict[str, dict[str, Tensor]] | None = None
+        # A module that the optimiser trains has to be one of the recipe's own.
+        self.pair_encoder = self.editor.pair_encoder if pair_rate else None
+        if self.pair_encoder is not None:
+            self.notes["tuned_pair_encoder"] = pair_rate
+        if self.router is not None:
+            triplets = self._draw(np.random.default_rng(0), STANDARDISED)[0][:3]
+            with torch.no_grad():
+                self.router.standardise(*self.editor.embeddings(*triplets))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = [{"params": self.editor.basis.parameters(), "scale": 1.0}]
+        for parameter in self.editor.basis.parameters():
+            parameter.requires_grad_(True)
+        if self.router is not None:
+            self.router.requires_grad_(True)
+            groups.append({"params": list(self.router.parameters()), "scale": ROUTER_SCALE})
+        if self.pair_encoder is not None:
+            tuned = [*self.pair_encoder.stem.parameters(), *self.pair_encoder.vision.parameters()]
+            for parameter in tuned:
+                parameter.requires_grad_(True)
+            groups.append({"params": tuned, "scale": self.pair_rate})
+        return groups
+
+    def configuration(self) -> dict[str, Any]:
+        return {"basis": asdict(self.editor.config), **self.notes}
+
+    def _draw(
+        self, rng: np.random.Generator, size: int, split: str = "train"
+    ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], dict[str, Any]]:
+        """Latents of a, a', b, b'; then mean of logit(t), and the instructions where there is a teacher."""
+        if self.analogies is not None:
+            *latents, exact = self.analogies.draw(rng, size, split)
+            return tuple(latents), {"shift": torch.where(exact, self.exact_shift, SHIFT)}  # type: ignore[return-value]
+        chosen = rng.choice(len(self.weights), size, p=self.weights)
+        told = {"instruction": self.instructions[chosen]} if self.teacher else {}
+        return self.bank.draw_analogies(rng, chosen), {"shift": SHIFT, **told}
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+        (a, a_prime, b, b_prime), more = self._draw(rng, size)
+        target = self.editor.layout.target(a, a_prime, b, b_prime)
+        return {"a": a, "a_prime": a_prime, "b": b, **flow_sample(rng, target, more.pop("shift")), **more}
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        editor, a, a_prime, b = self.editor, batch["a"], batch["a_prime"], batch["b"]
+        # The router tells strengths apart that bf16 does not.
+        with torch.autocast(a.device.type, enabled=False):
+            coefficients = editor.coefficients(a, a_prime, b)
+        references = editor.layout.references(a, a_prime, b)
+        target = batch["velocity"]
+        if self.teacher:
+            with torch.no_grad(), editor.basis.disabled():
+                taught = editor.base.velocity(batch["noisy"], batch["t"], references, self.ids, batch["instruction"])
+            target = torch.lerp(target, taught, self.teacher)
+        with editor.basis.mixed(coefficients):
+            v = editor.base.velocity(batch["noisy"], batch["t"], references, self.ids)
+        loss = (v - target).pow(2).mean()
+        out = {"loss": loss}
+        if self.teacher:
+            out["flow_matching"] = (v.detach() - batch["velocity"]).pow(2).mean()
+        if self.balance:
+            used = torch.special.entr(coefficients.mean(0)).sum(-1).mean()
+            out = {"loss": loss + self.balance * (math.log(coefficients.shape[-1]) - used), "flow_matching": loss}
+        if self.router is not None:
+            out |= {k: torch.tensor(x) for k, x in routing_statistics(coefficients.detach()).items()}
+        return out
+
+    def validation(self) -> dict[str, float]:
+        """Flow-matching losses on pictures of validation concepts: fresh edits of 1, 2 and 3, and the artists'."""
+        if self.analogies is None:
+            return {}
+        if self._fixed is None:
+            self._fixed = self._validation_samples()
+        with torch.no_grad():
+            losses = {k: self(batch) for k, batch in self._fixed.items()}
+        return {k: float(v.get("flow_matching", v["loss"])) for k, v in losses.items()}
+
+    def _validation_samples(self) -> dict[str, dict[str, Tensor]]:
+        assert self.analogies is not None
+        source, own = self.analogies, self.analogies.distribution
+        rng = np.random.default_rng(2026)
+        found = {}
+        for name, lengths in (("edit", (1, 0, 0)), ("two edits", (0, 1, 0)), ("three edits", (0, 0, 1))):
+            fresh = Distribution(own.kinds, own.held_out, lengths)
+            found[name] = FreshAnalogies(source.pictures, fresh).draw(rng, 96, "val")[:4]
+        if "val" in source.weights:
+            only = copy.copy(source)
+            only.share, only.followed = 1.0, 0.0
+            found["artists"] = only.draw(rng, 96, "val")[:4]
+        batches = {}
+        for name, (a, a_prime, b, b_prime) in found.items():
+            target = self.editor.layout.target(a, a_prime, b, b_prime)
+            t = torch.sigmoid(torch.linspace(-1.5, 3.5, len(target)))
+            noise = torch.randn(target.shape, generator=torch_generator(rng))
+            noisy = torch.lerp(target, noise, t[:, None, None])
+            batches[name] = {"a": a, "a_prime": a_prime, "b": b, "t": t, "noisy": noisy, "velocity": noise - target}
+        return batches
+
+    def save(self, folder: Path) -> None:
+        self.editor.save(folder, **self.notes)
+
+    def start_from(self, folder: Path) -> None:
+        start = load(folder)
+        if start.config != self.editor.config:
+            raise InputError(f"expected a basis of the shape {self.editor.config}, got {start.config} in {folder}")
+        self.editor.basis.load_state_dict(start.basis.state_dict())
+        if self.router is not None and start.router is not None:
+            self.router.load_state_dict(start.router.state_dict())
+        if self.editor.pair_encoder is not None and start.pair_encoder is not None:
+            self.editor.pair_encoder.load_state_dict(start.pair_encoder.state_dict())

@@ -1,0 +1,52 @@
+"""CSV logs of a training: appended at checkpoints, cut where a resumed run goes on."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from ..errors import InputError
+from ..files import read_text, write_atomically
+
+LOG = "log.csv"
+VALIDATION = "validation.csv"
+
+
+def append_log(path: Path, rows: list[dict[str, float]]) -> None:
+    """Appends rows to the CSV log, with a heading when the file is new."""
+    if not rows:
+        return
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Drops the rows after a step, which a resumed run writes again, and a last row that a kill cut short."""
+    if not path.exists():
+        return
+    whole = [row for row in path.read_bytes().splitlines(keepends=True) if row.endswith(b"\n")]
+    kept = whole[:1] + [row for row in whole[1:] if int(row.split(b",")[0]) <= step]
+    if kept:
+        write_atomically(path, b"".join(kept))
+    else:
+        path.unlink()
+
+
+def read_log(path: str | Path) -> list[dict[str, float]]:
+    """Reads a training log: one dictionary a logged step, all values numbers. Blank lines are skipped.
+
+    Raises:
+        InputError: no such file, or one that a spreadsheet has saved in its own way.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"expected the log of a training, found none at {path}")
+    rows = csv.DictReader(read_text(path).splitlines())
+    try:
+        return [{k: float(v) for k, v in row.items()} for row in rows if any(row.values())]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected a log of comma-separated numbers in {path}, got another file: {error}") from None
