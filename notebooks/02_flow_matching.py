@@ -490,7 +490,7 @@ every = 10 if SMOKE else 40
 losses, film = train(30 if SMOKE else 1600, every)
 
 # %%
-from lorweb_mini.analysis.evaluation import Estimate, resampling_weights
+from lorweb_mini.analysis.bootstrap import Estimate, resampling_weights
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray, resamples: int = 1000) -> Estimate:
@@ -790,7 +790,7 @@ sampler
 # > **Predict before you run.** From one step to ten: will the error of *each* wish fall?
 
 # %%
-from lorweb_mini.analysis.sharpness import gradient_energy
+from lorweb_mini.analysis.evaluation import gradient_energy
 from lorweb_mini.show.pictures import relation_label
 
 ONE_ANSWER = ("edit/grey", "edit/hue=240", "edit/flip_horizontal")

@@ -447,7 +447,8 @@ Choice(
 # > routing do better than the query from which it was computed? Can it do better at all?
 
 # %%
-from lorweb_mini.analysis.space import clustering, over_concepts, read_off
+from lorweb_mini.analysis.bootstrap import over_concepts
+from lorweb_mini.analysis.space import clustering, read_off
 
 _, index, counts = np.unique(cloud.relations, return_inverse=True, return_counts=True)
 spread = np.array([len(set(cloud.concepts[index == i])) for i in range(len(counts))])
@@ -699,7 +700,7 @@ display(
 # > have? If all LoRAs did the same, how many?
 
 # %%
-from lorweb_mini.analysis.evaluation import resampling_weights
+from lorweb_mini.analysis.bootstrap import resampling_weights
 from lorweb_mini.analysis.mixtures import remix
 from lorweb_mini.analysis.space import coefficients_of
 from lorweb_mini.emoji.relations import as_batch

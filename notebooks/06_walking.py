@@ -23,7 +23,8 @@ from IPython.display import Markdown, display
 
 import lorweb_mini as lw
 from lorweb_mini.analysis.evaluation import reconstruct, squared
-from lorweb_mini.analysis.walking import SCALES, Truth, ladders, walk
+from lorweb_mini.analysis.ladders import SCALES, ladders
+from lorweb_mini.analysis.walking import Truth, walk
 from lorweb_mini.show.pictures import picture_rows, relation_label
 from lorweb_mini.show.style import COLOURS, MARKERS, PALE, STYLE, figure_of
 
@@ -304,8 +305,8 @@ display(
 # once in thirty-two. So **nothing is called beyond doubt on fewer than six concepts**, however narrow the interval.
 
 # %%
-from lorweb_mini.analysis.sharpness import gradient_energy
-from lorweb_mini.analysis.walking import ENOUGH, beyond_doubt
+from lorweb_mini.analysis.bootstrap import ENOUGH, beyond_doubt
+from lorweb_mini.analysis.evaluation import gradient_energy
 
 full, GRID, BEYOND = lw.load(), (0.0, 0.25, 0.5, 0.75, 1.0), (-0.5, 1.5)
 
@@ -496,7 +497,7 @@ picture_rows(
 # > **Predict before you run.** At half strength, will the edit be half made, less than half, or more?
 
 # %%
-from lorweb_mini.analysis.walking import FROM_NOTHING
+from lorweb_mini.analysis.ladders import FROM_NOTHING
 
 UP = ("coefficients", "example", "latent", "pixel", "asked")
 some_scales = list(FROM_NOTHING.items())[:: 5 if SMOKE else 1]
@@ -759,7 +760,7 @@ def both_parts(items: list[lw.Analogy]) -> list[torch.Tensor]:
 
 
 # %%
-from lorweb_mini.analysis.walking import interval, median_ratio
+from lorweb_mini.analysis.bootstrap import interval, median_ratio
 from lorweb_mini.emoji.relations import as_batch
 
 RECIPES = {
@@ -1252,7 +1253,7 @@ print(check_middle(share_in_the_middle))
 # - Adding and subtracting fine-tuned weights is *task arithmetic* ([arXiv 2212.04089](https://arxiv.org/abs/2212.04089)),
 #   averaging them *model soups* ([arXiv 2203.05482](https://arxiv.org/abs/2203.05482)). With a shared basis both are
 #   arithmetic of a few coefficients.
-# - In this repository: `lorweb_mini/analysis/walking.py` (ladders, paths, measures),
+# - In this repository: `lorweb_mini/analysis/ladders.py`, `lorweb_mini/analysis/walking.py` (paths, measures),
 #   `lorweb_mini/widgets/walk.py` (slider).
 
 # %%

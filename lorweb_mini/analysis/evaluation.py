@@ -1,8 +1,7 @@
-"""The measures, one definition each, and the methods that they compare.
+"""The measures, one definition each.
 
 Every measure of a relation is a ratio of two sums over its analogies, and a group of relations is summed up by the
-median over them (the mean, for retrieval). So an interval needs the numerators and denominators of single analogies
-alone: 95 % bootstrap, the analogies resampled within each relation.
+median over them (the mean, for retrieval). Intervals resample the analogies within each relation.
 """
 
 from __future__ import annotations
@@ -10,42 +9,29 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.editor import Editor
 from ..emoji.relations import Analogy, Relation, as_batch, differ, get_relation
 from ..emoji.sheets import STYLES, load_emoji
-from ..emoji.words import relation_vectors
 from ..errors import InputError
 from ..models.autoencoder import MiniAutoencoder
 from ..models.encoders import Judge
+from .bootstrap import Estimate, Resampled, ratio, resampled, resampling_weights, summary
 
 CHUNK = 64
 TOUCHED = 0.1  # a pixel is edited where a channel of [-1, 1] moves by more than this, 13 grey levels of 255
 LEAST_PRESERVED = 0.01  # share of untouched pixels below which an edit counts as touching everything
 MEASURES = ("error", "pixel_error", "edited_error", "preserved_error", "retrieval")
 
+Sums = tuple[np.ndarray, np.ndarray]
+"""Numerators and denominators [n] of a measure on n analogies."""
 Method = Callable[[list[Analogy]], Tensor]
 """k analogies to pictures [k, 3, 64, 64]. It may look at a, a' and b; the oracle also at the relation's name."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % bootstrap interval; all NaN where the measure is missing."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        if math.isnan(self.value):
-            return "–"
-        return f"{self.value:.2f} ({self.low:.2f}–{self.high:.2f})"
 
 
 @dataclass(frozen=True)
@@ -99,36 +85,33 @@ class Evaluation:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Evaluation:
         """The inverse of :meth:`as_json`."""
-
-        def number(x: float | None) -> float:
-            return math.nan if x is None else float(x)
-
-        def estimate(x: Mapping[str, float | None]) -> Estimate:
-            return Estimate(number(x["value"]), number(x["low"]), number(x["high"]))
-
+        stored = _each_number(stored, lambda x: math.nan if x is None else x)
         groups = {
-            g: {m: Score(**{k: estimate(v) for k, v in s.items()}) for m, s in methods.items()}
-            for g, methods in stored["groups"].items()
+            group: {
+                method: Score(**{measure: Estimate(**x) for measure, x in score.items()})
+                for method, score in scores.items()
+            }
+            for group, scores in stored["groups"].items()
         }
-        relations = {
-            r: {m: {k: number(v) for k, v in values.items()} for m, values in methods.items()}
-            for r, methods in stored["relations"].items()
-        }
-        judge = {g: {m: estimate(v) for m, v in methods.items()} for g, methods in stored["judge"].items()}
-        chance = {g: number(v) for g, v in stored["chance"].items()}
-        return cls(**{**stored, "groups": groups, "relations": relations, "judge": judge, "chance": chance})
+        judge = {g: {method: Estimate(**x) for method, x in part.items()} for g, part in stored["judge"].items()}
+        return cls(**{**stored, "groups": groups, "judge": judge})
 
 
 def without_nan(x: Any) -> Any:
     """Dictionaries, lists and numbers with every NaN replaced by None, which JSON can hold."""
+    return _each_number(x, lambda value: None if isinstance(value, float) and math.isnan(value) else value)
+
+
+def _each_number(x: Any, function: Callable[[Any], Any]) -> Any:
+    """Applies a function to all that dictionaries and lists hold in the end."""
     if isinstance(x, Mapping):
-        return {k: without_nan(v) for k, v in x.items()}
+        return {k: _each_number(v, function) for k, v in x.items()}
     if isinstance(x, list | tuple):
-        return [without_nan(v) for v in x]
-    return None if isinstance(x, float) and math.isnan(x) else x
+        return [_each_number(v, function) for v in x]
+    return function(x)
 
 
-# --- methods --------------------------------------------------------------------------------------
+# --- pictures -------------------------------------------------------------------------------------
 
 
 def reconstruct(autoencoder: MiniAutoencoder, x: Tensor) -> Tensor:
@@ -137,50 +120,10 @@ def reconstruct(autoencoder: MiniAutoencoder, x: Tensor) -> Tensor:
         return torch.cat([autoencoder.to_picture(autoencoder.to_latent(part)) for part in x.split(CHUNK)])
 
 
-def methods_of(editor: Editor, one_lora: Editor | None = None, steps: int = 8, seed: int = 0) -> dict[str, Method]:
-    """LoRWeB and its baselines, all drawing through the same autoencoder.
-
-    Args:
-        editor: the basis under test; its frozen base is the oracle's.
-        one_lora: one LoRA without router that sees a and a' as context; left out when None.
-
-    The oracle is told the relation in words and sees neither a nor a': what the frozen base knows of the relation.
-    """
-    autoencoder = editor.autoencoder
-
-    def arithmetic(items: list[Analogy]) -> Tensor:
-        a, a_prime, b = (autoencoder.to_latent(x) for x in as_batch(items)[:3])
-        return autoencoder.to_picture(b + a_prime - a)
-
-    def oracle(items: list[Analogy]) -> Tensor:
-        instructions = relation_vectors([get_relation(x.relation) for x in items])
-        latent = autoencoder.to_latent(as_batch(items)[2])
-        with editor.basis.disabled():
-            drawn = editor.base.edit(latent, instructions, [seed] * len(items), steps)
-        return autoencoder.to_picture(drawn)
-
-    def edit_with(one: Editor) -> Method:
-        return lambda items: one.edit(*as_batch(items)[:3], steps=steps, seed=seed).pictures
-
-    found: dict[str, Method] = {
-        "copy b": lambda items: reconstruct(autoencoder, as_batch(items)[2]),
-        "copy a'": lambda items: reconstruct(autoencoder, as_batch(items)[1]),
-        "latent arithmetic": arithmetic,
-        "oracle instruction": oracle,
-    }
-    if one_lora is not None:
-        found["one LoRA"] = edit_with(one_lora)
-    found["LoRWeB"] = edit_with(editor)
-    return found
-
-
 def draw(method: Method, items: Sequence[Analogy]) -> Tensor:
     """A method's results on k analogies, [k, 3, 64, 64], drawn in batches."""
     with torch.no_grad():
         return torch.cat([method(list(items[i : i + CHUNK])) for i in range(0, len(items), CHUNK)])
-
-
-# --- measures -------------------------------------------------------------------------------------
 
 
 def squared(x: Tensor, y: Tensor, where: Tensor | None = None) -> np.ndarray:
@@ -189,9 +132,15 @@ def squared(x: Tensor, y: Tensor, where: Tensor | None = None) -> np.ndarray:
     return (difference if where is None else difference * where).sum((1, 2)).numpy()
 
 
-def edited_pixels(b: Tensor, b_prime: Tensor) -> Tensor:
-    """Bool [k, 64, 64]: pixels where a channel of b' differs from b by more than :data:`TOUCHED`."""
-    return (b_prime - b).abs().amax(1) > TOUCHED
+def gradient_energy(x: Tensor) -> np.ndarray:
+    """Sharpness: ‖∇x‖² of each picture [k, 3, 64, 64] by differences of neighbouring pixels, float64 [k]."""
+    x = x.double()
+    return (x.diff(dim=3).pow(2).sum((1, 2, 3)) + x.diff(dim=2).pow(2).sum((1, 2, 3))).numpy()
+
+
+def nearest(result: Tensor, candidates: Tensor) -> int:
+    """Index of the candidate [K, 3, 64, 64] with the least squared distance to a picture [3, 64, 64]."""
+    return int((candidates - result).pow(2).sum((1, 2, 3)).argmin())
 
 
 def answers(analogy: Analogy, relations: Sequence[Relation]) -> Tensor:
@@ -201,78 +150,86 @@ def answers(analogy: Analogy, relations: Sequence[Relation]) -> Tensor:
     same on this b only the first stays, so the own one always does.
     """
     key, style = analogy.keys[2].rsplit("@", 1)
-    b = (load_emoji().index[key], STYLES.index(style))
-    found = [analogy.b_prime]
+    drawing = (load_emoji().index[key], STYLES.index(style))
+    kept = [analogy.b_prime]
     for relation in relations:
-        rows = relation.all_pairs
-        partners = rows[(rows[:, 0] == b[0]) & (rows[:, 1] == b[1])]
+        partners = relation.all_pairs[(relation.all_pairs[:, :2] == drawing).all(1)]
         if relation.name == analogy.relation or len(partners) == 0:
             continue
         answer = relation.pictures(partners[:1])[1][0]
-        others = torch.stack([analogy.b, *found])
+        others = torch.stack([analogy.b, *kept])
         if bool(differ(answer.expand_as(others), others).all()):
-            found.append(answer)
-    return torch.stack(found)
+            kept.append(answer)
+    return torch.stack(kept)
 
 
-def nearest(result: Tensor, candidates: Tensor) -> int:
-    """Index of the candidate [K, 3, 64, 64] with the least squared distance to a picture [3, 64, 64]."""
-    return int((candidates - result).pow(2).sum((1, 2, 3)).argmin())
-
-
-@dataclass
-class Sums:
-    """Numerators and denominators [k] of one measure on the analogies of one relation."""
-
-    numerator: np.ndarray
-    denominator: np.ndarray
-    root: bool = field(default=False)
-
-    def ratio(self, weights: np.ndarray) -> np.ndarray:
-        """The measure under weights [R, k], one value a row; NaN where the denominator is 0."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            value = (weights @ self.numerator) / (weights @ self.denominator)
-        return np.sqrt(value) if self.root else value
-
-
-def _measure(result: Tensor, b: Tensor, b_prime: Tensor, seen_b: Tensor, seen_b_prime: Tensor) -> dict[str, Sums]:
-    """All measures but retrieval; ``seen_*`` are the autoencoder's reconstructions."""
-    edited = edited_pixels(b, b_prime)
-    share = (~edited).double().mean((1, 2))
-    preserved = ~edited & (share >= LEAST_PRESERVED)[:, None, None]
-    channels = 3 * preserved.sum((1, 2)).double().numpy()
-    return {
-        "error": Sums(squared(result, seen_b_prime), squared(seen_b, seen_b_prime)),
-        "pixel_error": Sums(squared(result, b_prime), squared(b, b_prime)),
-        "edited_error": Sums(squared(result, seen_b_prime, edited), squared(seen_b, seen_b_prime, edited)),
-        "preserved_error": Sums(127.5**2 * squared(result, seen_b_prime, preserved), channels, root=True),
-    }
-
-
-def summary(ratios: Sequence[tuple[float, np.ndarray]], mean: bool = False) -> Estimate:
-    """Median (or mean) over relations of (value, resampled values [R]); relations where it is missing are left out."""
-    kept = [(value, resampled) for value, resampled in ratios if not math.isnan(value)]
-    if not kept:
-        return Estimate(math.nan, math.nan, math.nan)
-    values, resampled = np.array([v for v, _ in kept]), np.stack([r for _, r in kept])
-    # A resample may miss every analogy that has the measure; the other relations still speak.
-    resampled = np.where(np.isnan(resampled), values[:, None], resampled)
-    reduce = np.mean if mean else np.median
-    low, high = np.quantile(reduce(resampled, axis=0), [0.025, 0.975])
-    return Estimate(float(reduce(values)), float(low), float(high))
-
-
-def resampling_weights(k: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each of k analogies occurs in each bootstrap sample, [resamples, k]."""
-    return rng.multinomial(k, np.full(k, 1 / k), size=resamples).astype(float)
+# --- methods compared -----------------------------------------------------------------------------
 
 
 def by_relation(items: Sequence[Analogy]) -> dict[str, list[Analogy]]:
     """Analogies sorted by their relation, in the order in which the relations first occur."""
-    found: dict[str, list[Analogy]] = {}
+    sorted_items: dict[str, list[Analogy]] = {}
     for item in items:
-        found.setdefault(item.relation, []).append(item)
-    return found
+        sorted_items.setdefault(item.relation, []).append(item)
+    return sorted_items
+
+
+def _spans(data: Mapping[str, Sequence[Analogy]]) -> dict[str, np.ndarray]:
+    """Where each relation's analogies lie when all are in a row."""
+    ends = np.cumsum([len(items) for items in data.values()])
+    return dict(zip(data, np.split(np.arange(ends[-1]), ends[:-1]), strict=True))
+
+
+class _Truth:
+    """What results on n analogies are compared with; retrieval and the judge look at the positions ``looked_at``."""
+
+    def __init__(
+        self, items: list[Analogy], looked_at: Sequence[int], autoencoder: MiniAutoencoder, judge: Judge | None
+    ) -> None:
+        _, _, self.b, self.b_prime = as_batch(items)
+        self.seen_b, self.seen_b_prime = (reconstruct(autoencoder, x) for x in (self.b, self.b_prime))
+        self.edited = (self.b_prime - self.b).abs().amax(1) > TOUCHED
+        touches_all = (~self.edited).double().mean((1, 2)) < LEAST_PRESERVED
+        self.preserved = ~self.edited & ~touches_all[:, None, None]
+        self.looked_at, self.judge = looked_at, judge
+        relations = [get_relation(name) for name in by_relation(items)] if len(looked_at) else []
+        true = {i: answers(items[i], relations) for i in looked_at}
+        self.candidates = {i: reconstruct(autoencoder, x) for i, x in true.items() if len(x) > 1}
+
+    def sums(self, result: Tensor) -> dict[str, Sums]:
+        """Every measure's numerators and denominators; a denominator of 0 leaves an analogy out."""
+        asked, right = np.zeros((2, len(result)))
+        for i, candidates in self.candidates.items():
+            asked[i], right[i] = 1, nearest(result[i], candidates) == 0
+        edited, preserved = self.edited, self.preserved
+        return {
+            "error": (squared(result, self.seen_b_prime), squared(self.seen_b, self.seen_b_prime)),
+            "pixel_error": (squared(result, self.b_prime), squared(self.b, self.b_prime)),
+            "edited_error": (
+                squared(result, self.seen_b_prime, edited),
+                squared(self.seen_b, self.seen_b_prime, edited),
+            ),
+            "preserved_error": (
+                127.5**2 * squared(result, self.seen_b_prime, preserved),
+                3 * preserved.sum((1, 2)).double().numpy(),
+            ),
+            "retrieval": (right, asked),
+            **self.distances(result),
+        }
+
+    def chance(self, positions: Sequence[int]) -> float:
+        """Mean of 1 / K over those of some analogies that retrieval looks at."""
+        shares = [1 / len(self.candidates[i]) for i in positions if i in self.candidates]
+        return float(np.mean(shares)) if shares else math.nan
+
+    def distances(self, result: Tensor) -> dict[str, Sums]:
+        """The judge's feature distances, if there is one."""
+        if self.judge is None or not self.looked_at:
+            return {}
+        distance, asked = np.zeros((2, len(result)))
+        distance[self.looked_at] = self.judge.distance(result[self.looked_at], self.b_prime[self.looked_at]).numpy()
+        asked[self.looked_at] = 1
+        return {"judge": (distance, asked)}
 
 
 def evaluate(
@@ -289,7 +246,7 @@ def evaluate(
     """Judges methods on analogies with true b'.
 
     Args:
-        methods: name to method, see :func:`methods_of`.
+        methods: name to method, see :func:`~lorweb_mini.analysis.methods.methods_of`.
         analogies_by_relation: relation to its analogies, see :func:`by_relation`.
         groups: name to relations that are summed up together; by default one group, ``all``.
         judge: adds its feature distances.
@@ -307,58 +264,42 @@ def evaluate(
     for group, names in groups.items():
         if lacking := [n for n in names if n not in data] or not names:
             raise InputError(f"expected relations with analogies in the group {group!r}, got none for {lacking}")
-    items = [x for name in data for x in data[name]]
-    spans = dict(
-        zip(data, np.split(np.arange(len(items)), np.cumsum([len(x) for x in data.values()])[:-1]), strict=True)
-    )
-    _, _, b, b_prime = as_batch(items)
-    seen_b, seen_b_prime = reconstruct(autoencoder, b), reconstruct(autoencoder, b_prime)
+    items, spans = [x for part in data.values() for x in part], _spans(data)
+    looked_at = [int(i) for span in spans.values() for i in span[:retrieval_limit]]
+    truth = _Truth(items, looked_at, autoencoder, judge)
     rng = np.random.default_rng(seed)
-    weights = {name: resampling_weights(len(x), resamples, rng) for name, x in data.items()}
-    candidates, chance = _candidates(data, spans, autoencoder, retrieval_limit)
+    weights = {name: resampling_weights(len(part), resamples, rng) for name, part in data.items()}
 
-    def sums_of(name: str, result: Tensor) -> dict[str, Sums]:
-        span = spans[name]
-        sums = _measure(result[span], b[span], b_prime[span], seen_b[span], seen_b_prime[span])
-        right = np.array([float(i in candidates and nearest(result[i], candidates[i]) == 0) for i in span])
-        sums["retrieval"] = Sums(right, np.array([float(i in candidates) for i in span]))
-        return sums
+    def by_measure(sums: Mapping[str, Sums]) -> dict[str, dict[str, Resampled]]:
+        """Measure to relation to value."""
+        values: dict[str, dict[str, Resampled]] = {}
+        for measure, (numerator, denominator) in sums.items():
+            root = measure == "preserved_error"
+            parts = {n: ratio(numerator[span], denominator[span], root) for n, span in spans.items()}
+            values[measure] = {n: resampled(statistic, weights[n]) for n, statistic in parts.items()}
+        return values
 
     seconds: dict[str, float] = {}
-    ratios: dict[str, dict[str, dict[str, tuple[float, np.ndarray]]]] = {}
-    distances: dict[str, dict[str, tuple[float, np.ndarray]]] = {}
+    values: dict[str, dict[str, dict[str, Resampled]]] = {}
     for method_name, method in methods.items():
         started = time.perf_counter()
         result = draw(method, items)
         seconds[method_name] = (time.perf_counter() - started) / len(items)
-        ratios[method_name] = {
-            name: {m: resampled_ratio(s, weights[name]) for m, s in sums_of(name, result).items()} for name in data
-        }
-        if judge is not None and retrieval_limit:
-            distances[method_name] = _judged(judge, result, b_prime, spans, retrieval_limit, rng, resamples)
+        values[method_name] = by_measure(truth.sums(result))
         report(f"{method_name}: {1000 * seconds[method_name]:.0f} ms a picture")
-    if judge is not None and retrieval_limit:
-        shuffled = torch.empty_like(b_prime)
-        for span in spans.values():
-            shuffled[span] = b_prime[np.roll(span, 1)]
-        for label, pictures in (("true answer", seen_b_prime), ("shuffled answers", shuffled)):
-            distances[label] = _judged(judge, pictures, b_prime, spans, retrieval_limit, rng, resamples)
+    judged = {name: parts["judge"] for name, parts in values.items() if "judge" in parts}
+    if judged:
+        other_answers = truth.b_prime[np.concatenate([np.roll(span, 1) for span in spans.values()])]
+        judged["true answer"] = by_measure(truth.distances(truth.seen_b_prime))["judge"]
+        judged["shuffled answers"] = by_measure(truth.distances(other_answers))["judge"]
     return Evaluation(
-        groups={
-            group: {
-                m: Score(**{x: summary([r[n][x] for n in names], mean=x == "retrieval") for x in MEASURES})
-                for m, r in ratios.items()
-            }
-            for group, names in groups.items()
-        },
-        relations={name: {m: {x: ratios[m][name][x][0] for x in MEASURES} for m in methods} for name in data},
+        groups={g: {m: _score(parts, names) for m, parts in values.items()} for g, names in groups.items()},
+        relations={n: {m: {x: values[m][x][n][0] for x in MEASURES} for m in methods} for n in data},
         members={group: list(names) for group, names in groups.items()},
-        analogies={name: len(x) for name, x in data.items()},
-        chance={group: _mean([c for n in names for c in chance[n]]) for group, names in groups.items()},
+        analogies={name: len(part) for name, part in data.items()},
+        chance={group: truth.chance([i for n in names for i in spans[n]]) for group, names in groups.items()},
         judge={
-            group: {m: summary([d[n] for n in names]) for m, d in distances.items()}
-            for group, names in groups.items()
-            if distances
+            g: {m: summary([x[n] for n in names]) for m, x in judged.items()} for g, names in groups.items() if judged
         },
         seconds=seconds,
         resamples=resamples,
@@ -366,49 +307,9 @@ def evaluate(
     )
 
 
-def resampled_ratio(sums: Sums, weights: np.ndarray) -> tuple[float, np.ndarray]:
-    """A measure as it is, and under each of the resampling weights [R, k]."""
-    return float(sums.ratio(np.ones((1, weights.shape[1])))[0]), sums.ratio(weights)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else math.nan
-
-
-def _candidates(
-    data: Mapping[str, Sequence[Analogy]], spans: Mapping[str, np.ndarray], autoencoder: MiniAutoencoder, limit: int
-) -> tuple[dict[int, Tensor], dict[str, list[float]]]:
-    """Reconstructed candidate answers by position of the analogy, where K is at least 2, and 1 / K by relation."""
-    chosen = [get_relation(name) for name in data] if limit else []
-    found: dict[int, Tensor] = {}
-    for name, items in data.items():
-        for i, item in zip(spans[name][:limit], items, strict=False):
-            answer = answers(item, chosen)
-            if len(answer) > 1:
-                found[int(i)] = answer
-    if found:
-        drawn = reconstruct(autoencoder, torch.cat(list(found.values())))
-        found = dict(zip(found, drawn.split([len(x) for x in found.values()]), strict=True))
-    chance = {n: [1 / len(found[int(i)]) for i in spans[n] if int(i) in found] for n in data}
-    return found, chance
-
-
-def _judged(
-    judge: Judge,
-    result: Tensor,
-    truth: Tensor,
-    spans: Mapping[str, np.ndarray],
-    limit: int,
-    rng: np.random.Generator,
-    resamples: int,
-) -> dict[str, tuple[float, np.ndarray]]:
-    """Mean feature distance by relation, with its resamples."""
-    found = {}
-    for name, span in spans.items():
-        distance = judge.distance(result[span[:limit]], truth[span[:limit]]).double().numpy()
-        weights = resampling_weights(len(distance), resamples, rng)
-        found[name] = resampled_ratio(Sums(distance, np.ones_like(distance)), weights)
-    return found
+def _score(values: Mapping[str, Mapping[str, Resampled]], names: Sequence[str]) -> Score:
+    """From measure to relation to value, over some relations."""
+    return Score(**{m: summary([values[m][n] for n in names], mean=m == "retrieval") for m in MEASURES})
 
 
 @dataclass(frozen=True)
@@ -442,26 +343,23 @@ def counterfactuals(
         raise InputError(f"expected two relations with two analogies each, got {list(data)}")
     rng = np.random.default_rng(seed)
     items, same, other = [], [], []
-    names = list(data)
-    for position, name in enumerate(names):
-        following = data[names[(position + 1) % len(names)]]
-        for j, item in enumerate(data[name]):
-            sibling, stranger = data[name][j - 1], following[j % len(following)]
+    following = [*list(data.values())[1:], next(iter(data.values()))]
+    for own, strangers in zip(data.values(), following, strict=True):
+        for j, item in enumerate(own):
+            sibling, stranger = own[j - 1], strangers[j % len(strangers)]
             items.append(item)
             same.append(replace(item, a=sibling.a, a_prime=sibling.a_prime))
             other.append(replace(item, a=stranger.a, a_prime=stranger.a_prime))
     before = draw(method, items)
-    truth = [reconstruct(autoencoder, x) for x in as_batch(items)[2:]]
-    scale = squared(*truth)
-    spans = np.split(np.arange(len(items)), np.cumsum([len(x) for x in data.values()])[:-1])
+    scale = squared(*(reconstruct(autoencoder, x) for x in as_batch(items)[2:]))
 
     def moved(changed: list[Analogy]) -> Estimate:
         change = squared(draw(method, changed), before)
-        ratios = []
-        for span in spans:
+        parts = []
+        for span in _spans(data).values():
             weights = resampling_weights(len(span), resamples, rng)
-            ratios.append(resampled_ratio(Sums(change[span], scale[span]), weights))
-        return summary(ratios)
+            parts.append(resampled(ratio(change[span], scale[span]), weights))
+        return summary(parts)
 
     return Counterfactuals(moved(same), moved(other))
 
@@ -475,15 +373,11 @@ def table(evaluation: Evaluation, measure: str = "error") -> str:
     if measure not in MEASURES:
         raise InputError(f"expected a measure out of {MEASURES}, got {measure!r}")
     groups = list(evaluation.groups)
-    lines = [
-        "| method | " + " | ".join(f"{g} ({len(evaluation.members[g])})" for g in groups) + " |",
-        "|---|" + "---|" * len(groups),
-    ]
+    rows = [["method", *(f"{g} ({len(evaluation.members[g])})" for g in groups)]]
     for method in evaluation.seconds:
-        cells = [str(getattr(evaluation.groups[g][method], measure)) for g in groups]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+        rows.append([method, *(str(getattr(evaluation.groups[g][method], measure)) for g in groups)])
     if measure == "retrieval":
         chances = [evaluation.chance[g] for g in groups]
-        cells = ["–" if math.isnan(c) else f"{c:.2f}" for c in chances]
-        lines.append("| *chance* | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(["*chance*", *("–" if math.isnan(c) else f"{c:.2f}" for c in chances)])
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---|" + "---|" * len(groups), *lines[1:]])

@@ -32,7 +32,7 @@ from ..emoji.edits import apply_edit, relation_name
 from ..emoji.relations import SPLITS, Analogy, concept_sides, differ, get_relation
 from ..emoji.sheets import STYLES, load_emoji
 from ..errors import InputError
-from .evaluation import Estimate, resampling_weights
+from .bootstrap import Estimate, resampling_weights
 
 LINE, CIRCLE = "line", "circle"
 CANDIDATES = 60  # pairs of a relation that are set side by side

@@ -24,12 +24,10 @@ from ..core.router import routing_statistics
 from ..emoji.relations import Analogy, as_batch, get_relation
 from ..emoji.sheets import load_emoji
 from ..errors import InputError, whole_number
-from .evaluation import Estimate, resampling_weights
 
 CHUNK = 256
 PROBE_COMPONENTS = 64
 DEALS = 3  # of concepts to folds, where a vector shows several
-RESAMPLES = 1000
 
 
 def coefficients_of(editor: Editor, items: Sequence[Analogy]) -> Tensor:
@@ -221,33 +219,6 @@ def _held_out(names: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> I
             check = check[np.isin(names[check], names[fit])]
             if len(check):
                 yield fit, check
-
-
-def over_concepts(values: np.ndarray, concepts: Sequence[str] | np.ndarray, seed: int = 0) -> Estimate:
-    """Mean of values [k] with its 95 % bootstrap interval, whole concepts resampled; values that are NaN are left out.
-
-    The values of one concept are no independent samples: its analogies show the same drawings again. With concepts
-    [k, m], a value counts as often as the product of how often each of its concepts was drawn (the pigeonhole
-    bootstrap of Owen, Annals of Applied Statistics 1, 2007), which errs on the side of a wide interval.
-
-    Raises:
-        InputError: no value at all.
-    """
-    values, groups = np.asarray(values, dtype=float), np.asarray(concepts)
-    known = ~np.isnan(values)
-    if not known.any():
-        raise InputError("expected at least one value that is not NaN, got none")
-    values, groups = values[known], groups[known].reshape(known.sum(), -1)
-    names, of = np.unique(groups, return_inverse=True)
-    of = of.reshape(groups.shape)
-    drawn = resampling_weights(len(names), RESAMPLES, np.random.default_rng(seed))
-    weights = drawn[:, of[:, 0]]
-    for column in range(1, of.shape[1]):
-        again = (of[:, :column] == of[:, column : column + 1]).any(1)  # a concept shown twice is drawn once
-        weights = weights * np.where(again, 1, drawn[:, of[:, column]])
-    with np.errstate(invalid="ignore"):  # a resample may miss all of few concepts
-        low, high = np.nanquantile((weights @ values) / weights.sum(1), [0.025, 0.975])
-    return Estimate(float(np.mean(values)), float(low), float(high))
 
 
 def linear_probe(

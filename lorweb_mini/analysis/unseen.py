@@ -1,4 +1,4 @@
-"""Generalisation: analogies on edits that no training drew, and the null model that they are held against."""
+"""Generalisation: analogies on edits that no training drew, and compositions judged by their parts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ..emoji.distributions import Distribution, Memoriser, held_out, unseen
+from ..emoji.distributions import Distribution, held_out, unseen
 from ..emoji.edits import EDITS, apply_edit
-from ..emoji.relations import UNSEEN_DEGREES, Analogy, Relation, analogies, as_batch, chain_name, unseen_relations
-from ..files import data_dir, read_json
+from ..emoji.relations import UNSEEN_DEGREES, Analogy, Relation, analogies, chain_name, unseen_relations
 from ..models.autoencoder import MiniAutoencoder
 from .evaluation import Method, draw, nearest, reconstruct
 
@@ -22,7 +20,7 @@ PARTS = ("b", "first edit alone", "second edit alone", "both")
 
 @dataclass(frozen=True)
 class Panel:
-    """Analogies to be asked, on concepts of one split.
+    """Analogies on concepts of one split.
 
     Attributes:
         analogies: relation to its analogies.
@@ -35,7 +33,7 @@ class Panel:
     @property
     def items(self) -> list[Analogy]:
         """All analogies in a row."""
-        return [x for found in self.analogies.values() for x in found]
+        return [x for items in self.analogies.values() for x in items]
 
 
 def panel(part: str = "val", n: int = 8, drawn: int = 16, kinds: Sequence[str] | None = None, seed: int = 0) -> Panel:
@@ -58,54 +56,19 @@ def panel(part: str = "val", n: int = 8, drawn: int = 16, kinds: Sequence[str] |
     for degree in UNSEEN_DEGREES:
         for relation in unseen_relations(part, degree):
             own = {kind for kind, _ in relation.edits}
-            reached = own <= allowed or (degree == "inside" and nearest_kinds[relation.name] <= allowed)
-            if kinds is None or reached:
+            if own <= allowed or (degree == "inside" and nearest_kinds[relation.name] <= allowed):
                 names.setdefault(degree, []).append(relation.name)
-    found = {name: analogies(part, name, seed, n) for members in names.values() for name in members}
-    found = {name: items for name, items in found.items() if len(items) > 1}
-    groups = {group: [name for name in members if name in found] for group, members in names.items()}
-    return Panel(found, {group: members for group, members in groups.items() if members})
-
-
-def memoriser_method(
-    autoencoder: MiniAutoencoder, kinds: Sequence[str] | None = None, size: int = 10_000, seed: int = 0
-) -> Method:
-    """The memoriser of the training distribution as a method; its answers pass through the autoencoder like all."""
-    memoriser = Memoriser(Distribution(kinds, held_out()), size, seed)
-
-    def method(items: list[Analogy]) -> Tensor:
-        return reconstruct(autoencoder, memoriser(*as_batch(items)[:3]))
-
-    return method
-
-
-def remembered(autoencoder: MiniAutoencoder, items: Sequence[Analogy], kinds: Sequence[str] | None) -> Method | None:
-    """The memoriser's answers where they have been worked out before, since 10,000 edits of every a take their time.
-
-    ``benchmarks.memoriser`` writes them to ``data/memoriser.json``; None where an analogy has no answer there.
-    """
-    path = data_dir() / "memoriser.json"
-    if not path.is_file():
-        return None
-    stored = read_json(path).get(",".join(kinds or ["all"]))
-    if stored is None or any(key_of(x) not in stored["chosen"] for x in items):
-        return None
-    memoriser = Memoriser(Distribution(kinds, held_out()), stored["size"], stored["seed"])
-
-    def method(part: list[Analogy]) -> Tensor:
-        rows = np.array([stored["chosen"][key_of(x)] for x in part])
-        return reconstruct(autoencoder, memoriser.chains[rows].apply(as_batch(part)[2]))
-
-    return method
-
-
-def key_of(item: Analogy) -> str:
-    """What an analogy is called in ``data/memoriser.json``: its relation and the picture a."""
-    return f"{item.relation} {item.keys[0]}"
+    items = {name: analogies(part, name, seed, n) for members in names.values() for name in members}
+    items = {name: some for name, some in items.items() if len(some) > 1}
+    groups = {group: [name for name in members if name in items] for group, members in names.items()}
+    return Panel(items, {group: members for group, members in groups.items() if members})
 
 
 def part_shares(
-    method: Method, items_by_relation: dict[str, list[Analogy]], relations: Sequence[Relation], autoencoder
+    method: Method,
+    items_by_relation: dict[str, list[Analogy]],
+    relations: Sequence[Relation],
+    autoencoder: MiniAutoencoder,
 ) -> dict[str, float]:
     """For compositions of two edits: the share of results nearest to each of :data:`PARTS`, over all analogies.
 
@@ -114,18 +77,9 @@ def part_shares(
     count = dict.fromkeys(PARTS, 0)
     for relation in relations:
         items = items_by_relation[relation.name]
-        results = draw(method, items)
-        for item, result in zip(items, results, strict=True):
-            first, second = (edited(item.b, [edit]) for edit in relation.edits)
+        for item, result in zip(items, draw(method, items), strict=True):
+            first, second = (apply_edit(item.b[None], *edit)[0] for edit in relation.edits)
             candidates = reconstruct(autoencoder, torch.stack([item.b, first, second, item.b_prime]))
             count[PARTS[nearest(result, candidates)]] += 1
     total = max(1, sum(count.values()))
     return {part: k / total for part, k in count.items()}
-
-
-def edited(picture: Tensor, edits: Sequence[tuple]) -> Tensor:
-    """One picture [3, n, n] after edits."""
-    x = picture[None]
-    for kind, strength in edits:
-        x = apply_edit(x, kind, strength)
-    return x[0]

@@ -21,22 +21,22 @@ from typing import Any
 import torch
 
 from ..algebra import pca
+from ..analysis.bootstrap import Estimate
 from ..analysis.evaluation import (
     Counterfactuals,
-    Estimate,
     Evaluation,
     by_relation,
     counterfactuals,
     draw,
     evaluate,
-    methods_of,
     reconstruct,
     squared,
     table,
     without_nan,
 )
+from ..analysis.methods import methods_of, remembered
 from ..analysis.space import basis_usage, clustering, coefficients_of, concepts_of, linear_probe
-from ..analysis.unseen import panel, remembered
+from ..analysis.unseen import panel
 from ..core.editor import BasisConfig, Editor, load
 from ..emoji.relations import Analogy, analogies, as_batch
 from ..errors import InputError
@@ -44,7 +44,10 @@ from ..files import read_json, tolerant_console, write_atomically
 from ..models.encoders import EFFICIENTNET, Judge
 from ..models.weights import WEIGHTS, load_config, weights_dir
 from ..show import figures, pictures, style
-from ..training.loop import LOG, STATE, TrainingConfig, read_log, train
+from ..training.config import TrainingConfig
+from ..training.log import LOG, read_log
+from ..training.loop import train
+from ..training.state import STATE
 from .train import BASES, DEFAULTS, STARTER_KINDS, STARTER_TONES, recipe_of
 
 # The one LoRA's coefficients are 1, not about 1/N: at the basis's rate its weights would move N times as far a step.

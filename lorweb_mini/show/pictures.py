@@ -131,7 +131,8 @@ def picture_rows(
 
 def main() -> None:
     """Writes ``figures/readme.png``: answers of the shipped starter basis on unseen emoji."""
-    from ..analysis.evaluation import draw, methods_of
+    from ..analysis.evaluation import draw
+    from ..analysis.methods import methods_of
     from ..core.editor import load
 
     # Of eight questions a relation the one whose edit shows most, since a black arrow has no hue to turn; no result is

@@ -20,12 +20,11 @@ from lorweb_mini.analysis.evaluation import (
     counterfactuals,
     draw,
     evaluate,
-    methods_of,
     nearest,
     reconstruct,
-    resampling_weights,
     table,
 )
+from lorweb_mini.analysis.methods import methods_of
 from lorweb_mini.core.editor import Editor
 from lorweb_mini.emoji.relations import Analogy, analogies, as_batch, get_relation
 from lorweb_mini.errors import InputError
@@ -100,19 +99,6 @@ def test_preserved_is_missing_where_an_edit_touches_everything(data: dict[str, l
     assert math.isnan(found.groups["all"]["half"].preserved_error.value)
     assert str(found.groups["all"]["half"].preserved_error) == "–"
     assert found.as_json()["groups"]["all"]["half"]["preserved_error"]["value"] is None
-
-
-def test_interval_is_that_of_a_naive_bootstrap() -> None:
-    rng = np.random.default_rng(0)
-    weights = resampling_weights(6, 4000, rng)
-    assert (weights.sum(1) == 6).all()
-    numerator, denominator = rng.random(6), 1 + rng.random(6)
-    fast = (weights @ numerator) / (weights @ denominator)
-    draws = rng.integers(6, size=(4000, 6))
-    slow = numerator[draws].sum(1) / denominator[draws].sum(1)
-    np.testing.assert_allclose(
-        np.quantile(fast, [0.025, 0.5, 0.975]), np.quantile(slow, [0.025, 0.5, 0.975]), atol=0.02
-    )
 
 
 def test_intervals_hold_the_value_and_repeat(data: dict[str, list[Analogy]]) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from lorweb_mini.analysis.evaluation import Estimate
+from lorweb_mini.analysis.bootstrap import Estimate
 from lorweb_mini.analysis.order import (
     CIRCLE,
     LINE,

@@ -18,7 +18,6 @@ from lorweb_mini.analysis.space import (
     concepts_of,
     linear_probe,
     nearest_known,
-    over_concepts,
     read_off,
     spread_out,
     update_gram,
@@ -96,21 +95,6 @@ def test_probe_reads_what_is_there_and_nothing_from_shuffled_labels() -> None:
     assert set(right) <= {0, 1} and right.mean() == found.accuracy
 
 
-def test_interval_is_the_binomial_one_where_each_value_is_a_concept() -> None:
-    values = np.random.default_rng(0).random(300) < 0.7
-    found = over_concepts(values, [f"concept {i}" for i in range(300)])
-    half = 1.96 * math.sqrt(values.mean() * (1 - values.mean()) / 300)
-    assert found.value == values.mean()
-    assert found.low == pytest.approx(found.value - half, abs=0.01)
-    assert found.high == pytest.approx(found.value + half, abs=0.01)
-
-
-def test_interval_knows_that_a_concept_repeated_says_nothing_new() -> None:
-    values, concepts = np.random.default_rng(0).random(40) < 0.7, [f"concept {i}" for i in range(40)]
-    once, often = over_concepts(values, concepts), over_concepts(np.tile(values, 9), concepts * 9)
-    assert (once.low, once.high) == (often.low, often.high)
-
-
 def test_probe_does_not_profit_from_concepts_it_has_seen() -> None:
     rng = np.random.default_rng(2)
     concepts = [f"concept {i}" for i in range(30) for _ in range(8)]
@@ -135,28 +119,6 @@ def test_probe_reads_what_is_there_from_vectors_of_several_concepts() -> None:
     points, labels, concepts = clouds(each=200)
     right = read_off(points, labels, np.stack([concepts, np.random.default_rng(4).permutation(concepts)], 1))
     assert np.nanmean(right) > 0.95
-
-
-def test_interval_of_two_crossed_sets_of_concepts_knows_both() -> None:
-    """Values u_a + v_b on a grid: the variance of their mean is var(u) / 30 + var(v) / 30."""
-    rng = np.random.default_rng(5)
-    u, v = rng.normal(size=30), 3 * rng.normal(size=30)
-    a, b = (x.ravel() for x in np.meshgrid(np.arange(30), np.arange(30)))
-    values, names = u[a] + v[b], np.stack([np.char.add("a", a.astype(str)), np.char.add("b", b.astype(str))], 1)
-    found = over_concepts(values, names)
-    expected = 2 * 1.96 * math.sqrt(u.var() / 30 + v.var() / 30)
-    assert found.high - found.low == pytest.approx(expected, rel=0.15)
-    of_a_alone = over_concepts(values, names[:, 0])
-    assert of_a_alone.high - of_a_alone.low < 0.5 * expected
-    same = over_concepts(values, names[:, [0, 0]])  # the same concept twice is no second one
-    assert (same.low, same.high) == (of_a_alone.low, of_a_alone.high)
-
-
-def test_interval_leaves_out_what_is_not_known() -> None:
-    values, concepts = np.array([1.0, 0.0, 1.0, np.nan]), list("abcd")
-    assert over_concepts(values, concepts) == over_concepts(values[:3], concepts[:3])
-    with pytest.raises(InputError, match="at least one value"):
-        over_concepts(np.full(4, np.nan), concepts)
 
 
 def test_probe_refuses_what_it_cannot_answer() -> None:

@@ -12,28 +12,10 @@ from tiny_models import mixtures as random_mixtures
 from tiny_models import pictures, tiny_editor
 from torch import Tensor
 
-from lorweb_mini.analysis.evaluation import Estimate
-from lorweb_mini.analysis.walking import (
-    FROM_NOTHING,
-    SCALES,
-    Ladder,
-    Scale,
-    Trace,
-    Truth,
-    beyond_doubt,
-    geometric,
-    interval,
-    ladders,
-    line,
-    mean_of,
-    median_ratio,
-    mixtures,
-    walk,
-)
+from lorweb_mini.analysis.bootstrap import Estimate, beyond_doubt
+from lorweb_mini.analysis.ladders import Ladder, Scale
+from lorweb_mini.analysis.walking import Trace, Truth, geometric, line, mixtures, walk
 from lorweb_mini.core.editor import Editor
-from lorweb_mini.emoji.edits import apply_edit
-from lorweb_mini.emoji.relations import SPLITS, concept_sides, get_relation
-from lorweb_mini.emoji.sheets import STYLES, load_emoji
 from lorweb_mini.errors import InputError
 
 FIVE = Scale(("any",) * 5)
@@ -247,15 +229,6 @@ def test_nothing_is_beyond_doubt_on_few_concepts() -> None:
     assert beyond_doubt(Estimate(0.2, -0.1, 0.3), "abcdefgh") == 0
 
 
-def test_verdicts_on_concepts_that_differ_by_luck_alone_are_rare() -> None:
-    rng, concepts = np.random.default_rng(0), list("abcdef")
-    coins = rng.choice([-1.0, 1.0], (600, 6))
-    found = [beyond_doubt(interval(mean_of(row), concepts, 400), concepts) for row in coins]
-    assert 0 < np.mean(np.abs(found)) < 0.05
-    alike = [beyond_doubt(interval(mean_of(row), concepts, 400), [*concepts, "g"]) for row in np.abs(coins[:2])]
-    assert alike == [1, 1]
-
-
 def test_the_measures_against_a_loop() -> None:
     items = [ladder(seed, concept=str(seed % 3)) for seed in range(5)]
     identity = world(lambda s: s).autoencoder
@@ -270,94 +243,6 @@ def test_the_measures_against_a_loop() -> None:
     assert found.errors()[3].value == pytest.approx(found.error[:, 3].sum() / total)
 
 
-def test_intervals_draw_whole_concepts() -> None:
-    values = np.array([0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0])
-    apart = interval(mean_of(values), [str(i) for i in range(8)])
-    together = interval(mean_of(values), list("aaaabbbb"))
-    assert apart.value == together.value == 0.5
-    assert (together.low, together.high) == (0, 1)  # two concepts: a resample often misses one of them
-    assert apart.low > 0 and apart.high < 1
-    rng = np.random.default_rng(0)
-    counts = rng.multinomial(2, [0.5, 0.5], size=1000)
-    expected = np.quantile(counts @ [0, 4] / (counts @ [4, 4]), [0.025, 0.975])
-    np.testing.assert_allclose((together.low, together.high), expected)
-    with pytest.raises(InputError, match="two concepts"):
-        interval(mean_of(values), ["same"] * 8)
-
-
-def test_the_median_over_relations_against_a_loop() -> None:
-    top, bottom = np.array([1.0, 2, 3, 4, 5]), np.array([2.0, 2, 6, 1, 1])
-    groups = ["x", "x", "y", "z", "z"]
-    weights = np.array([[1.0, 1, 1, 1, 1], [2, 0, 1, 0, 1], [0, 0, 0, 3, 1]])
-    found = median_ratio(top, bottom, groups)(weights)
-    assert found.tolist() == pytest.approx([np.median([3 / 4, 0.5, 4.5]), np.median([0.5, 0.5, 5]), 17 / 4])
-
-
-# --- ladders --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["tone: light → dark", "moon: + 2 → + 4 phases"])
-def test_rungs_are_the_answers_of_their_relations(name: str) -> None:
-    scale, emoji = SCALES[name], load_emoji()
-    found = ladders(scale, 6)
-    for item in found:
-        key, style = item.key.split("@")
-        start = (emoji.index[key], STYLES.index(style))
-        for relation, rung in zip(scale.relations, item.rungs, strict=True):
-            rows = [row for row in get_relation(relation).all_pairs if tuple(row[:2]) == start]
-            torch.testing.assert_close(rung, emoji.tensor(rows[0][2], rows[0][3])[0])
-    assert [x.key for x in ladders(scale, 6)] == [x.key for x in found] != [x.key for x in ladders(scale, 6, seed=1)]
-
-
-@pytest.mark.parametrize("name", SCALES)
-def test_test_ladders_show_test_concepts_and_none_of_val(name: str) -> None:
-    emoji, scale = load_emoji(), SCALES[name]
-    side = {e.concept: s for e, s in zip(emoji.emojis, concept_sides(), strict=True)}
-    for item in ladders(scale, 8):
-        row = [emoji.index[item.key.split("@")[0]]]
-        for relation in scale.relations:
-            row += [x[2] for x in get_relation(relation).all_pairs if tuple(x[:2]) == (row[0], 0)][:1]
-        sides = {int(side[emoji.emojis[i].concept]) for i in row}
-        assert SPLITS.index("val") not in sides
-        if scale.dial is not None:
-            assert sides == {SPLITS.index("test")}
-        assert not torch.equal(item.a, item.b)
-        assert len(item.rungs) == len(item.examples) == len(scale.positions) and len(item.rungs) % 2 == 1
-
-
-def test_ladders_spread_over_concepts() -> None:
-    found = ladders(SCALES["tone: light → dark"], 12)
-    assert len({x.concept for x in found}) == len(found) == 12
-
-
-def test_a_dial_is_exact_everywhere_in_its_range() -> None:
-    (item,) = ladders(SCALES["blur: 1 → 4 pixels"], 1)
-    pair = item.at(0.3)
-    assert pair is not None
-    torch.testing.assert_close(pair[1], apply_edit(item.b[None], "blur", 1.9)[0])
-    torch.testing.assert_close(pair[0], apply_edit(item.a[None], "blur", 1.9)[0])
-    assert item.at(1.5) is not None and item.at(-0.5) is None
-    (drawn,) = ladders(SCALES["arrow: 90° → 180°"], 1)
-    assert drawn.at(0.3) is None
-    middle = drawn.at(0.5)
-    assert middle is not None and torch.equal(middle[1], drawn.rungs[1])
-
-
-@pytest.mark.parametrize("name", FROM_NOTHING)
-def test_scales_from_nothing_start_at_b(name: str) -> None:
-    for item in ladders(FROM_NOTHING[name], 2):
-        torch.testing.assert_close(item.rungs[0], item.b, atol=1e-6, rtol=0)
-        torch.testing.assert_close(item.examples[0], item.a, atol=1e-6, rtol=0)
-
-
-def test_ladders_refuse() -> None:
-    with pytest.raises(InputError, match="a split out of"):
-        ladders(SCALES["hue: 120° → 240°"], split="all")
-    with pytest.raises(InputError, match="either relations or a dial"):
-        Scale()
-    with pytest.raises(InputError, match="the name of a relation"):
-        ladders(Scale(("tone/blue>red", "tone/red>blue")))
-    with pytest.raises(InputError, match="range of blur"):
-        ladders(Scale(dial=("blur", 1, 40)))
+def test_there_is_no_middle_of_an_even_number_of_rungs() -> None:
     with pytest.raises(InputError, match="odd number"):
         Trace(QUARTERS, 4, ("a", "b"), np.zeros((2, 5)), np.ones(2), np.zeros((2, 5), int)).midpoint()

@@ -20,7 +20,7 @@ Sampler(base, autoencoder, question.b, {INSTRUCTIONS}, steps=2)
 """
 WALK = """
 import lorweb_mini as lw
-from lorweb_mini.analysis.walking import SCALES, ladders
+from lorweb_mini.analysis.ladders import SCALES, ladders
 from lorweb_mini.widgets.walk import Walk
 
 walks = {name: ladders(SCALES[name], 1)[0] for name in ("darken: 0.65 → 0.25", "tone: light → dark")}

@@ -130,7 +130,9 @@ def test_palette_holds_no_red_and_green_pair() -> None:
     assert not [c for c in strong if 75 < hue(c) < 170]
 
 
-@pytest.mark.parametrize("module", ["evaluation", "one_lora", "order", "sharpness", "space", "walking"])
+@pytest.mark.parametrize(
+    "module", ["bootstrap", "evaluation", "ladders", "methods", "one_lora", "order", "space", "walking"]
+)
 def test_measuring_needs_no_plotting(module: str) -> None:
     source = (Path(analysis.__file__).parent / f"{module}.py").read_text(encoding="utf-8")
     assert not re.search(r"^\s*(import|from) (matplotlib|plotly|ipywidgets|anywidget)", source, re.MULTILINE)

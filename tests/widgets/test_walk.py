@@ -8,7 +8,8 @@ import torch
 from pages import ask, fallback, image, part
 from tiny_models import pictures, tiny_editor
 
-from lorweb_mini.analysis.walking import Ladder, Scale, Truth, walk
+from lorweb_mini.analysis.ladders import Ladder, Scale
+from lorweb_mini.analysis.walking import Truth, walk
 from lorweb_mini.core.editor import Editor
 from lorweb_mini.errors import InputError
 from lorweb_mini.images import to_pil

@@ -1,0 +1,173 @@
+"""Ladders: one b with the true answers along a scale of evenly spaced edits, its rungs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..emoji.edits import EDITS, apply_edit
+from ..emoji.relations import SPLITS, concept_sides, differ, get_relation
+from ..emoji.sheets import STYLES, load_emoji
+from ..errors import InputError
+
+SAME_PLACE = 1e-6  # fractions closer than this are one
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Evenly spaced true answers to one b.
+
+    Attributes:
+        relations: from b to each rung, as artists drew it; or
+        dial: kind of an edit and its strengths at the first and at the last rung, which makes five rungs.
+        nothing: the first rung is b itself. ``relations`` then starts with the second rung; a dial's first strength
+            has to be the one that changes nothing.
+    """
+
+    relations: tuple[str, ...] = ()
+    dial: tuple[str, float, float] | None = None
+    nothing: bool = False
+
+    def __post_init__(self) -> None:
+        if bool(self.relations) == (self.dial is not None):
+            raise InputError("expected either relations or a dial, got both or none of them")
+
+    @property
+    def positions(self) -> tuple[float, ...]:
+        """Fractions of the rungs, from 0 to 1."""
+        count = len(self.relations) + self.nothing if self.relations else 5
+        return tuple(i / (count - 1) for i in range(count))
+
+    def strength(self, t: float) -> float | None:
+        """The dial at fraction t; None beyond the range of its edit, and for relations."""
+        if self.dial is None:
+            return None
+        kind, first, last = self.dial
+        value = round(first + t * (last - first), 9)
+        low, high = EDITS[kind].range
+        return value if low <= value <= high else None
+
+
+# In all of them the middle is a relation, or a strength, that the full basis was never trained on.
+TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
+SCALES = {
+    "tone: light → dark": Scale(tuple(f"tone/yellow>{tone}" for tone in TONES)),
+    "clock: + 1 h → + 3 h": Scale(tuple(f"clock/+{hours}h" for hours in (1, 2, 3))),
+    "moon: + 2 → + 4 phases": Scale(tuple(f"moon/+{phases}" for phases in (2, 3, 4))),
+    "arrow: 90° → 180°": Scale(tuple(f"rotate/{degrees}deg" for degrees in (90, 135, 180))),
+    "hue: 120° → 240°": Scale(dial=("hue", 120, 240)),
+    "darken: 0.65 → 0.25": Scale(dial=("darken", 0.65, 0.25)),
+    "blur: 1 → 4 pixels": Scale(dial=("blur", 1, 4)),
+    "shrink: 0.75 → 0.35": Scale(dial=("shrink", 0.75, 0.35)),
+    "shift: 8 → 24 pixels": Scale(dial=("shift", 8, 24)),
+}
+# From b itself to an answer that the starter was trained on: one analogy, turned up.
+FROM_NOTHING = {
+    "tone: dark → light": Scale(tuple(f"tone/dark>{tone}" for tone in TONES[3::-1]), nothing=True),
+    "grey": Scale(dial=("grey", 0, 1), nothing=True),
+    "darken: to 0.25": Scale(dial=("darken", 1, 0.25), nothing=True),
+    "blur: to 4 pixels": Scale(dial=("blur", 0, 4), nothing=True),
+    "shrink: to 0.35": Scale(dial=("shrink", 1, 0.35), nothing=True),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Ladder:
+    """One b with its rungs, and another picture a with the same rungs as example. All pictures in [-1, 1].
+
+    Attributes:
+        concept, key: what b shows, and its ``code points@style``.
+        a, b: [3, 64, 64]; examples, rungs: a'(t) and b'(t) at :attr:`Scale.positions`, [T, 3, 64, 64].
+    """
+
+    scale: Scale
+    concept: str
+    key: str
+    a: Tensor
+    b: Tensor
+    examples: Tensor
+    rungs: Tensor
+
+    def at(self, t: float) -> tuple[Tensor, Tensor] | None:
+        """True a'(t) and b'(t): a rung's pictures, for a dial those of any strength in range; None where unknown."""
+        for i, position in enumerate(self.scale.positions):
+            if abs(position - t) < SAME_PLACE:
+                return self.examples[i], self.rungs[i]
+        strength = self.scale.strength(t)
+        if self.scale.dial is None or strength is None:
+            return None
+        edited = apply_edit(torch.stack([self.a, self.b]), self.scale.dial[0], strength)
+        return edited[0], edited[1]
+
+
+def ladders(scale: Scale, n: int = 32, split: str = "test", seed: int = 0) -> list[Ladder]:
+    """At most n ladders, of as many concepts as possible; the same ones for the same arguments.
+
+    ``test``: among b and its rungs at least one belongs to a test concept and none to a val concept, as for
+    :meth:`~lorweb_mini.emoji.relations.Relation.pairs`; ``train`` and ``val``: all of them do. a shows other concepts
+    than b wherever the scale has more than a few, another emoji in any case. Ladders with two rungs that look the same
+    are left out.
+
+    Raises:
+        InputError: an unknown split or relation, or no ladder is found.
+    """
+    emoji, rng = load_emoji(), np.random.default_rng(seed)
+    chains = _chains(scale, split)
+    chains = chains[rng.permutation(len(chains))]
+    met: Counter[str] = Counter()
+    turn = []
+    for i in chains[:, 0, 0]:
+        turn.append(met[emoji.emojis[i].concept])
+        met[emoji.emojis[i].concept] += 1
+    chains = chains[np.argsort(turn, kind="stable")][: 3 * n + 16]
+    pictures = _pictures(scale, chains)
+    neighbours = zip(pictures[:, 1:-1].unbind(1), pictures[:, 2:].unbind(1), strict=True)
+    visible = np.flatnonzero(torch.stack([differ(x, y) for x, y in neighbours], 1).all(1).numpy())
+    shown = [{emoji.emojis[i].concept for i in chain} for chain in chains[..., 0]]
+    made: list[Ladder] = []
+    for j in visible:
+        others = [i for i in visible if not shown[i] & shown[j]]
+        others = others or [i for i in visible if chains[i, 0, 0] != chains[j, 0, 0]]
+        if not others:
+            continue
+        i, entry = rng.choice(others), emoji.emojis[chains[j, 0, 0]]
+        key = f"{entry.key}@{STYLES[chains[j, 0, 1]]}"
+        made.append(Ladder(scale, entry.concept, key, pictures[i, 0], pictures[j, 0], pictures[i, 1:], pictures[j, 1:]))
+        if len(made) == n:
+            break
+    if not made:
+        raise InputError(f"expected pictures that the scale applies to in {split}, found none for {scale}")
+    return made
+
+
+def _chains(scale: Scale, split: str) -> np.ndarray:
+    """Emoji and style of b, and of the rungs where they are drawn: int [k, 1 or 1 + T, 2]."""
+    if split not in SPLITS:
+        raise InputError(f"expected a split out of {SPLITS}, got {split!r}")
+    if scale.dial is not None:
+        chains = np.argwhere(load_emoji().present)[:, None]
+    else:
+        steps = [{tuple(row[:2]): row[2:] for row in get_relation(name).all_pairs} for name in scale.relations]
+        starts = sorted(set.intersection(*map(set, steps)))
+        drawn = [np.array([step[start] for start in starts]) for step in steps]
+        chains = np.stack([*[np.array(starts)] * (1 + scale.nothing), *drawn], 1)
+    side = concept_sides()[chains[..., 0]]
+    if split == "test":
+        return chains[(side == SPLITS.index("test")).any(1) & (side != SPLITS.index("val")).all(1)]
+    return chains[(side == SPLITS.index(split)).all(1)]
+
+
+def _pictures(scale: Scale, chains: np.ndarray) -> Tensor:
+    """b and its rungs, [k, 1 + T, 3, 64, 64]."""
+    pictures = load_emoji().tensor(chains[..., 0].ravel(), chains[..., 1].ravel()).unflatten(0, chains.shape[:2])
+    if scale.dial is None:
+        return pictures
+    strengths = [scale.strength(t) for t in scale.positions]
+    if None in strengths:
+        raise InputError(f"expected strengths in the range of {scale.dial[0]}, got {scale.dial[1:]}")
+    rungs = [apply_edit(pictures[:, 0], scale.dial[0], strength) for strength in strengths if strength is not None]
+    return torch.stack([pictures[:, 0], *rungs], 1)
