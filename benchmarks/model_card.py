@@ -51,7 +51,8 @@ from lorweb_mini.analysis.evaluation import (
 )
 from lorweb_mini.analysis.methods import methods_of
 from lorweb_mini.analysis.space import spread_out
-from lorweb_mini.commands.run import PACKAGES, root, say, try_judge
+from lorweb_mini.commands.results import PACKAGES
+from lorweb_mini.commands.run import root, say, try_judge
 from lorweb_mini.core.editor import Editor, load
 from lorweb_mini.emoji.distributions import CIRCULAR, LONGEST, Chains, Distribution, held_out
 from lorweb_mini.emoji.edits import EDITS

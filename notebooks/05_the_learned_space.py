@@ -988,7 +988,8 @@ display(
 # > trained.)
 
 # %%
-from lorweb_mini.analysis.order import CIRCLE, LINE, corrected, crossed, dial, held_out_order, order_of, verdict
+from lorweb_mini.analysis.levels import crossed, dial
+from lorweb_mini.analysis.order import CIRCLE, LINE, corrected, held_out_order, order_of, verdict
 
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 STEP = {f"tone/{s}>{t}": float(TONES.index(t) - TONES.index(s)) for s in TONES for t in TONES if s != t}

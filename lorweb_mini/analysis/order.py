@@ -11,115 +11,29 @@ positions say:
 * **Mantel**: rank correlation of the centres' distances with the positions' distances (Mantel, Cancer Research 27,
   1967). Nothing is fitted.
 
-Both are tested by dealing the positions out anew, to **whole levels**. Dealing them out to single analogies would test
-whether the levels differ at all, another and a much easier question: levels that lie apart in any arrangement can be
-read off in *any* order, on held-out concepts too, along a direction that was fitted to that order.
+Both are tested by permuting the positions of **whole levels**. Permuting them over single analogies would test whether
+the levels differ at all, another and a much easier question: levels that lie apart in any arrangement can be read off
+in *any* order, on held-out concepts too, along a direction that was fitted to that order.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from scipy.stats import false_discovery_control, rankdata
 
-from ..emoji.edits import apply_edit, relation_name
-from ..emoji.relations import SPLITS, Analogy, concept_sides, differ, get_relation
-from ..emoji.sheets import STYLES, load_emoji
 from ..errors import InputError
 from .bootstrap import Estimate, resampling_weights
 
 LINE, CIRCLE = "line", "circle"
-CANDIDATES = 60  # pairs of a relation that are set side by side
 TURN = 2 * np.pi
 CLEAR, LIKELY = 0.8, 0.5  # correlations from which a verdict is plain, or left open
-SPLITS_TRIED, LEAST = 2000, 0.2  # random halves of the concepts; the smaller half's share of the analogies
-
-
-# --- analogies at every level ---------------------------------------------------------------------
-
-
-def crossed(relation: str, n: int, seed: int = 0, subgroup: str | None = None) -> list[Analogy]:
-    """Up to n test analogies of a relation out of all ways to set two of its pairs side by side.
-
-    ``analogies`` gives each pair once as (b, b'); a relation of few pairs, such as a step of the moon, has many more
-    analogies. As there, the two pairs show different concepts, or different pictures where there is one concept only.
-
-    Args:
-        subgroup: Unicode subgroup that all four pictures must belong to, for example ``arrow``.
-
-    Raises:
-        InputError: unknown relation.
-    """
-    emojis, found = load_emoji().emojis, get_relation(relation)
-    pairs = found.pairs("test")
-    if subgroup is not None:
-        pairs = pairs[[all(emojis[e].subgroup == subgroup for e in row[[0, 2]]) for row in pairs]]
-    rng = np.random.default_rng([seed, zlib.crc32(relation.encode())])
-    pairs = rng.permutation(pairs)[:CANDIDATES]
-    if len(pairs) == 0 or n == 0:
-        return []
-    first, second = found.pictures(pairs)
-    visible = differ(first, second).numpy()
-    pairs, first, second = pairs[visible], first[visible], second[visible]
-    concepts = np.array([[emojis[e].concept for e in row[[0, 2]]] for row in pairs]).reshape(-1, 2)
-    apart = (concepts[:, None] != concepts).all(-1)
-    if not apart.any():
-        apart = (pairs[:, None, [0, 2]] != pairs[:, [0, 2]]).all(-1)
-    items = []
-    for i, j in rng.permutation(np.argwhere(apart))[:n]:
-        keys = [_key(*pair) for pair in (pairs[i, :2], pairs[i, 2:], pairs[j, :2], pairs[j, 2:])]
-        quartet = (keys[0], keys[1], keys[2], keys[3])
-        items.append(Analogy(first[i], second[i], first[j], second[j], relation, "test", quartet))
-    return items
-
-
-def dial(kind: str, strengths: Sequence[float], n: int, seed: int = 0) -> list[list[Analogy]]:
-    """Analogies all along an edit's dial, also where no relation has a strength.
-
-    The n pairs of drawings are the same at all strengths. Every drawing is of another test concept, so a split by b's
-    concept is one by a's, too. Drawings that a strength leaves as they are (grey ones under another hue) are passed by.
-
-    Returns:
-        One list of n analogies for each strength.
-
-    Raises:
-        InputError: unknown kind, a strength outside its range, or fewer than 2n concepts.
-    """
-    names = [relation_name(kind, strength) for strength in strengths]
-    emoji = load_emoji()
-    drawings = np.argwhere(emoji.present & (concept_sides() == SPLITS.index("test"))[:, None])
-    chosen: dict[str, tuple[str, torch.Tensor, torch.Tensor]] = {}
-    for row in np.random.default_rng([seed, zlib.crc32(kind.encode())]).permutation(drawings):
-        concept = emoji.emojis[row[0]].concept
-        if len(chosen) == 2 * n or concept in chosen:
-            continue
-        picture = emoji.tensor(*row)
-        edited = torch.cat([apply_edit(picture, kind, strength) for strength in strengths])
-        if bool(differ(picture.expand_as(edited), edited).all()):
-            chosen[concept] = (_key(*row), picture[0], edited)
-    if len(chosen) < 2 * n:
-        raise InputError(f"expected {2 * n} test concepts that {kind} changes, found {len(chosen)}")
-    drawn = list(chosen.values())
-    return [
-        [
-            Analogy(a, a_primes[i], b, b_primes[i], name, "test", (a_key, a_key, b_key, b_key))
-            for (a_key, a, a_primes), (b_key, b, b_primes) in zip(drawn[::2], drawn[1::2], strict=True)
-        ]
-        for i, name in enumerate(names)
-    ]
-
-
-def _key(emoji: int, style: int) -> str:
-    return f"{load_emoji().emojis[emoji].key}@{STYLES[style]}"
-
-
-# --- statistics -----------------------------------------------------------------------------------
+SPLITS, SPLITS_TRIED = 5, 2000  # random halves of the concepts, each taken both ways
+LEAST = 0.2  # the smaller half's share of the analogies
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -146,8 +60,8 @@ def circular_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def position_distances(positions: np.ndarray, shape: str) -> np.ndarray:
-    """How far positions [m] are from each other, [m, m]: along the line, or the shorter way round (in turns)."""
-    apart = np.abs(positions[:, None] - positions)
+    """How far positions [..., m] are from each other, [..., m, m]: along the line, or the shorter way (in turns)."""
+    apart = np.abs(positions[..., :, None] - positions[..., None, :])
     return np.minimum(apart % 1, 1 - apart % 1) if shape == CIRCLE else apart
 
 
@@ -174,69 +88,36 @@ class Order:
     share: float
 
 
-@dataclass(frozen=True)
-class _Half:
-    """Half of the groups, on whose level centres axes were fitted.
-
-    fitted: these centres on the axes [m, q]. points: all vectors there [k, q]. others: 1 for the other groups [g].
-    """
-
-    fitted: np.ndarray
-    points: np.ndarray
-    others: np.ndarray
-
-
 class _Levels:
-    """Vectors [k, d] with the level [k] and the group [k] of each, and the positions [m] of the levels."""
+    """Vectors [k, d] of m levels, each with a group, and the axes fitted to the centres of halves of the groups."""
 
     def __init__(
-        self,
-        vectors: np.ndarray,
-        labels: Sequence[str] | np.ndarray,
-        positions: Mapping[str, float],
-        groups: Sequence[str] | np.ndarray,
-        shape: str,
-        splits: int,
-        seed: int,
+        self, vectors: np.ndarray, labels: np.ndarray, names: list[str], groups: np.ndarray, shape: str
     ) -> None:
-        if shape not in (LINE, CIRCLE):
-            raise InputError(f"expected the shape {LINE} or {CIRCLE}, got {shape!r}")
-        if not len(vectors) == len(labels) == len(groups):
-            raise InputError(
-                f"expected one label and one group a vector, got {len(vectors)}, {len(labels)} and {len(groups)}"
-            )
-        if unknown := set(labels) - set(positions):
-            raise InputError(f"expected a position for every label, got none for {sorted(unknown)}")
-        names = [name for name in positions if name in set(labels)]
-        if len(names) < 4:
-            raise InputError(f"expected at least 4 levels, since 3 lie on a circle in any order; got {len(names)}")
         self.vectors, self.shape = np.asarray(vectors, np.float64), shape
-        self.positions = np.array([positions[name] for name in names], np.float64)
-        self.member = np.array(labels) == np.array(names)[:, None]  # [m, k]
-        self.groups, self.group = np.unique(np.asarray(groups), return_inverse=True)
+        self.axes = 1 if shape == LINE else 2
+        self.member = labels == np.array(names)[:, None]  # [m, k]
+        self.groups, self.group = np.unique(groups, return_inverse=True)
         # Below this a difference is rounding: a picture's embedding depends a little on the batch it was in.
         self.least = 1e-5 * float(np.sqrt(self.vectors.var(0).sum()))
-        self.everyone = np.ones(len(self.groups))
-        self.halves = [self._half(side) for side in self._sides(splits, seed)]
+        self.halves: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def _sides(self, count: int, seed: int) -> list[np.ndarray]:
-        """Up to ``count`` splits of the groups, each taken both ways; every level has analogies on both sides."""
-        rng, found = np.random.default_rng(seed), dict[bytes, np.ndarray]()
+    def fit(self, seed: int) -> None:
+        """Halves the groups so that every level has analogies on both sides, and fits axes to either half."""
+        rng, sides = np.random.default_rng(seed), dict[bytes, np.ndarray]()
         for side in rng.integers(2, size=(SPLITS_TRIED, len(self.groups))).astype(bool):
             mine = side[self.group]
             both = (self.member & mine).any(1) & (self.member & ~mine).any(1)
             if both.all() and min(mine.mean(), 1 - mine.mean()) >= LEAST:
-                found[(side ^ side[0]).tobytes()] = side
-            if len(found) == count:
+                sides[(side ^ side[0]).tobytes()] = side
+            if len(sides) == SPLITS:
                 break
-        if not found:
+        if not sides:
             raise InputError("expected groups that can be halved so that every level is in both halves, found no such")
-        return [half for side in found.values() for half in (side, ~side)]
-
-    def _half(self, side: np.ndarray) -> _Half:
-        centres = self.centres(self.vectors, side)
-        axes = np.linalg.svd(centres, full_matrices=False)[2][: 1 if self.shape == LINE else 2]
-        return _Half(centres @ axes.T, self.vectors @ axes.T, (~side).astype(float))
+        for half in (half for side in sides.values() for half in (side, ~side)):
+            centres = self.centres(self.vectors, half)
+            axes = np.linalg.svd(centres, full_matrices=False)[2][: self.axes]
+            self.halves.append((centres @ axes.T, self.vectors @ axes.T, (~half).astype(float)))
 
     def centres(self, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Levels' mean points, seen from their own mean [m, q]; groups count by weight, NaN for a level without any."""
@@ -255,26 +136,27 @@ class _Levels:
 
     def held_out(self, positions: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Mean over halves of the others' correlation with positions [..., m], its sign set by the half itself."""
-        scores = [
-            np.where(self.score(half.fitted, positions) < 0, -1, 1)
-            * self.score(self.centres(half.points, weights * half.others), positions)
-            for half in self.halves
-            if (weights * half.others).any()
-        ]
+        scores = []
+        for fitted, points, others in self.halves:
+            if (weights * others).any():
+                sign = np.where(self.score(fitted, positions) < 0, -1, 1)
+                scores.append(sign * self.score(self.centres(points, weights * others), positions))
         return np.mean(scores, 0)
 
-    def mantel(self, apart: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Rank correlation of the centres' distances with the positions' distances [..., m, m]."""
+    def mantel(self, positions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Rank correlation of the centres' distances with the distances of positions [..., m]."""
         centres = self.centres(self.vectors, weights)
         first, second = np.triu_indices(len(centres), 1)
         distances = np.sqrt(np.square(centres[first] - centres[second]).sum(-1))
         present = ~np.isnan(distances)
+        apart = position_distances(positions, self.shape)
         return rank_correlation(distances[present], apart[..., first, second][..., present])
 
     def share(self) -> float:
         """Of the variance between all centres, what the axes fitted to them hold."""
-        variances = np.square(np.linalg.svd(self.centres(self.vectors, self.everyone), compute_uv=False))
-        return float(variances[: 1 if self.shape == LINE else 2].sum() / variances.sum())
+        centres = self.centres(self.vectors, np.ones(len(self.groups)))
+        variances = np.square(np.linalg.svd(centres, compute_uv=False))
+        return float(variances[: self.axes].sum() / variances.sum())
 
 
 def held_out_order(
@@ -283,12 +165,9 @@ def held_out_order(
     positions: Mapping[str, float],
     groups: Sequence[str] | np.ndarray,
     shape: str = LINE,
-    splits: int = 5,
-    seed: int = 0,
 ) -> float:
     """The held-out correlation of :func:`order_of` alone, without tests and intervals: for comparisons."""
-    found = _Levels(vectors, labels, positions, groups, shape, splits, seed)
-    return float(found.held_out(found.positions, found.everyone))
+    return order_of(vectors, labels, positions, groups, shape, arrangements=1, resamples=1).held_out.value
 
 
 def order_of(
@@ -299,7 +178,6 @@ def order_of(
     shape: str = LINE,
     arrangements: int = 2000,
     resamples: int = 500,
-    splits: int = 5,
     seed: int = 0,
 ) -> Order:
     """Tests whether levels lie in order, see the head of this module.
@@ -308,33 +186,36 @@ def order_of(
         vectors: [k, dimensions]; labels: the level of each, [k]; groups: what is held out together, the concept, [k].
         positions: level to position, any number on a line, a share of a full turn on a circle.
         arrangements: all are tried where the levels have no more, else as many random ones; at least 1.
-        splits: random halves of the groups at most, each taken both ways.
 
     Raises:
         InputError: fewer than 4 levels, a label without a position, lengths that differ, or groups of which no two
             halves both have every level.
     """
-    found = _Levels(vectors, labels, positions, groups, shape, splits, seed)
+    if shape not in (LINE, CIRCLE):
+        raise InputError(f"expected the shape {LINE} or {CIRCLE}, got {shape!r}")
+    if not len(vectors) == len(labels) == len(groups):
+        raise InputError(
+            f"expected one label and one group a vector, got {len(vectors)}, {len(labels)} and {len(groups)}"
+        )
+    if unknown := set(labels) - set(positions):
+        raise InputError(f"expected a position for every label, got none for {sorted(unknown)}")
+    names = [name for name in positions if name in set(labels)]
+    if len(names) < 4:
+        raise InputError(f"expected at least 4 levels, since 3 lie on a circle in any order; got {len(names)}")
+    levels = _Levels(vectors, np.asarray(labels), names, np.asarray(groups), shape)
+    levels.fit(seed)
     rng = np.random.default_rng(seed)
-    truth, everyone = found.positions, found.everyone
+    truth, everyone = np.array([positions[name] for name in names], np.float64), np.ones(len(levels.groups))
     dealt = truth[_arrangements(len(truth), arrangements, rng)]  # the first row is the truth
-    apart = np.stack([position_distances(row, shape) for row in dealt])
-    held_out, mantel = found.held_out(dealt, everyone), found.mantel(apart, everyone)
-    again = [
-        (found.held_out(truth, weights), found.mantel(apart[0], weights))
-        for weights in resampling_weights(len(everyone), resamples, rng)
-    ]
-    low, high = np.nanquantile(again, [0.025, 0.975], axis=0)
-    return Order(
-        shape,
-        len(truth),
-        len(found.vectors),
-        Estimate(float(held_out[0]), float(low[0]), float(high[0])),
-        float((held_out >= held_out[0] - 1e-9).mean()),
-        Estimate(float(mantel[0]), float(low[1]), float(high[1])),
-        float((mantel >= mantel[0] - 1e-9).mean()),
-        found.share(),
-    )
+    weights = resampling_weights(len(everyone), resamples, rng)
+
+    def tested(statistic: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> tuple[Estimate, float]:
+        values = statistic(dealt, everyone)
+        estimate = Estimate.of(values[0], np.array([statistic(truth, each) for each in weights]))
+        return estimate, float((values >= values[0] - 1e-9).mean())
+
+    held_out, mantel = tested(levels.held_out), tested(levels.mantel)
+    return Order(shape, len(truth), len(levels.vectors), *held_out, *mantel, levels.share())
 
 
 def _arrangements(m: int, limit: int, rng: np.random.Generator) -> np.ndarray:

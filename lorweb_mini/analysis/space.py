@@ -86,9 +86,8 @@ class Cloud:
     @cached_property
     def families(self) -> np.ndarray:
         """Family of each relation (:class:`~lorweb_mini.emoji.relations.Relation`); an edit may have any strength."""
-        names, of = np.unique(self.relations, return_inverse=True)
-        found = [n.split("=")[0] if n.startswith("edit/") else get_relation(n).family for n in names]
-        return np.array(found)[of]
+        names, index = np.unique(self.relations, return_inverse=True)
+        return np.array([n.split("=")[0] if n.startswith("edit/") else get_relation(n).family for n in names])[index]
 
     @cached_property
     def styles(self) -> np.ndarray:
@@ -104,13 +103,6 @@ class Cloud:
     def shown(self) -> np.ndarray:
         """Base concepts of a, a' and b, all that the router was shown, [k, 3]."""
         return np.array([[_concept(key) for key in keys[:3]] for keys in self.keys])
-
-    def take(self, which: np.ndarray) -> Cloud:
-        """Some of the analogies: a mask [k], or indices."""
-        rows = np.arange(len(self))[which]
-        return Cloud(
-            self.coefficients[rows], self.queries[rows], self.relations[rows], tuple(self.keys[i] for i in rows)
-        )
 
 
 @torch.no_grad()
@@ -141,19 +133,7 @@ def cloud_of(editor: Editor, batches: Iterable[Sequence[Analogy]]) -> Cloud:
     return Cloud(torch.cat(coefficients), torch.cat(queries), np.array(names), tuple(keys))
 
 
-@dataclass(frozen=True)
-class Probe:
-    """How well a linear classifier names the label from a vector.
-
-    Attributes:
-        accuracy: on concepts that the classifier was not fitted on, averaged over classes' folds.
-        shuffled: the same after shuffling the labels, what chance and overfitting give.
-        chance: share of the most frequent label.
-    """
-
-    accuracy: float
-    shuffled: float
-    chance: float
+# --- what can be read off -------------------------------------------------------------------------
 
 
 def read_off(
@@ -182,11 +162,11 @@ def read_off(
         raise InputError(
             f"expected one label and one concept a vector, got {len(vectors)} vectors, {len(names)} and {len(groups)}"
         )
-    if len(set(names)) < 2 or len(np.unique(groups)) < folds:
+    different, counts = np.unique(names, return_counts=True)
+    if len(different) < 2 or len(np.unique(groups)) < folds:
         raise InputError(
-            f"expected at least two labels and {folds} concepts, got {len(set(names))} and {len(np.unique(groups))}"
+            f"expected at least two labels and {folds} concepts, got {len(different)} and {len(np.unique(groups))}"
         )
-    _, counts = np.unique(names, return_counts=True)
     if counts.max() < folds:
         raise InputError(f"expected a label with at least {folds} vectors, got at most {counts.max()} of one")
     right, judged = np.zeros(len(names)), np.zeros(len(names))
@@ -195,12 +175,8 @@ def read_off(
         if len(set(names[fit])) < 2:
             continue
         components = min(PROBE_COMPONENTS, len(fit) - 1, vectors.shape[1])
-        model = make_pipeline(
-            StandardScaler(),
-            PCA(components, random_state=seed),
-            StandardScaler(),
-            LogisticRegression(C=0.1, max_iter=500),
-        )
+        reduce = make_pipeline(StandardScaler(), PCA(components, random_state=seed), StandardScaler())
+        model = make_pipeline(reduce, LogisticRegression(C=0.1, max_iter=500))
         right[check] += model.fit(vectors[fit], names[fit]).predict(vectors[check]) == names[check]
     return np.divide(right, judged, out=np.full(len(names), np.nan), where=judged > 0)
 
@@ -210,26 +186,15 @@ def _held_out(names: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> I
     if groups.ndim == 1:
         yield from StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(names, names, groups)
         return
-    concepts, of = np.unique(groups, return_inverse=True)
+    concepts, index = np.unique(groups, return_inverse=True)
     rng = np.random.default_rng(seed)
     for _ in range(DEALS):
-        side = rng.permutation(len(concepts))[of.reshape(groups.shape)] % folds
+        side = rng.permutation(len(concepts))[index.reshape(groups.shape)] % folds
         for fold in range(folds):
             check, fit = (np.flatnonzero(x.all(1)) for x in (side == fold, side != fold))
             check = check[np.isin(names[check], names[fit])]
             if len(check):
                 yield fit, check
-
-
-def linear_probe(
-    vectors: np.ndarray, labels: Sequence[str], concepts: Sequence[str], folds: int = 4, seed: int = 0
-) -> Probe:
-    """Accuracy of :func:`read_off`, beside what shuffled labels and guessing give. Raises as it does."""
-    names = np.asarray(labels)
-    right = read_off(vectors, names, concepts, folds, seed)
-    shuffled = read_off(vectors, np.random.default_rng(seed).permutation(names), concepts, folds, seed)
-    _, counts = np.unique(names, return_counts=True)
-    return Probe(float(np.nanmean(right)), float(np.nanmean(shuffled)), float(counts.max() / len(names)))
 
 
 @dataclass(frozen=True)
@@ -245,17 +210,16 @@ class Clustering:
     silhouette: float
 
 
-def clustering(vectors: np.ndarray, labels: Sequence[str], seed: int = 0) -> Clustering:
+def clustering(vectors: np.ndarray, labels: Sequence[str] | np.ndarray, seed: int = 0) -> Clustering:
     """Clustering scores of vectors [k, dimensions] with k labels; InputError unless 2 ≤ number of labels < k."""
     number = len(set(labels))
     if not 2 <= number < len(vectors) or len(labels) != len(vectors):
         raise InputError(
             f"expected between 2 and {len(vectors) - 1} different labels, one a vector, got {number} in {len(labels)}"
         )
-    found = KMeans(number, n_init=4, random_state=seed).fit_predict(vectors)
-    return Clustering(
-        float(normalized_mutual_info_score(labels, found)), float(silhouette_score(vectors, list(labels)))
-    )
+    clusters = KMeans(number, n_init=4, random_state=seed).fit_predict(vectors)
+    nmi, silhouette = normalized_mutual_info_score(labels, clusters), silhouette_score(vectors, list(labels))
+    return Clustering(float(nmi), float(silhouette))
 
 
 def variance_share(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> np.ndarray:
@@ -270,14 +234,14 @@ def variance_share(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> np
         InputError: unless 2 ≤ G < k and there is one label a value.
     """
     values = np.asarray(values, dtype=np.float64)
-    names, of = np.unique(np.asarray(labels), return_inverse=True)
+    names, index = np.unique(np.asarray(labels), return_inverse=True)
     k, groups = len(values), len(names)
-    if len(of) != k or not 2 <= groups < k:
+    if len(index) != k or not 2 <= groups < k:
         raise InputError(
-            f"expected one label a value, between 2 and {k - 1} different ones, got {groups} in {len(of)} labels"
+            f"expected one label a value, between 2 and {k - 1} different ones, got {groups} in {len(index)} labels"
         )
-    means = np.stack([values[of == i].mean(0) for i in range(groups)])
-    within = np.square(values - means[of]).sum((0, -1))
+    means = np.stack([values[index == i].mean(0) for i in range(groups)])
+    within = np.square(values - means[index]).sum((0, -1))
     total = np.square(values - values.mean(0)).sum((0, -1))
     with np.errstate(invalid="ignore", divide="ignore"):
         return 1 - (k - 1) / (k - groups) * np.where(total > 0, within / total, np.nan)
@@ -286,16 +250,13 @@ def variance_share(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> np
 def nearest_known(
     vectors: np.ndarray, labels: Sequence[str] | np.ndarray, known: Iterable[str], count: int = 3
 ) -> dict[str, list[tuple[str, float]]]:
-    """For each relation that is not among the known ones, the known ones that lie nearest, nearest first.
+    """For each relation that is not among the known ones, the ``count`` nearest of these with their cosines.
 
     Nearness is the cosine of mean routing vectors, seen from the mean of the known relations' means.
 
     Args:
         vectors, labels: k vectors [k, dimensions] and their relations.
         known: relations to look among; those without a vector are passed over.
-
-    Returns:
-        relation to ``count`` pairs (known relation, cosine).
 
     Raises:
         InputError: fewer known relations with vectors than ``count``.
@@ -308,12 +269,15 @@ def nearest_known(
     origin = np.mean([means[name] for name in present], 0)
     directions = {name: (mean - origin) / np.linalg.norm(mean - origin) for name, mean in means.items()}
     among = np.stack([directions[name] for name in present])
-    found = {}
+    nearest = {}
     for name in means:
         if name not in present:
             cosine = among @ directions[name]
-            found[name] = [(present[i], float(cosine[i])) for i in np.argsort(-cosine)[:count]]
-    return found
+            nearest[name] = [(present[i], float(cosine[i])) for i in np.argsort(-cosine)[:count]]
+    return nearest
+
+
+# --- the basis ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -349,16 +313,10 @@ def update_gram(basis: Basis, layer: int) -> Tensor:
 
 
 def update_spectrum(basis: Basis, layer: int, mixture: Tensor) -> Tensor:
-    """Singular values of one layer's mixed update ΔW = sum_n c_n B_n A_n, largest first, float64.
-
-    Args:
-        mixture: coefficients of this layer, [N].
-
-    Returns:
-        [min(N·r, in, out)].
+    """Singular values of one layer's mixed update ΔW = sum_n c_n B_n A_n, largest first, float64 [min(N·r, in, out)].
 
     Raises:
-        InputError: no such layer, or another number of coefficients.
+        InputError: no such layer, or a mixture that has not the shape [N].
     """
     low, high = _factors(basis, layer)
     if mixture.shape != (basis.n_loras,):

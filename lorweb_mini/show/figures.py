@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from ..analysis.evaluation import MEASURES, Evaluation
 from ..emoji.relations import Analogy, as_batch
 from ..errors import InputError
 from ..images import to_pil
-from ..training.loop import read_log
+from ..training.log import read_log
 from .pictures import relation_label
 from .style import COLOURS, INK, MARKERS, PALE, figure_of, styled
 
@@ -48,7 +48,7 @@ def appearance(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 def pca_map(
     plane: Map,
     labels: Sequence[str],
-    hollow: Sequence[str] = (),
+    hollow: Collection[str] = (),
     title: str = "The LoRA space: each point is the routing of one analogy",
 ) -> Figure:
     """The first two components of routing vectors, one colour and marker a relation.

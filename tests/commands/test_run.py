@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from tiny_models import tiny_base, tiny_editor, tiny_pair_encoder
 
-from lorweb_mini.commands import run
+from lorweb_mini.commands import results, run
 from lorweb_mini.errors import InputError
 from lorweb_mini.files import data_dir
 
@@ -68,17 +68,17 @@ def test_a_run_trains_judges_draws_and_reports(at_home: Path, capsys: pytest.Cap
     with pytest.raises(InputError, match="other settings"):
         run.main(["--steps", "4"])
 
-    run.write_readme(at_home / "README.md", report)
+    results.write_readme(at_home / "README.md", report)
     text = (at_home / "README.md").read_text()
-    assert run.readme_table(report) in text and "\nold\n" not in text
+    assert results.readme_table(report) in text and "\nold\n" not in text
     assert text.startswith("# Title") and text.endswith("after\n")
-    run.write_readme(at_home / "README.md", report)
+    results.write_readme(at_home / "README.md", report)
     assert (at_home / "README.md").read_text() == text
 
     shutil.copytree(at_home / "runs" / "smoke", at_home / "runs" / "cpu")
     run.main(["--publish"])
     assert {p.name for p in (at_home / "figures" / "run").iterdir()} == names | {"report.json"}
-    assert run.readme_table(report) in (at_home / "README.md").read_text()
+    assert results.readme_table(report) in (at_home / "README.md").read_text()
 
 
 def test_the_baseline_is_one_lora_of_the_same_size() -> None:
@@ -97,7 +97,7 @@ def test_an_unknown_profile_is_refused(at_home: Path, monkeypatch: pytest.Monkey
 def test_readme_without_marks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("nothing")
     with pytest.raises(InputError, match="marks"):
-        run.write_readme(tmp_path / "README.md", {})
+        results.write_readme(tmp_path / "README.md", {})
 
 
 def test_readme_agrees_with_the_report() -> None:
@@ -105,4 +105,4 @@ def test_readme_agrees_with_the_report() -> None:
     if not (readme.is_file() and path.is_file()):
         pytest.skip("no README or no report")
     report = json.loads(path.read_text(encoding="utf-8"))
-    assert run.readme_table(report) in readme.read_text(encoding="utf-8")
+    assert results.readme_table(report) in readme.read_text(encoding="utf-8")
