@@ -1211,7 +1211,7 @@ print(check_average(error_of_average))
 # - Its transformer has 19 double and 38 single blocks. Ours has 2 and 4, from the same class,
 #   diffusers' `FluxTransformer2DModel`.
 # - In this repository: `lorweb_mini/models/base.py` (loss target, sampler, guidance),
-#   `lorweb_mini/models/autoencoder.py`, `lorweb_mini/training/recipes.py` (`flow_sample` draws t more often where the
+#   `lorweb_mini/models/autoencoder.py`, `lorweb_mini/training/flow.py` (`training_sample` draws t more often where the
 #   drawing is decided).
 
 # %%

@@ -1463,7 +1463,7 @@ print(check_start(expected_perplexity))
 # - Departures here: the query is standardised; the router learns at a tenth of the LoRAs' rate; the transformer sees b
 #   alone (in the paper it sees a grid of a, a′, b), so that the edit has no other way in than the mixture.
 # - In this repository: `lorweb_mini/core/basis.py`, `lorweb_mini/core/router.py`, `BasisRecipe` in
-#   `lorweb_mini/training/recipes.py`, `lorweb_mini/training/loop.py`, and
+#   `lorweb_mini/training/basis.py`, `lorweb_mini/training/loop.py`, and
 #   `lorweb_mini/training/live_training.py` for what you watched.
 
 # %%

@@ -18,7 +18,7 @@ from ..models.base import Base
 from ..models.text import vectors_of
 from ..models.weights import weights_dir
 from .analogies import known_relations, relation_weights
-from .flow import SHIFT, flow_sample
+from .flow import EXACT_SHIFT, SHIFT, training_sample, validation_sample
 from .loop import Recipe, torch_generator
 
 
@@ -33,7 +33,6 @@ class BaseRecipe(Recipe):
     NO_INSTRUCTION = 0.1
     SHARES = (0.45, 0.45, 0.1)  # artists' pairs, fresh edits, named edits
     FOLLOWED = 0.25  # share of the artists' pairs whose second picture is edited as well
-    EXACT_SHIFT = 2.0  # of times for exact edits: only near the noise is it decided what to draw
     # What is learnt slowly is drawn more often: what moves pixels far, and what needs knowledge of the drawings.
     EMPHASIS = MappingProxyType(
         {
@@ -98,8 +97,8 @@ class BaseRecipe(Recipe):
         none = torch.from_numpy(rng.random(size) < self.NO_INSTRUCTION)
         told[none] = 0
         target[none] = reference[none]
-        shift = torch.where(torch.from_numpy(sort > 0), self.EXACT_SHIFT, SHIFT)
-        return {"reference": pack(reference), "instruction": told, **flow_sample(rng, pack(target), shift)}
+        shift = torch.where(torch.from_numpy(sort > 0), EXACT_SHIFT, SHIFT)
+        return {"reference": pack(reference), "instruction": told, **training_sample(rng, pack(target), shift)}
 
     @staticmethod
     def _mixture(rng: np.random.Generator, phrasings: Tensor) -> Tensor:
@@ -145,10 +144,7 @@ class BaseRecipe(Recipe):
 
     def _sample(self, rng, pairs, chains, edited, told) -> dict[str, Tensor]:
         reference, target = (pack(z) for z in self.pictures.latents(pairs, chains, edited))
-        t = torch.sigmoid(torch.linspace(-1.5, 3.5, len(target)))
-        noise = torch.randn(target.shape, generator=torch_generator(rng))
-        noisy = torch.lerp(target, noise, t[:, None, None])
-        return {"reference": reference, "instruction": told, "t": t, "noisy": noisy, "velocity": noise - target}
+        return {"reference": reference, "instruction": told, **validation_sample(rng, target)}
 
     def save(self, folder: Path) -> None:
         self.base.save(folder)

@@ -21,8 +21,8 @@ from ..emoji.relations import Relation
 from ..errors import InputError
 from ..models.text import vectors_of
 from .analogies import FreshAnalogies
-from .flow import SHIFT, flow_sample
-from .loop import Recipe, torch_generator
+from .flow import EXACT_SHIFT, SHIFT, training_sample, validation_sample
+from .loop import Recipe
 
 STANDARDISED = 2048  # analogies that set the router's mean and deviation
 ROUTER_SCALE = 0.1  # at the LoRAs' own rate the router collapses onto one LoRA within a hundred steps
@@ -60,7 +60,7 @@ class BasisRecipe(Recipe):
         emphasis: Mapping[str, float] | None = None,
         pair_rate: float = 0.0,
         balance: float = 0.0,
-        exact_shift: float = 2.0,
+        exact_shift: float = EXACT_SHIFT,
         pictures: PictureSource | None = None,
     ) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class BasisRecipe(Recipe):
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         (a, a_prime, b, b_prime), more = self._draw(rng, size)
         target = self.editor.layout.target(a, a_prime, b, b_prime)
-        return {"a": a, "a_prime": a_prime, "b": b, **flow_sample(rng, target, more.pop("shift")), **more}
+        return {"a": a, "a_prime": a_prime, "b": b, **training_sample(rng, target, more.pop("shift")), **more}
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         editor, a, a_prime, b = self.editor, batch["a"], batch["a_prime"], batch["b"]
@@ -181,10 +181,7 @@ class BasisRecipe(Recipe):
         batches = {}
         for name, (a, a_prime, b, b_prime) in found.items():
             target = self.editor.layout.target(a, a_prime, b, b_prime)
-            t = torch.sigmoid(torch.linspace(-1.5, 3.5, len(target)))
-            noise = torch.randn(target.shape, generator=torch_generator(rng))
-            noisy = torch.lerp(target, noise, t[:, None, None])
-            batches[name] = {"a": a, "a_prime": a_prime, "b": b, "t": t, "noisy": noisy, "velocity": noise - target}
+            batches[name] = {"a": a, "a_prime": a_prime, "b": b, **validation_sample(rng, target)}
         return batches
 
     def save(self, folder: Path) -> None:

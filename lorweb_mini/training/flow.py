@@ -1,6 +1,7 @@
-"""Flow matching: a straight line from picture to noise, and the loss of its velocity.
+"""Flow matching: a straight line from picture to noise, and the velocity along it.
 
-z_t = (1 − t) x + t e for a clean x and noise e; the transformer predicts v = e − x. logit(t) is normal.
+For a clean x and noise e, z_t = (1 − t) x + t e; the transformer is trained to predict v = e − x from z_t and t.
+logit(t) is normal: near t = 1 it is decided what to draw, near t = 0 it is only finished.
 """
 
 from __future__ import annotations
@@ -11,16 +12,28 @@ from torch import Tensor
 
 from .loop import torch_generator
 
-SHIFT = 0.8  # towards noise, where it is decided what to draw; near t = 0 it is only finished
+SHIFT = 0.8  # mean of logit(t)
+EXACT_SHIFT = 2.0  # where x is a function of the references, nothing is left to decide away from the noise
 
 
-def flow_sample(rng: np.random.Generator, clean: Tensor, shift: float | Tensor = SHIFT) -> dict[str, Tensor]:
-    """Times t, noise e, and the noisy tokens z_t = (1 − t) x + t e for clean tokens x [B, T, 64].
-
-    logit(t) is normal with mean ``shift``, one for all or [B], and deviation 1.
-    """
-    generator = torch_generator(rng)
-    t = torch.sigmoid(torch.randn(len(clean), generator=generator) + shift)
+def flow_sample(clean: Tensor, t: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """z_t and v for clean x [B, ...] and times t [B], with noise from a generator: ``t``, ``noisy``, ``velocity``."""
     noise = torch.randn(clean.shape, generator=generator)
-    noisy = torch.lerp(clean, noise, t[:, None, None])
+    noisy = torch.lerp(clean, noise, t.view(-1, *[1] * (clean.ndim - 1)))
     return {"t": t, "noisy": noisy, "velocity": noise - clean}
+
+
+def random_times(size: int, generator: torch.Generator, shift: float | Tensor = SHIFT) -> Tensor:
+    """Times [size] whose logits have mean ``shift``, one for all or [size], and deviation 1."""
+    return torch.sigmoid(torch.randn(size, generator=generator) + shift)
+
+
+def training_sample(rng: np.random.Generator, clean: Tensor, shift: float | Tensor = SHIFT) -> dict[str, Tensor]:
+    """:func:`flow_sample` at random times."""
+    generator = torch_generator(rng)
+    return flow_sample(clean, random_times(len(clean), generator, shift), generator)
+
+
+def validation_sample(rng: np.random.Generator, clean: Tensor) -> dict[str, Tensor]:
+    """:func:`flow_sample` at times whose logits lie evenly from −1.5 to 3.5, the same for every training."""
+    return flow_sample(clean, torch.sigmoid(torch.linspace(-1.5, 3.5, len(clean))), torch_generator(rng))

@@ -17,7 +17,7 @@ from lorweb_mini.emoji.relations import Analogy
 from lorweb_mini.errors import InputError
 from lorweb_mini.show.figures import film_figure
 from lorweb_mini.training.config import TrainingConfig
-from lorweb_mini.training.flow import flow_sample
+from lorweb_mini.training.flow import training_sample
 from lorweb_mini.training.live_training import DRAWING_STEPS, FILM, Film, Watched, read_film, unfinished
 from lorweb_mini.training.loop import Recipe, torch_generator, train
 from lorweb_mini.training.state import STATE
@@ -55,7 +55,7 @@ class Tiny(Recipe):
             "a": a,
             "a_prime": a_prime,
             "b": b,
-            **flow_sample(rng, self.editor.layout.target(a, a_prime, b, b_prime)),
+            **training_sample(rng, self.editor.layout.target(a, a_prime, b, b_prime)),
         }
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
