@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 from ..algebra import Map
@@ -25,14 +24,13 @@ from .style import COLOURS, INK, MARKERS, PALE, figure_of, styled
 if TYPE_CHECKING:
     from ..training.live_training import Film
 
-TEXTS = (
-    "normalised error (copying b = 1)",
-    "normalised error against true pixels",
-    "normalised error on the edited pixels",
-    "error on the preserved pixels (grey levels of 255)",
-    "relation retrieval (share right)",
-)
-MEASURE_LABELS = dict(zip(MEASURES, TEXTS, strict=True))
+MEASURE_LABELS = {
+    "error": "normalised error (copying b = 1)",
+    "pixel_error": "normalised error against true pixels",
+    "edited_error": "normalised error on the edited pixels",
+    "preserved_error": "error on the preserved pixels (grey levels of 255)",
+    "retrieval": "relation retrieval (share right)",
+}
 Log = str | Path | Sequence[Mapping[str, float]]
 """A ``log.csv``, or its rows."""
 
@@ -64,43 +62,29 @@ def pca_map(
         )
     looks, names = appearance(labels), np.asarray(labels)
     figure, axes = figure_of(9.2, max(5.2, 0.5 + 0.185 * len(looks)))
-    handles = []
     for name, (colour, marker) in looks.items():
-        chosen = plane.points[names == name]
         outline = name in hollow
-        style = {"facecolors": "none" if outline else colour, "edgecolors": colour}
-        axes.scatter(
-            chosen[:, 0], chosen[:, 1], s=22, marker=marker, alpha=0.8, linewidths=1.1 if outline else 0, **style
-        )
+        style = {"facecolors": "none" if outline else colour, "edgecolors": colour, "linewidths": 1.1 * outline}
         label = relation_label(name) + (" (unseen)" if outline else "")
-        face = "none" if outline else colour
-        handles.append(Line2D([], [], ls="", marker=marker, color=colour, markerfacecolor=face, ms=5.5, label=label))
+        axes.scatter(*plane.points[names == name, :2].T, s=22, marker=marker, alpha=0.8, label=label, **style)
     axes.set(
         xlabel=f"first component ({plane.explained[0]:.0%} of the variance)",
         ylabel=f"second component ({plane.explained[1]:.0%})",
     )
     axes.set_title(title, loc="left")
-    figure.legend(handles=handles, loc="outside right upper", fontsize=7.5, labelspacing=0.55, handletextpad=0.3)
+    figure.legend(loc="outside right upper", fontsize=7.5, labelspacing=0.55, handletextpad=0.3)
     return figure
 
 
-def _curves(axes: Axes, log: Sequence[Mapping[str, float]], columns: Mapping[str, str]) -> None:
-    minutes = [row["seconds"] / 60 for row in log]
-    for (key, label), colour, dash in zip(columns.items(), COLOURS, ("-", "--", ":"), strict=False):
-        axes.plot(minutes, [row[key] for row in log], color=colour, ls=dash, label=label)
-    axes.set_xlabel("minutes of training")
-
-
 @styled
-def loss_curve(log: Log, axes: Axes | None = None) -> Figure:
-    """Loss over time from a ``log.csv`` (or its rows): the mean over the last hundred steps."""
+def training_curves(log: Log, n_loras: int) -> Figure:
+    """Loss over time, and for a routed basis the health of its router beside it."""
     rows = _rows(log)
-    if axes is None:
-        _, axes = figure_of(5.2, 3.2)
-    _curves(axes, rows, {"loss": "flow-matching loss"})
-    axes.set_ylabel("flow-matching loss (mean of 100 steps)")
-    axes.set_title(f"Training: {int(rows[-1]['step']):,} steps, {int(rows[-1]['samples']):,} samples", loc="left")
-    return axes.figure  # type: ignore[return-value]
+    figure, (left, right) = figure_of(10.4, 3.7, ncols=2)
+    _curves(left, rows, {"loss": "flow-matching loss"})
+    left.set_ylabel("flow-matching loss (mean of 100 steps)")
+    left.set_title(f"Training: {int(rows[-1]['step']):,} steps, {int(rows[-1]['samples']):,} samples", loc="left")
+    return routing_curves(rows, n_loras, right) if "entropy" in rows[0] else figure
 
 
 @styled
@@ -111,29 +95,34 @@ def routing_curves(log: Log, n_loras: int, axes: Axes | None = None) -> Figure:
         raise InputError("expected the log of a routed basis, got one without the column entropy")
     if axes is None:
         _, axes = figure_of(5.2, 3.2)
+    uniform = np.log(n_loras)
+    axes.axhline(uniform, color=PALE, lw=0.9)
+    axes.annotate(f"ln {n_loras}: uniform", (1, uniform), (0, 3), xycoords=("axes fraction", "data"),
+                  textcoords="offset points", ha="right", size=8, color=PALE)  # fmt: skip
     columns = {
         "usage": "usage: entropy of the mean (nats)",
         "entropy": "entropy of one routing (nats)",
         "variation": "variation with the input (L1)",
     }
-    axes.axhline(np.log(n_loras), color=PALE, lw=0.9)
-    axes.annotate(f"ln {n_loras}: uniform", (1, np.log(n_loras)), (0, 3), xycoords=("axes fraction", "data"),
-                  textcoords="offset points", ha="right", size=8, color=PALE)  # fmt: skip
     _curves(axes, rows, columns)
-    axes.set_ylim(0, 1.15 * np.log(n_loras))
-    axes.set_ylabel("nats, or L1 distance")
+    axes.set(ylim=(0, 1.15 * uniform), ylabel="nats, or L1 distance")
     axes.legend(loc="best", fontsize=8)
     axes.set_title("The router must neither stay uniform nor collapse", loc="left")
     return axes.figure  # type: ignore[return-value]
 
 
-@styled
-def training_curves(log: Log, n_loras: int) -> Figure:
-    """Loss and routing side by side."""
-    rows = _rows(log)
-    figure, (left, right) = figure_of(10.4, 3.7, ncols=2)
-    loss_curve(rows, left)
-    return routing_curves(rows, n_loras, right) if "entropy" in rows[0] else figure
+def _curves(axes: Axes, rows: Sequence[Mapping[str, float]], columns: Mapping[str, str]) -> None:
+    minutes = [row["seconds"] / 60 for row in rows]
+    for (key, label), colour, dash in zip(columns.items(), COLOURS, ("-", "--", ":"), strict=False):
+        axes.plot(minutes, [row[key] for row in rows], color=colour, ls=dash, label=label)
+    axes.set_xlabel("minutes of training")
+
+
+def _rows(log: Log) -> Sequence[Mapping[str, float]]:
+    rows = read_log(log) if isinstance(log, str | Path) else log
+    if not rows:
+        raise InputError(f"expected a training log with at least one row, got none in {log}")
+    return rows
 
 
 @styled
@@ -167,49 +156,42 @@ def loss_panels(logs: Mapping[str, Log], columns: int = 3) -> Figure:
     return figure
 
 
-def _rows(log: Log) -> Sequence[Mapping[str, float]]:
-    rows = read_log(log) if isinstance(log, str | Path) else log
-    if not rows:
-        raise InputError(f"expected a training log with at least one row, got none in {log}")
-    return rows
-
-
 @styled
 def error_bars(evaluation: Evaluation, measure: str = "error") -> Figure:
     """One measure of every method, a panel a group of relations, with 95 % bootstrap intervals; dots are relations."""
     if measure not in MEASURES:
         raise InputError(f"expected a measure out of {MEASURES}, got {measure!r}")
-    groups, methods = list(evaluation.groups), list(evaluation.seconds)
-    figure, grid = figure_of(
-        1.9 + 2.15 * len(groups), 1.15 + 0.34 * len(methods), ncols=len(groups), sharey=True, squeeze=False
-    )
-    looks = {m: COLOURS[0] if m == "LoRWeB" else PALE for m in methods}
-    places = {m: len(methods) - 1 - i for i, m in enumerate(methods)}
-    values = [getattr(s, measure) for g in groups for s in evaluation.groups[g].values()]
-    highest = np.nanmax([v.high for v in values] + [1.0])
-    for axes, group in zip(grid[0], groups, strict=True):
-        for method in methods:
-            estimate, y = getattr(evaluation.groups[group][method], measure), places[method]
+    groups, methods = list(evaluation.groups), list(evaluation.seconds)[::-1]
+    width, height = 1.9 + 2.15 * len(groups), 1.15 + 0.34 * len(methods)
+    figure, (row,) = figure_of(width, height, ncols=len(groups), sharey=True, squeeze=False)
+    highest = np.nanmax([getattr(s, measure).high for g in groups for s in evaluation.groups[g].values()] + [1.0])
+    for axes, group in zip(row, groups, strict=True):
+        for y, method in enumerate(methods):
+            estimate, colour = getattr(evaluation.groups[group][method], measure), _method_colour(method, PALE)
             if np.isnan(estimate.value):
                 axes.text(0, y, " missing", va="center", size=8, color=PALE)
                 continue
             single = [evaluation.relations[r][method][measure] for r in evaluation.members[group]]
-            axes.scatter(single, np.full(len(single), y), s=9, color=looks[method], alpha=0.25, linewidths=0)
-            axes.plot([estimate.low, estimate.high], [y, y], color=looks[method], lw=2.4, solid_capstyle="round")
-            axes.plot(estimate.value, y, "o", color=looks[method], ms=6.5, markeredgecolor="white", mew=1)
-        if measure == "retrieval":
-            axes.axvline(evaluation.chance[group], color=COLOURS[4], lw=1, ls="--", zorder=0)
-        elif measure != "preserved_error":
-            axes.axvline(1, color=COLOURS[4], lw=1, ls="--", zorder=0)
+            axes.scatter(single, np.full(len(single), y), s=9, color=colour, alpha=0.25, linewidths=0)
+            axes.plot([estimate.low, estimate.high], [y, y], color=colour, lw=2.4, solid_capstyle="round")
+            axes.plot(estimate.value, y, "o", color=colour, ms=6.5, markeredgecolor="white", mew=1)
+        if measure != "preserved_error":
+            reference = evaluation.chance[group] if measure == "retrieval" else 1
+            axes.axvline(reference, color=COLOURS[4], lw=1, ls="--", zorder=0)
+            axes.set_xlim(right=1.06 * min(highest, 2.5))
+        axes.set_xlim(left=0)
         axes.set_title(f"{group} ({len(evaluation.members[group])})", fontsize=8.5, loc="left")
-        axes.set_xlim(0, 1.06 * min(highest, 2.5) if measure != "preserved_error" else None)
         axes.set_ylim(-0.6, len(methods) - 0.4)
         axes.grid(axis="y", visible=False)
-    grid[0][0].set_yticks(list(places.values()), list(places))
-    for label in grid[0][0].get_yticklabels():
-        label.set(color=COLOURS[0] if label.get_text() == "LoRWeB" else INK)
+    row[0].set_yticks(range(len(methods)), methods)
+    for label in row[0].get_yticklabels():
+        label.set(color=_method_colour(label.get_text(), INK))
     figure.supxlabel(f"{MEASURE_LABELS[measure]}; median and 95 % interval", size=9)
     return figure
+
+
+def _method_colour(method: str, other: str) -> str:
+    return COLOURS[0] if method == "LoRWeB" else other
 
 
 @styled

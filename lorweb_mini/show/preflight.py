@@ -55,39 +55,37 @@ class Preflight:
         return "\n".join([*lines, self.verdict])
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{'✓' if c.ok else '⚠'}</td>"
-            + "".join(f"<td style='text-align:left'>{escape(x)}</td>" for x in (c.what, c.here, c.needed))
-            + "</tr>"
-            for c in self.checks
-        )
-        head = "".join(f"<th style='text-align:left'>{x}</th>" for x in ("", "", "here", "needed"))
-        return f"<table><tr>{head}</tr>{rows}</table><p><b>{escape(self.verdict)}</b></p>"
+        rows = [("", "", "here", "needed")]
+        rows += [("✓" if c.ok else "⚠", c.what, c.here, c.needed) for c in self.checks]
+        cells = "".join(f"<tr>{''.join(f'<td align=left>{escape(x)}</td>' for x in row)}</tr>" for row in rows)
+        return f"<table>{cells}</table><p><b>{escape(self.verdict)}</b></p>"
 
 
 def preflight() -> Preflight:
     """Looks at Python, packages, threads, memory, data and offline mode. Never raises, never needs a network."""
-    needs = _ranges()
     major, minor, *_ = platform.python_version_tuple()
-    checks = [Check("Python", platform.python_version(), "3.11 or newer", (int(major), int(minor)) >= (3, 11))]
-    for name in PACKAGES:
-        version, need = _version(name), needs.get(name)
-        ok = version is not None and (need is None or need.specifier.contains(version, prereleases=True))
-        checks.append(Check(name, version or "missing", str(need.specifier) if need else "any", ok))
-    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
-    checks.append(Check("threads", f"{threads} of {cores} cores", "1 or more", threads >= 1))
-    free = psutil.virtual_memory().available / 2**30
-    checks.append(Check("free memory", f"{free:.1f} GiB", f"{LEAST_GIB:g} GiB", free >= LEAST_GIB))
+    threads, free = torch.get_num_threads(), psutil.virtual_memory().available / 2**30
     sheets = [path for path in _files(data_dir) if path.parent.name == "emoji" and path.suffix == ".webp"]
-    checks.append(Check("pictures", f"{len(sheets)} sheets, {_size(sheets)}", "six sheets", len(sheets) == 6))
     weights = [path for path in _files(weights_dir) if path.parent.name in PARTS and path.suffix == ".safetensors"]
-    there = {path.parent.name for path in weights}
-    checks.append(
-        Check("weights", f"{len(there)} models, {_size(weights)}", ", ".join(PARTS), len(there) == len(PARTS))
-    )
+    models = {path.parent.name for path in weights}
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
-    checks.append(Check("model hub", "switched off" if offline else "reachable", "HF_HUB_OFFLINE=1", offline))
-    return Preflight(tuple(checks))
+    return Preflight(
+        (
+            Check("Python", platform.python_version(), "3.11 or newer", (int(major), int(minor)) >= (3, 11)),
+            *map(_package, PACKAGES),
+            Check("threads", f"{threads} of {os.cpu_count() or 1} cores", "1 or more", threads >= 1),
+            Check("free memory", f"{free:.1f} GiB", f"{LEAST_GIB:g} GiB", free >= LEAST_GIB),
+            Check("pictures", f"{len(sheets)} sheets, {_size(sheets)}", "six sheets", len(sheets) == 6),
+            Check("weights", f"{len(models)} models, {_size(weights)}", ", ".join(PARTS), models == set(PARTS)),
+            Check("model hub", "switched off" if offline else "reachable", "HF_HUB_OFFLINE=1", offline),
+        )
+    )
+
+
+def _package(name: str) -> Check:
+    version, need = _version(name), _ranges().get(name)
+    ok = version is not None and (need is None or need.specifier.contains(version, prereleases=True))
+    return Check(name, version or "missing", str(need.specifier) if need else "any", ok)
 
 
 def _ranges() -> dict[str, Requirement]:

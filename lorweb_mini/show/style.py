@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
+from ..files import write_atomically
 from ..images import to_pil
 
 # After Okabe and Ito, without its green: no pair of these is confused by the colour-blind.
@@ -50,13 +50,12 @@ styled = matplotlib.rc_context(STYLE)
 MAX_BYTES = 1_200_000
 
 
+@styled
 def figure_of(width: float, height: float, **grid: Any) -> tuple[Figure, Any]:
     """A figure of this size in inches with its axes, in the course's style, outside pyplot's global state."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure((width, height), facecolor="white")
-        FigureCanvasAgg(figure)
-        figure.set_layout_engine("constrained")
-        return figure, figure.subplots(**grid)
+    figure = Figure((width, height), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(**grid)
 
 
 class Board:
@@ -94,13 +93,12 @@ class Board:
         return self.figure.add_axes(box)
 
 
+@styled
 def save(figure: Figure, path: str | Path, dpi: int = 160) -> Path:
     """Writes a PNG of at most 1.2 MB, with fewer pixels where it would be larger; whole or not at all."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(STYLE):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=dpi)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
     content = buffer.getvalue()
     picture = Image.open(io.BytesIO(content)).convert("RGB")
     while len(content) > MAX_BYTES:  # never fewer colours: on a page about colours every one of them counts
@@ -108,7 +106,6 @@ def save(figure: Figure, path: str | Path, dpi: int = 160) -> Path:
         buffer = io.BytesIO()
         picture.save(buffer, format="png", optimize=True)
         content = buffer.getvalue()
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)
     return path

@@ -87,7 +87,7 @@ def test_map_names_each_relation_once_with_its_own_look() -> None:
 
 
 def test_curves_are_labelled_and_refuse_what_they_lack() -> None:
-    for figure in (figures.loss_curve(LOG), figures.routing_curves(LOG, 16), figures.training_curves(LOG, 16)):
+    for figure in (figures.routing_curves(LOG, 16), figures.training_curves(LOG, 16)):
         for axes in figure.axes:
             assert axes.get_xlabel() and axes.get_ylabel() and axes.get_title("left")
     unrouted = [{k: v for k, v in row.items() if k not in ("entropy", "usage", "variation")} for row in LOG]
@@ -95,7 +95,7 @@ def test_curves_are_labelled_and_refuse_what_they_lack() -> None:
     with pytest.raises(InputError, match="entropy"):
         figures.routing_curves(unrouted, 1)
     with pytest.raises(InputError, match="at least one row"):
-        figures.loss_curve([])
+        figures.training_curves([], 16)
 
 
 def test_loss_panels_show_every_log(tmp_path: Path) -> None:
