@@ -145,6 +145,24 @@ CANDIDATES: list[Candidate] = [
     *[_one("roll", p, "kind", "test", False) for p in (32, 20)],
     *[_one("ripple", p, "kind", "test", False) for p in (3, 5)],
     *[_one("stripes", p, "kind", "test", False) for p in (4, 8)],
+    # more to choose recipes by; behind the others, since the search draws from one generator
+    *[_one("pixelate", b, "strength", "val", True) for b in (9, 10)],
+    *[_one("move", m, "strength", "val", True) for m in ((1, 7), (0, 18), (9, 21))],
+    ([("move", (-20, -10)), ("hue", 60)], "composition", "val", False),
+    ([("move", (20, 8)), ("hue", 110)], "composition", "val", False),
+    ([("hue", 300), ("move", (4, -22))], "composition", "val", False),
+    ([("hue", 250), ("move", (-22, -3))], "composition", "val", False),
+    ([("shrink", 0.8), ("zoom", 2.3)], "composition", "val", True),
+    ([("zoom", 2.3), ("shrink", 0.75)], "composition", "val", True),
+    ([("rotate", 40), ("grey", 1)], "composition", "val", False),
+    ([("rotate", 70), ("tint", 180)], "composition", "val", False),
+    ([("tint", 140), ("rotate", 310)], "composition", "val", False),
+    ([("flip_horizontal", 1), ("hue", 90)], "composition", "val", True),
+    ([("hue", 60), ("background", 290)], "composition", "val", True),
+    ([("sepia", 1), ("flip_horizontal", 1)], "kind", "val", False),
+    ([("sepia", 1), ("invert", 1)], "kind", "val", False),
+    ([("sepia", 1), ("rotate", 90)], "kind", "val", False),
+    ([("shrink", 0.75), ("sepia", 1)], "kind", "val", False),
 ]
 
 
