@@ -13,6 +13,7 @@ from ..emoji.distributions import Distribution
 from ..emoji.latents import SAME_LATENT, PictureSource
 from ..emoji.relations import Relation, relations
 from ..errors import InputError
+from .augmentation import augmented_latents, shared_edits
 
 
 def known_relations() -> list[Relation]:
@@ -68,14 +69,19 @@ class FreshAnalogies:
         first, second = np.concatenate([one, one], 1), np.concatenate([two, two], 1)
         exact = rng.random(spare) >= self.share
         edited = exact | (rng.random(spare) < self.followed)
+        families = [""] * spare
         for i in np.flatnonzero(~exact):
             index = rng.choice(len(self.artists), p=self.weights[split])
             pairs = self.pairs[split][index]
             first[i], second[i] = pairs[rng.choice(len(pairs), 2, replace=False)]
+            families[i] = self.artists[index].family
         chains = self.distribution.draw(rng, spare)
+        if split != "train":
+            families = [""] * spare
         a, a_prime, b, b_prime = (
-            *self.pictures.latents(first, chains, edited),
-            *self.pictures.latents(second, chains, edited),
+            x
+            for pairs in (first, second)
+            for x in augmented_latents(self.pictures, pairs, chains, edited, *shared_edits(rng, families))
         )
         change = torch.minimum((a_prime - a).abs().mean((1, 2, 3)), (b_prime - b).abs().mean((1, 2, 3)))
         keep = (change < SAME_LATENT).long().argsort(stable=True)[:size]

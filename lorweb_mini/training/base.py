@@ -18,6 +18,7 @@ from ..models.base import Base
 from ..models.text import vectors_of
 from ..models.weights import weights_dir
 from .analogies import known_relations, relation_weights
+from .augmentation import augmented_latents, shared_edits
 from .flow import EXACT_SHIFT, SHIFT, training_sample, validation_sample
 from .loop import Recipe, torch_generator
 
@@ -81,6 +82,7 @@ class BaseRecipe(Recipe):
         chains = self.fresh.draw(rng, size)
         told = chain_vectors(chains, torch_generator(rng))
         edited = sort > 0
+        families = [""] * size
         for i in np.flatnonzero(sort != 1):
             some, weights = (self.artists, self.artist_weights) if sort[i] == 0 else (self.named, self.named_weights)
             index = rng.choice(len(weights), p=weights)
@@ -88,12 +90,14 @@ class BaseRecipe(Recipe):
             if sort[i] == 0:
                 pairs[i] = self.artist_pairs[index][rng.integers(len(self.artist_pairs[index]))]
                 edited[i] = rng.random() < self.FOLLOWED
+                families[i] = self.artists[index].family
                 told[i] = words + told[i] if edited[i] else words
             else:
                 chains.put(int(i), some[index].edits)
                 told[i] = words
         told = joined(told)
-        reference, target = self.pictures.latents(pairs, chains, edited)
+        shared = shared_edits(rng, families)
+        reference, target = augmented_latents(self.pictures, pairs, chains, edited, *shared)
         none = torch.from_numpy(rng.random(size) < self.NO_INSTRUCTION)
         told[none] = 0
         target[none] = reference[none]
