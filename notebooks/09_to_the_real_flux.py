@@ -33,7 +33,7 @@ from IPython.display import Markdown, display
 import lorweb_mini as lw
 from lorweb_mini.core.editor import load_frozen
 from lorweb_mini.emoji.relations import as_batch, splits
-from lorweb_mini.flux.editor import export
+from lorweb_mini.flux.lora_file import write_plain_lora
 from lorweb_mini.images import to_pil
 from lorweb_mini.models.pipeline import kontext_inputs, kontext_pipeline
 from lorweb_mini.show.pictures import relation_label
@@ -78,7 +78,7 @@ def drawn_by_diffusers(b: torch.Tensor, *files: Path) -> torch.Tensor:
 def lora_file(i: int, cut: int | None = None, dtype: torch.dtype = torch.float32) -> Path:
     """The LoRA of the i-th question's mixture, cut to a rank or whole."""
     path = FILES / f"{i}-{cut}-{dtype}.safetensors"
-    return export(editor.basis.folded(answers.coefficients[i]), path, "diffusers", cut, dtype)
+    return write_plain_lora(path, editor.basis.folded(answers.coefficients[i]), rank=cut, dtype=dtype)
 
 
 SHOWN, CUTS = ([0, 8], [None, 2]) if SMOKE else ([0, 3, 8, 11], [None, 16, 4, 1])
@@ -465,7 +465,7 @@ figure
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from lorweb_mini.algebra import pca
-from lorweb_mini.analysis.space import variance_share
+from lorweb_mini.analysis.probes import variance_share
 from lorweb_mini.flux.inspect import route_pictures
 from lorweb_mini.flux.picture_encoder import PictureEncoder
 

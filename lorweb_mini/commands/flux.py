@@ -1,10 +1,7 @@
 """Command line of the real scale: ``python -m lorweb_mini.flux COMMAND``; ``COMMAND --help`` lists the options.
 
-inspect   measures a released checkpoint, and routes one's own picture pairs; needs neither FLUX nor a GPU
-edit      draws b' with FLUX.1-Kontext; needs a GPU
-export    writes the LoRA of one analogy, for any tool that reads Flux LoRAs; needs neither FLUX nor a GPU
-
-precompute, train and estimate: see :mod:`~lorweb_mini.commands.flux_training`
+``inspect``, ``export`` and ``estimate`` need neither FLUX nor a GPU. Several GPUs train through ``accelerate launch``
+with one of the files in ``flux/accelerate``.
 """
 
 from __future__ import annotations
@@ -12,30 +9,33 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+import torch
 import tyro
+from accelerate import PartialState
+from diffusers import FluxKontextPipeline, FluxTransformer2DModel
 from safetensors.torch import save_file
 
 from ..algebra import fold
-from ..core.layout import grid as grid_of
 from ..errors import InputError
 from ..files import tolerant_console
 from ..flux import editor as flux
 from ..flux import inspect as measures
-from ..flux.checkpoint import ReleasedFile, open_released
-from ..flux.dataset import grid_size, resized
-from ..flux.lora_file import DTYPES
-from ..flux.picture_encoder import CLIP_L, PictureEncoder, read_triplets
+from ..flux.checkpoint import PAPER, ReleasedFile, open_released
+from ..flux.estimate import table
+from ..flux.lora_file import DTYPES, write_plain_lora
+from ..flux.picture_encoder import CLIP_L, PictureEncoder, read_triplets, scaled_grid
+from ..flux.shards import LatentShards, ShardSettings, write_shards
+from ..flux.train import TRAINING, FluxConfig, FluxRecipe
 from ..images import to_pil
-from .flux_training import Dtype, Quantize, estimate, precompute, train
+from ..training import loop, sharding
+from ..training.config import TrainingConfig
 
-NO_PROMPT = (
-    "no --prompt: the released basis was trained with the instruction of the pair (a, a'), 5 % of the time without it, "
-    "and its own inference requires one; without it the pictures alone say what to do"
-)
+Dtype = Literal["float32", "bfloat16", "float16"]
+Quantize = Literal["4bit", "8bit"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -140,17 +140,23 @@ def edit(
         offload: components take turns on the device.
     """
     if not prompt.strip():
-        warnings.warn(NO_PROMPT, stacklevel=2)
-    options: dict[str, Any] = {
-        "quantize": quantize,
-        "offload": offload,
-        "encoder": analogy.encoder,
-        "side": analogy.side,
-    }
-    editor = flux.load_flux(base=base, weights=analogy.weights, device=device, dtype=DTYPES[analogy.dtype], **options)
-    result = editor.edit(
-        analogy.a, analogy.a_prime, analogy.b, prompt=prompt, steps=steps, seed=seed, guidance=guidance
+        warnings.warn(
+            "no --prompt: the released basis was trained with the instruction of the pair (a, a'), 5 % of the time "
+            "without it, and its own inference requires one; without it the pictures alone say what to do",
+            stacklevel=2,
+        )
+    editor = flux.load_flux(
+        base,
+        analogy.weights,
+        device=device,
+        dtype=DTYPES[analogy.dtype],
+        quantize=quantize,
+        offload=offload,
+        encoder=analogy.encoder,
+        side=analogy.side,
     )
+    pictures = (analogy.a, analogy.a_prime, analogy.b)
+    result = editor.edit(*pictures, prompt=prompt, steps=steps, seed=seed, guidance=guidance)
     out.parent.mkdir(parents=True, exist_ok=True)
     result.image.save(out)
     print("written:", out)
@@ -177,17 +183,118 @@ def export(
     ((a, a_prime, b),) = read_triplets(analogy.a, analogy.a_prime, analogy.b)
     mixture = measures.route_pictures(file, _encoder(analogy.encoder, file), (a, a_prime, b))[0]
     layers = {layer.name: fold(*layer.factors(), c) for layer, c in zip(file, mixture, strict=True)}
-    path = flux.export(layers, out, format, rank, DTYPES[analogy.dtype])
+    path = write_plain_lora(out, layers, format, rank, DTYPES[analogy.dtype])
     print(f"written: {path}, {path.stat().st_size / 2**20:,.0f} MiB")
     if grid is not None:
         grid.parent.mkdir(parents=True, exist_ok=True)
-        picture = resized(grid_of(a, a_prime, b, b), grid_size(a.shape[-1], a.shape[-2], analogy.side))
-        to_pil(picture[0]).save(grid)
+        to_pil(scaled_grid(a, a_prime, b, b, analogy.side)[0]).save(grid)
         print(f"written: {grid}, the picture to edit with it; b' is the bottom-right quarter of the result")
 
 
+def precompute(
+    data: Path,
+    /,
+    *,
+    out: Path,
+    settings: ShardSettings = ShardSettings(),  # noqa: B008
+    base: str = flux.BASE,
+    encoder: str = CLIP_L,
+    splits: Path | None = None,
+    device: str = "cuda",
+    dtype: Dtype = "bfloat16",
+) -> None:
+    """Compute latents, router queries and prompt embeddings to train on.
+
+    Args:
+        data: folder of categories with control/, target/ and captions.
+        out: folder of the shards; a killed run goes on there.
+        settings: what is computed.
+        base: folder or hub name of FLUX.1-Kontext.
+        encoder: folder or hub name of the router's CLIP or SigLIP.
+        splits: a published split file; default: one that follows from the names.
+        device: where to compute.
+        dtype: of latents and prompts.
+    """
+    place = flux.device_of(device)
+    pipeline = FluxKontextPipeline.from_pretrained(flux.readable(base), transformer=None, dtype=DTYPES[dtype]).to(place)
+    tower = PictureEncoder.load(encoder).to(place)
+    shards = write_shards(pipeline, tower, data, out, settings, splits, place, {"base": base, "encoder": encoder})
+    counts = ", ".join(f"{part} {shards.count(part):,}" for part in shards.categories)
+    print(f"written: {out}, analogies: {counts}; prompts: {len(shards.captions):,}")
+
+
+def train(
+    data: Path,
+    /,
+    *,
+    out: Path,
+    sizes: FluxConfig = FluxConfig(),  # noqa: B008
+    plan: TrainingConfig = TRAINING,
+    base: str = flux.BASE,
+    accumulate: int = 1,
+    checkpointing: bool = True,
+    quantize: Quantize | None = None,
+    dtype: Dtype = "bfloat16",
+    fresh: bool = False,
+    from_weights: Path | None = None,
+) -> None:
+    """Train a basis and its router; the released layout is in the run's folder at the end.
+
+    Args:
+        data: folder of shards, see precompute.
+        out: folder of the run; a killed run goes on there.
+        sizes: what is trained.
+        plan: how long and how fast; the batch is that of all processes together.
+        base: folder or hub name of FLUX.1-Kontext.
+        accumulate: forward passes that share a step, for less memory.
+        checkpointing: compute activations again in the backward pass: slower, and far less memory.
+        quantize: the frozen base in 4 or 8 bits; one GPU or DDP.
+        dtype: of the frozen base.
+        fresh: throw away an unfinished run instead of resuming it.
+        from_weights: start from a checkpoint in the released layout.
+    """
+    shards, kind = LatentShards(data), DTYPES[dtype]
+    if quantize and sharding.asked():
+        raise InputError("expected a base in floating point with FSDP, whose slices quantised weights do not take")
+    name = flux.readable(base)
+    quantization, _ = flux.quantisation(quantize, kind)
+    mapping = quantization._resolve_quant_config(module_name="transformer") if quantization else None
+    transformer = FluxTransformer2DModel.from_pretrained(
+        name, subfolder="transformer", torch_dtype=kind, quantization_config=mapping
+    )
+    absent = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+    pipeline = FluxKontextPipeline.from_pretrained(name, transformer=transformer, dtype=kind, **absent)
+    torch.manual_seed(plan.seed)  # every process starts from the same weights
+    recipe = FluxRecipe(transformer, shards, sizes, pipeline, accumulate, checkpointing)
+    if from_weights is not None:
+        recipe.start_from(from_weights)
+    summary = loop.train(recipe, plan, out, fresh)
+    if PartialState().is_main_process:
+        print({k: round(v, 4) for k, v in summary.items()})
+
+
+def estimate(
+    *,
+    steps: int = TRAINING.steps or 0,
+    batch_size: int = TRAINING.batch_size,
+    n_loras: int = PAPER.n_loras,
+    rank: int = PAPER.rank,
+    side: int = ShardSettings.side,
+) -> None:
+    """Print memory and hours of a training, by GPU.
+
+    Args:
+        steps: of the training.
+        batch_size: analogies a step.
+        n_loras: size N of the basis.
+        rank: rank r of its LoRAs.
+        side: of one square picture in pixels.
+    """
+    print(table(replace(PAPER, n_loras=n_loras, rank=rank), steps, batch_size, side))
+
+
 def _opened(checkpoint: str) -> ReleasedFile:
-    return open_released(flux.downloaded(checkpoint, None))
+    return open_released(flux.downloaded(checkpoint))
 
 
 def _encoder(name: str | None, file: ReleasedFile) -> PictureEncoder:

@@ -9,7 +9,7 @@ For every adapted Linear ``<m>`` of diffusers' ``FluxTransformer2DModel`` one sa
 
 with the layer's output y = W x + sum_n c_n (x A_n) B_n, so A_n and B_n are the transposes of ours. A ``config.yaml``
 beside it or one folder up says under ``config.process[0].network.network_kwargs`` how they are mixed. ``linear_alpha``
-there is ignored, as the released trainer and inference ignore it. Layers can be read one at a time.
+there is ignored, as the released trainer and inference ignore it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -27,17 +27,19 @@ import torch
 import yaml
 from diffusers import FluxTransformer2DModel
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..core.basis import Basis, adapted_linears
 from ..core.router import Router
 from ..errors import InputError
 from ..files import write_atomically
+from .dataset import some
 
 PREFIX = "transformer."
 PARTS = A, B, KEYS, PROJECTION = "lora_A", "lora_B", "lora_keys", "att_lora_to_q.weight"
 CONFIG_FILE = "config.yaml"
+_KEY = re.compile(rf"{re.escape(PREFIX)}(.+)\.({'|'.join(map(re.escape, PARTS))})")
 # What is implemented here, and what the released inference expects to be told.
 MIXING: dict[str, Any] = {
     "lora_heads": 1,
@@ -47,7 +49,6 @@ MIXING: dict[str, Any] = {
     "external_query": True,
     "query_mode": "cat-aa'b",
 }
-_KEY = re.compile(rf"{re.escape(PREFIX)}(.+)\.({'|'.join(map(re.escape, PARTS))})")
 
 # FLUX.1-Kontext-dev's own transformer/config.json, where it departs from the defaults of the class.
 KONTEXT: dict[str, Any] = {"num_layers": 19, "num_single_layers": 38, "guidance_embeds": True}
@@ -114,8 +115,9 @@ def released_shapes(config: ReleasedConfig, modules: Modules) -> dict[str, tuple
     return shapes
 
 
+@dataclass(frozen=True)
 class ReleasedFile:
-    """A checkpoint whose header is read and checked; its tensors are read when asked for.
+    """A checkpoint whose header was checked; tensors are read when asked for, iterating gives layer after layer.
 
     Attributes:
         path: the safetensors file.
@@ -123,8 +125,9 @@ class ReleasedFile:
         modules: module name to (in, out); its order is that of ``layers``.
     """
 
-    def __init__(self, path: Path, config: ReleasedConfig, modules: Modules) -> None:
-        self.path, self.config, self.modules = path, config, modules
+    path: Path
+    config: ReleasedConfig
+    modules: Modules
 
     @property
     def layers(self) -> list[str]:
@@ -145,13 +148,11 @@ class ReleasedFile:
             return ReleasedLayer(name, *(file.get_tensor(f"{PREFIX}{name}.{part}") for part in PARTS))
 
     def __iter__(self) -> Iterator[ReleasedLayer]:
-        """All layers in order, each read when its turn comes."""
         return map(self.layer, self.modules)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors under their own keys, at once."""
-        with safe_open(self.path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}
+        return load_file(self.path)
 
     @torch.no_grad()
     def load_into(self, basis: Basis, router: Router) -> None:
@@ -162,9 +163,9 @@ class ReleasedFile:
         Raises:
             InputError: other layers or sizes.
         """
-        ours = (basis.n_loras, basis.rank, router.keys.shape[2], router.query_projection.shape[2])
         c = self.config
         theirs = (c.n_loras, c.rank, c.keys_dim, c.query_dim)
+        ours = (basis.n_loras, basis.rank, router.keys.shape[2], router.query_projection.shape[2])
         if ours != theirs or set(basis.layers) != set(self.modules) or len(router.keys) != len(basis.layers):
             raise InputError(
                 f"expected a basis and a router with (N, r, d, query width) = {theirs} on the {len(self.modules)} "
@@ -172,8 +173,8 @@ class ReleasedFile:
             )
         for index, name in enumerate(basis.layers):
             layer = self.layer(name)
-            for own, read in zip(basis.factors(index), (layer.A, layer.B), strict=True):
-                own.copy_(read.transpose(1, 2))
+            for own, read in zip(basis.factors(index), layer.factors(), strict=True):
+                own.copy_(read)
             router.keys[index].copy_(layer.keys)
             router.query_projection[index].copy_(layer.projection)
         router.mean.zero_()
@@ -191,15 +192,14 @@ def open_released(path: str | Path, modules: Modules | None = None) -> ReleasedF
             that all of it fits together.
 
     Raises:
-        InputError: no such file, a truncated or foreign one, missing or unexpected keys, wrong shapes (each named, with
-            what was expected and found), or a config.yaml that says otherwise or asks for something that is not
-            implemented here.
+        InputError: no such file, a truncated or foreign one, missing or unexpected keys, wrong shapes (each named), or
+            a config.yaml that says otherwise or asks for something that is not implemented here.
     """
     file, path = Path(path), Path(path)
     if path.is_dir():
         files = sorted(x for x in path.rglob("*.safetensors") if not x.name.startswith("."))
         if len(files) != 1:
-            names = _some([str(x.relative_to(path)) for x in files]) if files else "none"
+            names = some([str(x.relative_to(path)) for x in files]) or "none"
             raise InputError(f"expected one .safetensors file in {path}, got {names}; name the file itself")
         file = files[0]
     elif not path.is_file():
@@ -209,7 +209,7 @@ def open_released(path: str | Path, modules: Modules | None = None) -> ReleasedF
 
 
 def _checked(file: Path, modules: Modules | None) -> tuple[ReleasedConfig, Modules]:
-    """Sizes and modules of a file whose every key and shape is as it must be; the first whole layer gives the sizes."""
+    """Sizes and modules of a file whose keys and shapes are all as those of its first whole layer say."""
     try:
         with safe_open(file, framework="pt") as opened:
             shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}
@@ -217,40 +217,42 @@ def _checked(file: Path, modules: Modules | None) -> tuple[ReleasedConfig, Modul
         raise InputError(
             f"expected a whole safetensors file, got a truncated or foreign one: {file} ({error})"
         ) from None
-    layers: dict[str, dict[str, tuple[int, ...]]] = {}
-    for key, shape in shapes.items():
-        if match := _KEY.fullmatch(key):
-            layers.setdefault(match[1], {})[match[2]] = shape
-    kinds = {A: 3, B: 3, KEYS: 2, PROJECTION: 2}
-    whole = {name for name, x in layers.items() if {part: len(shape) for part, shape in x.items()} == kinds}
-    names = list(modules or sorted(layers, key=_place))
-    first = next((layers[name] for name in names if name in whole), None)
-    if first is None:
+    names = modules or _named_modules(shapes)
+    layers = {name: [shapes.get(f"{PREFIX}{name}.{part}", ()) for part in PARTS] for name in names}
+    whole = {name: layer for name, layer in layers.items() if [len(shape) for shape in layer] == [3, 3, 2, 2]}
+    if not whole:
         raise InputError(
             f"expected a LoRWeB checkpoint with keys such as {PREFIX}<module>.{A} [N, in, r], "
-            f"got {file} with {_some([f'{k} {list(x)}' for k, x in shapes.items()]) or 'no tensors'}"
+            f"got {file} with {some([f'{k} {list(x)}' for k, x in shapes.items()]) or 'no tensors'}"
         )
-    config = ReleasedConfig(first[A][0], first[A][2], first[PROJECTION][0], first[PROJECTION][1])
+    (n, _, r), _, _, (d, query) = next(iter(whole.values()))
+    config = ReleasedConfig(n, r, d, query)
     if modules is None and set(names) == set(kontext_modules()):
         modules = kontext_modules()
-    modules = modules or {name: (layers[name][A][1], layers[name][B][2]) if name in whole else (0, 0) for name in names}
+    modules = modules or {name: (whole[name][0][1], whole[name][1][2]) if name in whole else (0, 0) for name in names}
     expected = released_shapes(config, modules)
-    wrong = [
-        f"{key}: expected {list(shape)}, found {list(shapes[key])}"
-        for key, shape in expected.items()
-        if shapes.get(key, shape) != shape
-    ]
-    kinds_of_problem = {
+    differences = {
         "missing keys": [key for key in expected if key not in shapes],
         "unexpected keys": [key for key in shapes if key not in expected],
-        "wrong shapes": wrong,
+        "wrong shapes": [
+            f"{key}: expected {list(shape)}, found {list(shapes[key])}"
+            for key, shape in expected.items()
+            if shapes.get(key, shape) != shape
+        ],
     }
-    if problems := [f"{len(x)} {kind}: {_some(x, '; ')}" for kind, x in kinds_of_problem.items() if x]:
+    if problems := [f"{len(x)} {kind}: {some(x, '; ')}" for kind, x in differences.items() if x]:
         raise InputError(
-            f"expected {len(modules)} adapted layers with N={config.n_loras}, r={config.rank}, d={config.keys_dim} and "
-            f"queries of {config.query_dim} in {file}; {'; '.join(problems)}"
+            f"expected {len(modules)} adapted layers with N={n}, r={r}, d={d} and queries of {query} in {file}; "
+            f"{'; '.join(problems)}"
         )
     return config, modules
+
+
+def _named_modules(keys: Iterable[str]) -> list[str]:
+    """The modules that keys of the released layout name, in the order of Kontext, others behind them."""
+    named = {match[1] for key in keys if (match := _KEY.fullmatch(key))}
+    order = {name: place for place, name in enumerate(kontext_modules())}
+    return sorted(named, key=lambda name: (order.get(name, len(order)), name))
 
 
 def released_tensors(basis: Basis, router: Router, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
@@ -306,8 +308,7 @@ def write_released(
 def _network_kwargs(file: Path, asked: Path, config: ReleasedConfig) -> dict[str, Any]:
     """What config.yaml says, once it agrees with the shapes and with what is implemented; empty without one."""
     for folder in (file.parent, file.absolute().parent.parent, asked):
-        place = folder / CONFIG_FILE
-        if not place.is_file():
+        if not (place := folder / CONFIG_FILE).is_file():
             continue
         try:
             network = yaml.safe_load(place.read_text(encoding="utf-8-sig"))["config"]["process"][0]["network"]
@@ -331,16 +332,3 @@ def _network_kwargs(file: Path, asked: Path, config: ReleasedConfig) -> dict[str
         if said.get(name) is not None and str(said[name]).lower() != str(value).lower():
             raise InputError(f"expected {name}: {value} in {place}, got {said[name]!r}")
     return kwargs
-
-
-def _place(name: str) -> tuple[Any, ...]:
-    """Sorts modules as a Flux model has them: double blocks first, block 2 before block 10, norm1 before attn."""
-    kind, block, inside = (*name.split(".", 2), "", "")[:3]
-    known = [x.split(".", 2)[2] for x in kontext_modules() if x.startswith(f"{kind}.0.")]
-    order = known.index(inside) if inside in known else len(known)
-    return (not block.isdigit(), kind.startswith("single_"), int(block) if block.isdigit() else 0, order, name)
-
-
-def _some(names: list[str], joint: str = ", ") -> str:
-    """The first five of a list, and how many more there are."""
-    return joint.join([*names[:5], *([f"and {len(names) - 5} more"] if len(names) > 5 else [])])

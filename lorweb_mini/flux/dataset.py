@@ -1,4 +1,4 @@
-"""A training set in the format of Relation252K (folders of picture pairs, one category an edit), and its geometry.
+"""A training set in the format of Relation252K: folders of picture pairs, one category an edit.
 
     <root>/<category>/control/<name>.<ext>     a
     <root>/<category>/target/<name>.<ext>      a', the same picture edited
@@ -15,24 +15,19 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import unicodedata
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
-from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
 from PIL import Image
-from torch import Tensor
 
 from ..errors import InputError
-from ..files import read_json, read_text, write_atomically
-from ..images import to_pil
+from ..files import read_json, read_text
 
 CAPTIONS, SPLITS = "captions.json", "splits.json"
 PARTS = ("train", "val", "test")
@@ -80,35 +75,33 @@ def read_relations(root: str | Path) -> dict[str, list[PicturePair]]:
         elif name in relations or len({x.name.lower() for x in sides}) < len(sides):
             raise InputError(f"expected folders of names that differ in more than case or accents in {root}: {name}")
         else:
-            relations[name] = _pairs(folder, {x.name.lower(): x for x in sides}, skipped)
+            relations[name] = _pairs(folder, sides, skipped)
     if not relations:
         raise InputError(f"expected folders with control/ and target/ in {root}, found none")
     if skipped:
-        parts = (f"{why}: {len(names)} ({some(names)})" for why, names in skipped.items())
-        warnings.warn(f"skipped in {root}: {'; '.join(parts)}", stacklevel=2)
+        reasons = (f"{why}: {len(names)} ({some(names)})" for why, names in skipped.items())
+        warnings.warn(f"skipped in {root}: {'; '.join(reasons)}", stacklevel=2)
     return dict(sorted(relations.items()))
 
 
-def _pairs(folder: Path, sides: Mapping[str, Path], skipped: dict[str, list[str]]) -> list[PicturePair]:
-    files: dict[str, dict[str, Path]] = {side: {} for side in SIDES}
+def _pairs(folder: Path, sides: Sequence[Path], skipped: dict[str, list[str]]) -> list[PicturePair]:
+    pictures: dict[str, dict[str, Path]] = {side: {} for side in SIDES}
     texts: dict[str, Path] = {}
-    for side, place in sides.items():
+    for place in sides:
+        side = pictures[place.name.lower()]
         for path in visible(place):
-            name, shown = _nfc(path.stem), f"{folder.name}/{place.name}/{path.name}"
+            name = _nfc(path.stem)
             if is_picture(path):
-                if twin := files[side].get(name):
-                    raise InputError(f"expected one picture of a name in {place}, got {twin.name}, {path.name}")
-                files[side][name] = path
-            elif path.suffix.lower() == ".txt":
-                texts[name] = path if side == "target" else texts.get(name, path)
-            else:
-                skipped["not a picture that Pillow reads"].append(shown)
-    skipped_here = [
-        f"{folder.name}/{x.name}" for x in visible(folder) if x not in sides.values() and x.name != CAPTIONS
-    ]
-    if skipped_here:
-        skipped["beside control/ and target/"] += skipped_here
-    control, target = (files[side] for side in SIDES)
+                if name in side:
+                    raise InputError(f"expected one picture of a name in {place}, got {side[name].name}, {path.name}")
+                side[name] = path
+            elif path.suffix.lower() != ".txt":
+                skipped["not a picture that Pillow reads"].append(f"{folder.name}/{place.name}/{path.name}")
+            elif side is pictures["target"] or name not in texts:
+                texts[name] = path
+    if beside := [x.name for x in visible(folder) if x not in sides and x.name != CAPTIONS]:
+        skipped["beside control/ and target/"] += [f"{folder.name}/{name}" for name in beside]
+    control, target = pictures.values()
     if alone := sorted(control.keys() ^ target.keys()):
         there = "control" if alone[0] in control else "target"
         raise InputError(
@@ -117,26 +110,25 @@ def _pairs(folder: Path, sides: Mapping[str, Path], skipped: dict[str, list[str]
         )
     if len(control) < 2:
         raise InputError(f"expected two pairs or more in {folder}, so that they make an analogy, got {len(control)}")
-    captions = _captions(folder, texts, control)
+    captions = _captions(folder, texts)
+    if missing := sorted(control.keys() - captions.keys()):
+        raise InputError(
+            f"expected a caption of each picture in {folder / CAPTIONS} or in <name>.txt beside it, "
+            f"got {len(missing)} without: {some(missing)}"
+        )
     if unused := sorted(captions.keys() - control.keys()):
         skipped["caption of no picture"] += [f"{folder.name}/{name}" for name in unused]
     category = _nfc(folder.name)
     return [PicturePair(category, name, control[name], target[name], captions[name]) for name in sorted(control)]
 
 
-def _captions(folder: Path, texts: Mapping[str, Path], names: Mapping[str, Path]) -> dict[str, str]:
+def _captions(folder: Path, texts: Mapping[str, Path]) -> dict[str, str]:
+    """Captions that are not empty, by name; those of captions.json take precedence."""
     listed = read_json(folder / CAPTIONS) if (folder / CAPTIONS).is_file() else {}
     if not isinstance(listed, dict) or not all(isinstance(x, str) for x in listed.values()):
         raise InputError(f"expected an object of names and captions in {folder / CAPTIONS}, got something else")
-    captions = {name: read_text(path) for name, path in texts.items()}
-    captions |= {_nfc(name): text for name, text in listed.items() if text.strip()}
-    captions = {name: " ".join(text.split()) for name, text in captions.items()}
-    if missing := [name for name in sorted(names) if not captions.get(name)]:
-        raise InputError(
-            f"expected a caption of each picture in {folder / CAPTIONS} or in <name>.txt beside it, "
-            f"got {len(missing)} without: {some(missing)}"
-        )
-    return captions
+    every = [(name, read_text(path)) for name, path in texts.items()] + [(_nfc(k), v) for k, v in listed.items()]
+    return {name: " ".join(text.split()) for name, text in every if text.strip()}
 
 
 def check_pictures(relations: Relations) -> dict[str, dict[str, str]]:
@@ -148,11 +140,11 @@ def check_pictures(relations: Relations) -> dict[str, dict[str, str]]:
     Raises:
         InputError: pictures that cannot be decoded, how many and the first five.
     """
-    content, broken, count = {}, [], 0
-    for pair in (pair for pairs in relations.values() for pair in pairs):
+    content, broken = {}, []
+    pairs = [pair for pairs in relations.values() for pair in pairs]
+    for pair in pairs:
         digest = hashlib.sha256()
         for path in (pair.control, pair.target):
-            count += 1
             try:
                 raw = path.read_bytes()
                 digest.update(hashlib.sha256(raw).digest())
@@ -161,7 +153,9 @@ def check_pictures(relations: Relations) -> dict[str, dict[str, str]]:
                 broken.append(f"{path} ({' '.join(str(error).split())[:80] or type(error).__name__})")
         content[pair.key] = {"caption": pair.caption, "pictures": digest.hexdigest()}
     if broken:
-        raise InputError(f"expected {count} whole pictures, got {len(broken)} that cannot be decoded: {some(broken)}")
+        raise InputError(
+            f"expected {2 * len(pairs)} whole pictures, got {len(broken)} that cannot be decoded: {some(broken)}"
+        )
     return content
 
 
@@ -169,19 +163,16 @@ def check_pictures(relations: Relations) -> dict[str, dict[str, str]]:
 
 
 def split_categories(names: Sequence[str], val: float = 0.05, test: float = 0.1, seed: int = 0) -> dict[str, list[str]]:
-    """Whole categories as train, val and test.
+    """Whole categories as train, val and test, a function of their names alone.
 
-    Categories are ordered by the SHA-256 of ``seed:name``; the first share is test, the next val. It follows from the
-    names alone, so whoever holds the same categories has the same split on any machine.
+    Categories are ordered by the SHA-256 of ``seed:name``; the first share is test, the next val.
 
     Args:
         val, test: shares in [0, 1), rounded to whole categories, at least one each where the share is not 0.
 
     Raises:
-        InputError: shares that leave no category for training, or a name twice.
+        InputError: shares that leave no category for training.
     """
-    if len(set(names)) != len(names):
-        raise InputError("expected names of categories that differ, got one twice")
     ordered = sorted(names, key=lambda x: hashlib.sha256(f"{seed}:{x}".encode()).hexdigest())
     first, second = (max(1, round(share * len(names))) if share else 0 for share in (test, val))
     if min(val, test) < 0 or first + second >= len(names):
@@ -192,73 +183,40 @@ def split_categories(names: Sequence[str], val: float = 0.05, test: float = 0.1,
     return {part: sorted(chosen) for part, chosen in zip(PARTS, parts, strict=True)}
 
 
-def write_splits(path: str | Path, splits: Mapping[str, Sequence[str]]) -> None:
-    """Writes a split as JSON, to be published with whatever was trained on it."""
-    write_atomically(Path(path), (json.dumps(splits, indent=1, ensure_ascii=False) + "\n").encode())
-
-
 def read_splits(path: str | Path, names: Sequence[str]) -> dict[str, list[str]]:
-    """Reads a split of exactly these categories.
+    """Reads a split of exactly these categories: JSON with lists train, val and test.
 
     Raises:
-        InputError: no such file, no JSON, another part than train, val and test, or a category that is missing,
-            unknown or on two sides.
+        InputError: no such file, no JSON, another part, or a category that is missing, unknown or on two sides.
     """
     splits = read_json(Path(path))
     if not isinstance(splits, dict) or set(splits) != set(PARTS):
         raise InputError(f"expected the parts {', '.join(PARTS)} in {path}, got something else")
     splits = {part: [_nfc(name) for name in splits[part]] for part in PARTS}
-    listed = [name for chosen in splits.values() for name in chosen]
-    if twice := sorted({name for name in listed if listed.count(name) > 1}):
+    counts = Counter(name for chosen in splits.values() for name in chosen)
+    if twice := sorted(name for name, count in counts.items() if count > 1):
         raise InputError(f"expected each category on one side in {path}, got on two: {some(twice)}")
-    if differ := sorted(set(listed) ^ set(names)):
+    if differ := sorted(set(counts) ^ set(names)):
         raise InputError(f"expected the {len(names)} categories of the set in {path}, got a difference: {some(differ)}")
     return splits
 
 
-def draw_analogies(
+def sample_analogies(
     relations: Relations, each: int | None = None, seed: int = 0
 ) -> list[tuple[PicturePair, PicturePair]]:
     """Analogies of all categories, shuffled: a and a' from the first pair, b and b' from the second.
 
     Args:
-        each: how many of a category's n · (n − 1), drawn without repetition, so that large categories do not outweigh
-            small ones; a category that has fewer gives all. None: all of all.
-        seed: the same seed draws the same analogies of a category whatever other categories there are.
+        each: how many of a category's n · (n − 1), without repetition; a category that has fewer gives all. None: all.
+        seed: the same seed samples the same analogies of a category whatever other categories there are.
     """
-    drawn: list[tuple[PicturePair, PicturePair]] = []
+    sampled: list[tuple[PicturePair, PicturePair]] = []
     for category, pairs in relations.items():
         digest = hashlib.sha256(f"{seed}:{category}".encode()).digest()
         for number in np.random.default_rng(list(digest)).permutation(len(pairs) * (len(pairs) - 1))[:each]:
             first, rest = divmod(int(number), len(pairs) - 1)
-            drawn.append((pairs[first], pairs[rest + (rest >= first)]))
-    return [drawn[i] for i in np.random.default_rng(seed).permutation(len(drawn))]
-
-
-# --- geometry ------------------------------------------------------------------------------------
-
-
-def grid_size(width: int, height: int, side: int = 512) -> tuple[int, int]:
-    """Width and height in pixels of the grid [[a, a'], [b, b']] that the transformer draws for an a of this size.
-
-    It is the resolution nearest in aspect among those that Kontext was trained on, scaled by side / 512 and rounded to
-    tokens of 16 pixels: pictures of 384×576 give a grid of 832×1248.
-    """
-    _, wide, high = min((abs(width / height - w / h), w, h) for w, h in PREFERRED_KONTEXT_RESOLUTIONS)
-    return max(16, round(wide * side / 8192) * 16), max(16, round(high * side / 8192) * 16)
-
-
-def fit_pictures(a: Tensor, *others: Tensor) -> list[Tensor]:
-    """a as it is, and the others stretched (bicubic) to its size, as the released inference does; [B, 3, H, W] each."""
-    return [a, *(resized(x, (a.shape[-1], a.shape[-2]), Image.Resampling.BICUBIC) for x in others)]
-
-
-def resized(pictures: Tensor, size: tuple[int, int], resample: Image.Resampling = Image.Resampling.LANCZOS) -> Tensor:
-    """Pictures [B, 3, H, W] in [-1, 1] at another (width, height), through 8 bits as Pillow does; else unchanged."""
-    if (pictures.shape[-1], pictures.shape[-2]) == tuple(size):
-        return pictures
-    arrays = np.stack([np.asarray(to_pil(x).resize(size, resample)) for x in pictures])
-    return torch.from_numpy(arrays).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+            sampled.append((pairs[first], pairs[rest + (rest >= first)]))
+    return [sampled[i] for i in np.random.default_rng(seed).permutation(len(sampled))]
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -280,10 +238,9 @@ def visible(folder: Path) -> list[Path]:
     return sorted(x for x in folder.iterdir() if x.name[0] != "." and x.name.lower() not in LEFT_BEHIND)
 
 
-def some(names: Sequence[str]) -> str:
+def some(names: Sequence[str], joint: str = ", ") -> str:
     """The first five names of a list, and how many more there are."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
+    return joint.join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _nfc(name: str) -> str:

@@ -22,25 +22,20 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
-from ..algebra import truncated
 from ..core.editor import Editor
-from ..core.layout import Layout, grid
+from ..core.layout import Layout
+from ..core.router import Router
 from ..errors import InputError, whole_number
 from .checkpoint import ReleasedConfig, ReleasedFile, modules_of, open_released, released_tensors, write_released
-from .dataset import grid_size, resized
 from .estimate import estimate, models_of, require
 from .lora_file import write_plain_lora
-from .picture_encoder import CLIP_L, PictureEncoder, read_picture, read_triplets
+from .picture_encoder import CLIP_L, PictureEncoder, read_picture, read_triplets, scaled_grid
 
 BASE, WEIGHTS = "black-forest-labs/FLUX.1-Kontext-dev", "hilamanor/lorweb"
+GUIDANCE = 2.5  # what Kontext, distilled to need no second pass, is told its guidance was
 # Where the large Linears are; the small CLIP text encoder and the autoencoder stay as they are.
 QUANTISED_PARTS = ("transformer", "text_encoder_2")
-PACKAGES = {
-    "bitsandbytes_4bit": "bitsandbytes",
-    "bitsandbytes_8bit": "bitsandbytes",
-    "quanto": "optimum-quanto",
-    "torchao": "torchao",
-}
+PACKAGES = {"bitsandbytes": "bitsandbytes", "quanto": "optimum-quanto", "torchao": "torchao"}
 
 
 class Kontext:
@@ -48,7 +43,7 @@ class Kontext:
 
     The image condition is the grid [[a, a'], [b, b]]; pictures are encoded inside the pipeline. As in the release, a'
     and b are stretched to a's size, a's aspect is kept, and the grid is scaled to the nearest size that Kontext knows,
-    see :func:`~lorweb_mini.flux.dataset.grid_size`.
+    see :func:`~lorweb_mini.flux.picture_encoder.grid_size`.
 
     Args:
         pipeline: diffusers' own, on its device (or with offloading).
@@ -63,6 +58,7 @@ class Kontext:
     layout = Layout("grid")
     pair_encoder = None
     steps = 28
+    read = staticmethod(read_picture)
 
     def __init__(
         self,
@@ -75,18 +71,11 @@ class Kontext:
     ) -> None:
         if whole_number(side, "side", 16) % 16:
             raise InputError(f"expected side as a multiple of 16 pixels, got {side!r}")
-        if 3 * encoder.embedding_dim != config.query_dim:
-            raise InputError(
-                f"expected an encoder with embeddings of {config.query_dim / 3:g} numbers, a third of the router's "
-                f"query, got one with {encoder.embedding_dim}"
-            )
+        encoder.check_width(config.query_dim)
         self.base, self.config, self.side, self.device = pipeline, config, side, torch.device(device)
         self.small = torch.device(small or device)
         self.autoencoder, self.encoder = pipeline.vae, encoder.to(self.small)
         pipeline.set_progress_bar_config(disable=True)
-
-    def read(self, x: Any, name: str) -> Tensor:
-        return read_picture(x, name)
 
     def read_triplet(self, a: Any, a_prime: Any, b: Any) -> list[Tensor]:
         triplets = read_triplets(a, a_prime, b)
@@ -100,7 +89,7 @@ class Kontext:
         return pictures
 
     def embed(self, a: Tensor, a_prime: Tensor, b: Tensor) -> list[Tensor]:
-        return list(self.encoder.query(a, a_prime, b).float().chunk(3, dim=1))
+        return list(self.encoder.query(a, a_prime, b).chunk(3, dim=1))
 
     def draw(
         self,
@@ -111,17 +100,14 @@ class Kontext:
         steps: int,
         seed: int,
         prompt: str | Sequence[str] = "",
-        guidance: float = 2.5,
+        guidance: float = GUIDANCE,
     ) -> Tensor:
-        """Runs the pipeline on the grid.
+        """Runs the pipeline on the grid, to whole grids [B, 3, H, W] in [-1, 1].
 
         Args:
             prompt: what to do, for all or for each; the released model was trained with instructions, and without one
                 the pictures alone say it.
-            guidance: what Kontext, distilled to need no second pass, is told its guidance was.
-
-        Returns:
-            whole grids [B, 3, H, W] in [0, 1].
+            guidance: see :data:`GUIDANCE`.
 
         Raises:
             InputError: another number of prompts than of pictures.
@@ -130,27 +116,43 @@ class Kontext:
         if len(prompts) != len(b) or not all(isinstance(x, str) for x in prompts):
             raise InputError(f"expected one prompt, or one for each of {len(b)} analogies, got {prompt!r}")
         assert a is not None and a_prime is not None
-        width, height = grid_size(a.shape[-1], a.shape[-2], self.side)
+        pixels = scaled_grid(a, a_prime, b, b, self.side)
+        size = (pixels.shape[-1], pixels.shape[-2])
         with torch.device("cpu"):  # whatever default another library has set; the pipeline names its own
-            return self.base(
-                image=(resized(grid(a, a_prime, b, b), (width, height)) + 1) / 2,
-                prompt=prompts,
-                height=height,
-                width=width,
-                # Without these two diffusers takes another size, near a million pixels.
-                max_area=width * height,
-                _auto_resize=False,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                # On the processor, so that a seed means the same noise whatever the device.
-                generator=[torch.Generator("cpu").manual_seed(seed) for _ in prompts],
-                output_type="pt",
-            ).images
+            return run_pipeline(self.base, (pixels + 1) / 2, size, steps, [seed] * len(b), guidance, prompt=prompts)
 
     def decode(self, drawn: Tensor) -> Tensor:
-        """The bottom-right quarter of a grid, [B, 3, H / 2, W / 2] in [-1, 1]."""
+        """The bottom-right quarter of a grid, [B, 3, H / 2, W / 2]."""
         height, width = drawn.shape[-2:]
-        return drawn[:, :, height // 2 :, width // 2 :].float().cpu() * 2 - 1
+        return drawn[:, :, height // 2 :, width // 2 :]
+
+
+def run_pipeline(
+    pipeline: FluxKontextPipeline,
+    image: Tensor,
+    size: tuple[int, int],
+    steps: int,
+    seeds: Sequence[int],
+    guidance: float = GUIDANCE,
+    **prompts: Any,
+) -> Tensor:
+    """What Kontext draws from an image or its latents at exactly this (width, height): [B, 3, H, W] in [-1, 1]."""
+    width, height = size
+    drawn = pipeline(
+        image=image,
+        width=width,
+        height=height,
+        # Without these two diffusers takes another size, near a million pixels.
+        max_area=width * height,
+        _auto_resize=False,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        # On the processor, so that a seed means the same noise whatever the device.
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        output_type="pt",
+        **prompts,
+    ).images
+    return drawn.float().cpu() * 2 - 1
 
 
 class FluxEditor(Editor):
@@ -165,6 +167,7 @@ class FluxEditor(Editor):
     """
 
     backend: Kontext
+    router: Router
 
     def __init__(self, pipeline: FluxKontextPipeline, *arguments: Any, **options: Any) -> None:
         super().__init__(backend := Kontext(pipeline, *arguments, **options))
@@ -173,18 +176,15 @@ class FluxEditor(Editor):
             # A quantised base gives PEFT no dtype to follow.
             parameter.data = parameter.data.to(pipeline.dtype)
             parameter.requires_grad_(False)
-        assert self.router is not None
         self.router.eval().requires_grad_(False).to(self.small, torch.float32)
 
     def load(self, file: ReleasedFile) -> None:
         """Reads the released weights into basis and router; InputError for other layers or sizes."""
-        assert self.router is not None
         file.load_into(self.basis, self.router)
 
     def save(self, folder: str | Path, **notes: Any) -> None:
         """Writes ``lorweb.safetensors`` in the released layout, and its config.yaml with ``notes``."""
-        assert self.router is not None
-        write_released(Path(folder) / "lorweb.safetensors", released_tensors(self.basis, self.router), notes or None)
+        write_released(Path(folder) / "lorweb.safetensors", released_tensors(self.basis, self.router), notes)
 
     def freeze(self, coefficients: Tensor) -> AbstractContextManager[Editor]:
         """As :meth:`Editor.freeze`; InputError for a quantised transformer as well, whose weights take no sum."""
@@ -195,33 +195,11 @@ class FluxEditor(Editor):
             )
         return super().freeze(coefficients)
 
-    def export_lora(
-        self,
-        coefficients: Tensor,
-        path: str | Path,
-        *,
-        key_format: str = "diffusers",
-        rank: int | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Path:
-        """As :meth:`Editor.export_lora`, with the options of :mod:`~lorweb_mini.flux.lora_file`.
-
-        The LoRA's rank is N·r and it is exact, or ``rank``, and the error of each layer is the least possible; the
-        file's header then holds the error of all layers together.
-        """
+    def export_lora(self, coefficients: Tensor, path: str | Path, **options: Any) -> Path:
+        """As :meth:`Editor.export_lora`, with the options ``key_format``, ``rank`` and ``dtype`` of
+        :func:`~lorweb_mini.flux.lora_file.write_plain_lora`."""
         self.basis.check_adapter()
-        return export(self.basis.folded(coefficients), path, key_format, rank, dtype)
-
-
-def export(
-    layers: dict[str, tuple[Tensor, Tensor]], path: str | Path, key_format: str, rank: int | None, dtype: torch.dtype
-) -> Path:
-    """Cuts a plain LoRA where a rank is asked for, and writes it; arguments as in :meth:`FluxEditor.export_lora`."""
-    notes = {}
-    if rank is not None:
-        cut = truncated(layers, rank)
-        layers, notes = cut.layers, {"svd_rank": str(rank), "svd_relative_error": f"{cut.error:.6g}"}
-    return write_plain_lora(path, layers, key_format, dtype, notes)
+        return write_plain_lora(path, self.basis.folded(coefficients), **options)
 
 
 def load_flux(
@@ -257,9 +235,9 @@ def load_flux(
         InputError: no such device, too little memory, a model that is not there or whose licence was not accepted, a
             missing package, or a checkpoint of another layout.
     """
-    device = _device(device)
-    quantization, quantised = _quantisation(quantize, dtype)
-    base = _readable(base, token)
+    device = device_of(device)
+    quantization, quantised = quantisation(quantize, dtype)
+    base = readable(base, token)
     models = models_of(base, token)
     file = open_released(downloaded(weights, token), modules_of(models["transformer"]))
     if check_memory:
@@ -276,7 +254,7 @@ def load_flux(
     return editor
 
 
-def _device(device: str | torch.device) -> torch.device:
+def device_of(device: str | torch.device) -> torch.device:
     device = torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(
@@ -287,36 +265,33 @@ def _device(device: str | torch.device) -> torch.device:
     return device
 
 
-def _quantisation(
+def quantisation(
     quantize: str | PipelineQuantizationConfig | None, dtype: torch.dtype
 ) -> tuple[PipelineQuantizationConfig | None, dict[str, str]]:
     """diffusers' configuration, and what each component is held in, for the estimate."""
     if quantize is None:
         return None, {}
     if isinstance(quantize, PipelineQuantizationConfig):
-        found, kind, backend = quantize, "8bit", quantize.quant_backend or ""
-        parts = list(quantize.quant_mapping or quantize.components_to_quantize or QUANTISED_PARTS)
+        config, kind = quantize, "8bit"
     elif quantize in ("4bit", "8bit"):
-        backend, parts, kind = f"bitsandbytes_{quantize}", list(QUANTISED_PARTS), quantize
-        kwargs: dict[str, Any] = {f"load_in_{quantize}": True}
-        if quantize == "4bit":
-            kwargs |= {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
-        found = PipelineQuantizationConfig(backend, kwargs, components_to_quantize=parts)
+        kind, four = quantize, {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+        kwargs = {f"load_in_{kind}": True, **(four if kind == "4bit" else {})}
+        config = PipelineQuantizationConfig(f"bitsandbytes_{kind}", kwargs, components_to_quantize=[*QUANTISED_PARTS])
     else:
         raise InputError(
             f'expected quantize to be None, "4bit", "8bit" or a PipelineQuantizationConfig, got {quantize!r}'
         )
-    if package := PACKAGES.get(backend):
+    if package := PACKAGES.get((config.quant_backend or "").split("_")[0]):
         try:
             metadata.version(package)
         except metadata.PackageNotFoundError:
             raise InputError(
                 f"expected the package {package} for quantisation, found none: pip install {package}"
             ) from None
-    return found, dict.fromkeys(parts, kind)
+    return config, dict.fromkeys(config.quant_mapping or config.components_to_quantize or QUANTISED_PARTS, kind)
 
 
-def _readable(base: str | Path, token: str | None) -> str:
+def readable(base: str | Path, token: str | None = None) -> str:
     """The name of a pipeline, once it is clear that it may be read."""
     if not Path(base).exists():
         with _explained(base):
@@ -324,7 +299,7 @@ def _readable(base: str | Path, token: str | None) -> str:
     return str(base)
 
 
-def downloaded(weights: str | Path, token: str | None) -> Path:
+def downloaded(weights: str | Path, token: str | None = None) -> Path:
     """Where a checkpoint lies, fetched from the hub if it is not a path.
 
     Raises:
@@ -347,8 +322,7 @@ def _explained(name: str | Path) -> Iterator[None]:
             f"then run `hf auth login` or pass token="
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        detail = " ".join(str(error).split())[:300]
         raise InputError(
             f"expected a local folder or a model of the hub, could not get {str(name)!r} "
-            f"(HF_HUB_OFFLINE=1 keeps it from being looked for): {detail}"
+            f"(HF_HUB_OFFLINE=1 keeps it from being looked for): {' '.join(str(error).split())[:300]}"
         ) from None

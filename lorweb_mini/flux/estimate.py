@@ -1,18 +1,15 @@
-"""Memory and work of FLUX.1-Kontext with a basis, from configurations alone; no weight is read.
+"""Memory and work of FLUX.1-Kontext with a basis, from configurations alone: models on the ``meta`` device.
 
-Every model is built on the ``meta`` device, where tensors have shapes and no storage.
+*Editing* (:func:`estimate`). Weights are parameters × bytes; quantised Linears hold 4 or 8 bits a weight, in 4 bits
+with one single-precision scale for 64. The router and its encoder are in single precision. The widest moment of a
+transformer block holds about 20 vectors of the model's width for each token, the autoencoder's last stage about four
+pictures of its second channel count; the larger counts.
 
-*Editing* (:func:`estimate`). Weights are parameters × bytes; quantised components hold their Linear weights in 4 or 8
-bits, with one single-precision scale for 64 weights in 4 bits. The LoRAs are in the pipeline's dtype, the router and
-its encoder in single precision. The widest moment of a transformer block holds about 20 vectors of the model's width
-for each token, the autoencoder's last stage about four pictures of its second channel count; the larger counts.
-
-*Training* (:func:`cost`, :func:`training_memory`). Forward and backward pass run on the ``meta`` device, one and two
-blocks deep; from the differences come, per block and exactly, the operations that ``torch.utils.flop_counter`` counts
-and the bytes of the tensors that autograd saves, without parameters and without the attention matrix, which GPU kernels
-do not keep. A trained value takes 16 bytes (weight, gradient and two moments) and 2 for a LoRA's copy in half
-precision. With FSDP base and trained values are shared, but for one gathered block. Hours are operations by the
-published dense 16-bit peak times :data:`UTILISATION`.
+*Training* (:func:`cost`, :func:`training_memory`). Forward and backward pass run one and two blocks deep; from the
+differences come, per block and exactly, the operations that ``torch.utils.flop_counter`` counts and the bytes that
+autograd saves, without parameters and without the attention matrix, which GPU kernels do not keep. A trained value
+takes 16 bytes (weight, gradient and two moments) and 2 for a LoRA's copy in half precision. With FSDP base and trained
+values are shared, but for one gathered block. Hours are operations by the published peak times :data:`UTILISATION`.
 
 Kernels and fragmentation move these numbers by some ten per cent; 1 GiB is added for the device's own libraries.
 """
@@ -22,6 +19,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +68,8 @@ class MemoryEstimate:
         return sum(self.weights.values()) if self.offload else 0.0
 
     def __str__(self) -> str:
-        rows = [*self.weights.items(), *((f"{name} at work", x) for name, x in self.activations.items())]
-        return "\n".join(f"{name:<18}{x:7.2f} GiB" for name, x in [*rows, ("on the device", self.device)])
+        rows = {**self.weights, **{f"{name} at work": x for name, x in self.activations.items()}}
+        return "\n".join(f"{name:<18}{x:7.2f} GiB" for name, x in {**rows, "on the device": self.device}.items())
 
 
 def models_of(base: str | Path, token: str | None = None) -> dict[str, Any]:
@@ -149,11 +148,9 @@ def estimate(
         offload: components take turns.
         side: of one picture in pixels; the transformer draws a grid of 2 × 2 of them.
         batch: analogies in one forward pass.
-        text_tokens: of a prompt.
     """
-    width = dtype.itemsize
+    width, transformer = dtype.itemsize, models["transformer"]
     weights = {part: _bytes(model, width, (quantised or {}).get(part)) / GIB for part, model in models.items()}
-    transformer = models["transformer"]
     loras, router = trained_values(transformer, config)
     weights["transformer"] += loras * width / GIB
     weights["router and encoder"] = 4 * (router + CLIP_L_PARAMETERS) / GIB
@@ -184,6 +181,13 @@ def require(need: MemoryEstimate, device: torch.device) -> None:
             )
 
 
+def trained_values(transformer: FluxTransformer2DModel, config: ReleasedConfig) -> tuple[int, int]:
+    """Number of values in the LoRAs of a basis on this bare transformer, and in its router."""
+    adapted = modules_of(transformer)
+    loras = config.n_loras * config.rank * sum(wide + high for wide, high in adapted.values())
+    return loras, len(adapted) * config.keys_dim * (config.n_loras + config.query_dim)
+
+
 def _tokens(side: int) -> int:
     """Image tokens of one analogy: the drawn and the condition grid, 2 × 2 pictures each, 16 pixels a token."""
     return 2 * (2 * side // 16) ** 2
@@ -198,15 +202,15 @@ def _bytes(model: nn.Module, width: int, quantised: str | None) -> float:
 def _inputs(transformer: FluxTransformer2DModel, side: int, text_tokens: int) -> dict[str, Any]:
     """Zeros of the right shapes for one analogy."""
     config, tokens = transformer.config, _tokens(side)
-    zeros = {"device": transformer.device, "dtype": transformer.dtype}
+    zeros = partial(torch.zeros, device=transformer.device)
     return {
-        "hidden_states": torch.zeros(1, tokens, config["in_channels"], **zeros),
-        "encoder_hidden_states": torch.zeros(1, text_tokens, config["joint_attention_dim"], **zeros),
-        "pooled_projections": torch.zeros(1, config["pooled_projection_dim"], **zeros),
-        "timestep": torch.zeros(1, **zeros),
-        "guidance": torch.zeros(1, device=transformer.device) if config["guidance_embeds"] else None,
-        "img_ids": torch.zeros(tokens, 3, device=transformer.device),
-        "txt_ids": torch.zeros(text_tokens, 3, device=transformer.device),
+        "hidden_states": zeros(1, tokens, config["in_channels"], dtype=transformer.dtype),
+        "encoder_hidden_states": zeros(1, text_tokens, config["joint_attention_dim"], dtype=transformer.dtype),
+        "pooled_projections": zeros(1, config["pooled_projection_dim"], dtype=transformer.dtype),
+        "timestep": zeros(1, dtype=transformer.dtype),
+        "guidance": zeros(1) if config["guidance_embeds"] else None,
+        "img_ids": zeros(tokens, 3),
+        "txt_ids": zeros(text_tokens, 3),
         "return_dict": False,
     }
 
@@ -239,25 +243,21 @@ class Cost:
     kept: int
 
 
-def saved_and_flops(
-    transformer: FluxTransformer2DModel, config: ReleasedConfig, side: int, text_tokens: int
-) -> tuple[int, int]:
-    """Bytes that autograd keeps, and operations forward and backward, of one analogy.
+def counted(transformer: FluxTransformer2DModel, config: ReleasedConfig, side: int, text_tokens: int) -> Cost:
+    """Operations of one analogy and bytes that autograd keeps, counted on a transformer, which gets a basis.
 
     Args:
-        transformer: on the ``meta`` device or a real one; a basis is added to it.
-        config: sizes of the basis.
+        transformer: on the ``meta`` device or a real one.
         side: of one picture in pixels.
-        text_tokens: of a prompt.
     """
-    device, dtype = transformer.device, transformer.dtype
     transformer.requires_grad_(False)
     basis = Basis(transformer, config.n_loras, config.rank)
     for parameter in basis.parameters():
-        parameter.data = parameter.data.to(dtype)
+        parameter.data = parameter.data.to(transformer.dtype)
         parameter.requires_grad_(True)
     shape = (1, len(basis.layers), config.n_loras)
-    basis.coefficients = torch.zeros(shape, dtype=dtype, device=device, requires_grad=True)
+    like = {"dtype": transformer.dtype, "device": transformer.device}
+    basis.coefficients = torch.zeros(shape, requires_grad=True, **like)
     total = _tokens(side) + text_tokens
     own = {p.untyped_storage()._cdata for p in transformer.parameters()}
     kept: dict[int, int] = {}
@@ -274,7 +274,7 @@ def saved_and_flops(
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
             out = transformer(**_inputs(transformer, side, text_tokens))[0]
         out.sum().backward()
-    return sum(kept.values()), counter.get_total_flops()
+    return Cost(counter.get_total_flops(), sum(kept.values()))
 
 
 def cost(
@@ -288,37 +288,29 @@ def cost(
     depths = np.array([options["num_layers"], options["num_single_layers"]])
 
     def blocks(checkpointed: bool) -> tuple[np.ndarray, np.ndarray, int]:
-        """Bytes and operations one block of each kind deep, those of one more block of each kind, and the width."""
+        """Operations and bytes one block of each kind deep, those of one more block of each kind, and the width."""
         measured = []
         for double, single in ((1, 1), (2, 1), (1, 2)):
             with torch.device("meta"):
                 model = FluxTransformer2DModel(**{**options, "num_layers": double, "num_single_layers": single})
-                for parameter in model.parameters():
-                    parameter.data = parameter.data.bfloat16()
+                model.bfloat16()
                 if checkpointed:
                     model.enable_gradient_checkpointing()
-                measured.append(saved_and_flops(model, config, side, text_tokens))
+                one = counted(model, config, side, text_tokens)
+            measured.append((one.flops, one.kept))
         first, *more = np.array(measured, dtype=object)
         return first, np.stack(more) - first, model.inner_dim
 
     first, more, width = blocks(checkpointing)
-    kept, flops = first + (depths - 1) @ more
+    flops, kept = first + (depths - 1) @ more
     if checkpointing:
         # Each block's input waits in the checkpoint itself; one block computes again and keeps what it keeps.
-        kept += int(depths.sum()) * (_tokens(side) + text_tokens) * width * 2 + max(blocks(False)[1][:, 0])
+        kept += int(depths.sum()) * (_tokens(side) + text_tokens) * width * 2 + max(blocks(False)[1][:, 1])
     return Cost(int(flops), int(kept))
-
-
-def trained_values(transformer: FluxTransformer2DModel, config: ReleasedConfig) -> tuple[int, int]:
-    """Number of values in the LoRAs of a basis on this bare transformer, and in its router."""
-    adapted = modules_of(transformer)
-    loras = config.n_loras * config.rank * sum(wide + high for wide, high in adapted.values())
-    return loras, len(adapted) * config.keys_dim * (config.n_loras + config.query_dim)
 
 
 def training_memory(
     one: Cost,
-    options: Mapping[str, Any] = KONTEXT,
     config: ReleasedConfig = PAPER,
     quantised: str | None = None,
     shared_by: int = 1,
@@ -333,7 +325,7 @@ def training_memory(
         at_once: analogies in one forward pass; the rest of the batch accumulates.
     """
     with torch.device("meta"):
-        transformer = FluxTransformer2DModel(**options)
+        transformer = FluxTransformer2DModel(**KONTEXT)
     loras, router = trained_values(transformer, config)
     blocks = (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
     gathered = max(_bytes(block, 2, None) for block in blocks) if shared_by > 1 else 0.0
@@ -352,20 +344,21 @@ def training_hours(gpu: Gpu, one: Cost, steps: int = STEPS, batch: int = BATCH) 
 
 def table(config: ReleasedConfig = PAPER, steps: int = STEPS, batch: int = BATCH, side: int = 512) -> str:
     """Every GPU type by checkpointing, quantisation and FSDP over eight, as a Markdown table."""
-    head = "| GPU | frozen base | checkpointing | GiB on the GPU | fits | hours on one |"
-    lines = [head, "| --- | --- | --- | ---: | --- | ---: |"]
-    ways = {"bfloat16": (None, 1), "bfloat16, FSDP over 8": (None, 8), **{kind: (kind, 1) for kind in QUANTISED_BYTES}}
-    costs = {flag: cost(config=config, side=side, checkpointing=flag) for flag in (True, False)}
-    for gpu in GPUS:
-        for name, way in ways.items():
-            for flag, one in costs.items():
-                gib = sum(training_memory(one, KONTEXT, config, *way).values())
-                cells = [gpu.name, name, "yes" if flag else "no", f"{gib:.1f}", "yes" if gib <= gpu.gib else "no"]
-                lines.append(f"| {' | '.join(cells)} | {training_hours(gpu, one, steps, batch):.0f} |")
+    lines = [
+        "| GPU | frozen base | checkpointing | GiB on the GPU | fits | hours on one |",
+        "| --- | --- | --- | ---: | --- | ---: |",
+    ]
+    ways = {"bfloat16": (None, 1), "bfloat16, FSDP over 8": (None, 8), "4bit": ("4bit", 1), "8bit": ("8bit", 1)}
+    costs = {flag: cost(config=config, side=side, checkpointing=flag == "yes") for flag in ("yes", "no")}
+    for gpu, (name, way), (flag, one) in product(GPUS, ways.items(), costs.items()):
+        gib = sum(training_memory(one, config, *way).values())
+        fits = "yes" if gib <= gpu.gib else "no"
+        hours = training_hours(gpu, one, steps, batch)
+        lines.append(f"| {gpu.name} | {name} | {flag} | {gib:.1f} | {fits} | {hours:.0f} |")
     note = (
         f"{steps:,} steps of {batch} analogies of {side}-pixel pictures, one at a time in memory; {UTILISATION:.0%} of "
         f"the published dense 16-bit peak ({', '.join(f'{g.name} {g.tflops:g} TFLOP/s' for g in GPUS)}). One analogy "
-        f"costs {costs[True].flops / 1e15:.2f} PFLOP with checkpointing, {costs[False].flops / 1e15:.2f} without. "
+        f"costs {costs['yes'].flops / 1e15:.2f} PFLOP with checkpointing, {costs['no'].flops / 1e15:.2f} without. "
         f"Computed from the configuration, not measured on a GPU."
     )
     return "\n".join([*lines, "", note])

@@ -1,8 +1,7 @@
-"""A mixture as a plain LoRA: a file that tools which never heard of bases and routers read.
+"""A mixture as a plain LoRA file that other tools read.
 
-One analogy's mixture sum_n c_n B_n A_n is a LoRA of rank N·r, exactly (:meth:`Basis.folded`); its best approximation
-of a smaller rank comes from a singular value decomposition of the factors (:func:`~lorweb_mini.algebra.truncated`). Two
-key formats are written:
+One analogy's mixture sum_n c_n B_n A_n is a LoRA of rank N·r, exactly (:meth:`Basis.folded`). Two key formats are
+written:
 
 * ``diffusers``: ``transformer.<module>.lora_A.weight`` [R, in] and ``lora_B.weight`` [out, R];
 * ``single-file``: ``lora_unet_<block>.lora_down.weight``, ``.lora_up.weight``, ``.alpha``, the names of Flux's original
@@ -16,14 +15,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..algebra import Layers
+from ..algebra import Layers, truncated
 from ..errors import InputError
 
 FORMATS = ("diffusers", "single-file")
@@ -68,29 +66,24 @@ def single_file(layers: Layers) -> dict[str, Tensor]:
     Raises:
         InputError: a layer that is in no block of Flux, or some but not all of the layers that are fused there.
     """
-    groups: dict[str, dict[int, str]] = {}
-    sizes: dict[str, int] = {}
+    fused: dict[str, list[str]] = {}  # key to its layers in order
     for name in layers:
         if (match := _MODULE.fullmatch(name)) is None:
             raise InputError(f"expected layers inside the blocks of a Flux transformer, got {name!r}")
-        folder, names = _KINDS[match[1]]
-        found = [(there, members) for there, members in names.items() if match[3] in members]
-        if not found:
+        kind, block, inside = match.groups()
+        folder, names = _KINDS[kind]
+        there = next((there for there, members in names.items() if inside in members), None)
+        if there is None:
             raise InputError(f"expected layers of Flux's own blocks, got {name!r}")
-        there, members = found[0]
-        key = f"lora_unet_{folder}_{match[2]}_{there}"
-        groups.setdefault(key, {})[members.index(match[3])] = name
-        sizes[key] = len(members)
+        fused[f"lora_unet_{folder}_{block}_{there}"] = [f"{kind}.{block}.{member}" for member in names[there]]
     state = {}
-    for key, group in groups.items():
-        if len(group) != sizes[key]:
-            raise InputError(
-                f"expected all {sizes[key]} layers that are one in {key}, got {', '.join(sorted(group.values()))}"
-            )
-        pairs = [layers[group[place]] for place in range(sizes[key])]
-        down = torch.cat([low for low, _ in pairs])
+    for key, members in fused.items():
+        if absent := set(members) - layers.keys():
+            present = ", ".join(sorted(set(members) - absent))
+            raise InputError(f"expected all {len(members)} layers that are one in {key}, got {present}")
+        down = torch.cat([layers[member][0] for member in members])
         state[f"{key}.lora_down.weight"] = down
-        state[f"{key}.lora_up.weight"] = torch.block_diag(*[high for _, high in pairs])
+        state[f"{key}.lora_up.weight"] = torch.block_diag(*[layers[member][1] for member in members])
         state[f"{key}.alpha"] = torch.tensor(float(len(down)))
     return state
 
@@ -99,25 +92,26 @@ def write_plain_lora(
     path: str | Path,
     layers: Layers,
     key_format: str = "diffusers",
+    rank: int | None = None,
     dtype: torch.dtype = torch.float32,
-    notes: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes a LoRA (safetensors).
 
     Args:
         path: ends in ``.safetensors``; folders are made.
-        layers: what :meth:`Basis.folded` or :func:`~lorweb_mini.algebra.truncated` gave.
+        layers: what :meth:`Basis.folded` gave.
         key_format: one of :data:`FORMATS`.
+        rank: cuts it by :func:`~lorweb_mini.algebra.truncated`; the file's header then holds ``svd_relative_error``,
+            the least possible error of all layers together. None: exact.
         dtype: one of the values of :data:`DTYPES`. Rounding moves ΔW by about 2⁻⁹ of its norm in bfloat16 and by 2⁻¹²
             in float16.
-        notes: kept in the header of the file.
 
     Returns:
         the path.
 
     Raises:
-        InputError: another ending, format or dtype, layers that the format cannot name, or values beyond the range of
-            the dtype.
+        InputError: another ending, format, rank or dtype, layers that the format cannot name, or values beyond the
+            range of the dtype.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -126,22 +120,22 @@ def write_plain_lora(
         raise InputError(f"expected a key format out of {FORMATS}, got {key_format!r}")
     if dtype not in DTYPES.values():
         raise InputError(f"expected a dtype out of {', '.join(DTYPES)}, got {dtype}")
+    notes = {"format": "pt"}
+    if rank is not None:
+        cut = truncated(layers, rank)
+        layers, notes = cut.layers, {**notes, "svd_rank": str(rank), "svd_relative_error": f"{cut.error:.6g}"}
     ready = {}
     for name, pair in layers.items():
-        low, high = balanced(*(x.float() for x in pair))
-        ready[name] = (low.to(dtype).contiguous(), high.to(dtype).contiguous())
-        if not all(bool(x.isfinite().all()) for x in ready[name]):
+        low, high = (x.to(dtype).contiguous() for x in balanced(*(x.float() for x in pair)))
+        if not bool(low.isfinite().all() and high.isfinite().all()):
             raise InputError(f"expected values within the range of {dtype}, got larger ones in {name}")
+        ready[name] = (low, high)
     if key_format == "diffusers":
-        state = {
-            f"transformer.{name}.lora_{letter}.weight": tensor
-            for name, pair in ready.items()
-            for letter, tensor in zip("AB", pair, strict=True)
-        }
+        state = {f"transformer.{name}.lora_{x}.weight": ready[name][i] for name in ready for i, x in enumerate("AB")}
     else:
         state = single_file(ready)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    save_file(state, part, metadata={"format": "pt", **(notes or {})})
+    save_file(state, part, metadata=notes)
     os.replace(part, path)
     return path

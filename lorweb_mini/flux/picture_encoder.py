@@ -1,4 +1,4 @@
-"""The router's picture encoder at full scale, CLIP or SigLIP through transformers, and reading pictures for it.
+"""Pictures at full scale: read, laid out as the released inference does, and encoded for the router.
 
 The released router reads the projected ``image_embeds`` of CLIP ViT-L/14, 768 numbers a picture, not normalised.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, CLIPVisionModelWithProjection, SiglipVisionModel
@@ -18,8 +19,7 @@ from transformers.utils import logging
 
 from ..core.layout import grid
 from ..errors import InputError
-from ..images import _check_size, _from_array, _kind, _open, _to_rgba, to_pil
-from .dataset import fit_pictures
+from ..images import _from_array, _kind, _on_white, _open, to_pil
 
 CLIP_L = "openai/clip-vit-large-patch14"
 
@@ -42,8 +42,7 @@ class PictureEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, pictures: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] in [-1, 1] to embeddings [B, D]: CLIP's image_embeds, SigLIP's pooled output."""
-        drawn = [to_pil(x) for x in pictures]
-        pixels = self.processor(images=drawn, return_tensors="pt")["pixel_values"]
+        pixels = self.processor(images=[to_pil(x) for x in pictures], return_tensors="pt")["pixel_values"]
         out = self.model(pixel_values=pixels.to(self.model.device, self.model.dtype))
         return out.image_embeds if self.projected else out.pooler_output
 
@@ -56,7 +55,15 @@ class PictureEncoder(nn.Module):
         (height, width), whole = a.shape[-2:], grid(a, a_prime, b, b)
         edge = width if width < 2 * height else height  # beyond that nothing of b would be left
         cuts = (whole[..., :edge, :width], whole[..., :edge, width:], whole[..., edge:, :width])
-        return torch.cat([self(x) for x in cuts], dim=1)
+        return torch.cat([self(x) for x in cuts], dim=1).float()
+
+    def check_width(self, query_dim: int) -> None:
+        """Raises InputError unless three embeddings make a query of a router."""
+        if 3 * self.embedding_dim != query_dim:
+            raise InputError(
+                f"expected an encoder with embeddings of {query_dim / 3:g} numbers, a third of the router's query, "
+                f"got one with {self.embedding_dim}"
+            )
 
     @classmethod
     def load(cls, name: str | Path = CLIP_L, token: str | None = None) -> PictureEncoder:
@@ -65,26 +72,23 @@ class PictureEncoder(nn.Module):
         Raises:
             InputError: neither is there, or it is neither CLIP nor SigLIP.
         """
+        families = {"clip": CLIPVisionModelWithProjection, "siglip": SiglipVisionModel}
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # the text tower of the same file would be reported, key by key
         try:
-            kind = AutoConfig.from_pretrained(name, token=token).model_type
-            family = {"clip": CLIPVisionModelWithProjection, "siglip": SiglipVisionModel}.get(kind.split("_")[0])
-            if family is None:
-                raise InputError(f"expected a CLIP or SigLIP model, got {str(name)!r} of type {kind}")
-            model = family.from_pretrained(name, token=token, dtype=torch.float32)
+            kind = AutoConfig.from_pretrained(name, token=token).model_type.split("_")[0]
+            if kind not in families:
+                raise ValueError(f"it is of type {kind}")
+            model = families[kind].from_pretrained(name, token=token, dtype=torch.float32)
             # Pillow's resizing wherever it runs, so that a picture has one embedding.
-            processor = AutoImageProcessor.from_pretrained(name, token=token, backend="pil")
+            return cls(model, AutoImageProcessor.from_pretrained(name, token=token, backend="pil"))
         except (OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
             detail = " ".join(str(error).split())[:300]
             raise InputError(
                 f"expected the folder or hub name of a CLIP or SigLIP model, got {str(name)!r}: {detail}"
             ) from None
         finally:
             logging.set_verbosity(verbosity)
-        return cls(model, processor)
 
 
 def read_picture(x: Any, name: str) -> Tensor:
@@ -102,20 +106,12 @@ def read_picture(x: Any, name: str) -> Tensor:
             raise InputError(f"{name}: expected a float tensor [3, H, W] in [-1, 1]; got {_kind(x)}")
         return x.detach().to("cpu", torch.float32).clamp(-1, 1)[None]
     if isinstance(x, np.ndarray):
-        picture = _from_array(x, name)
+        x = _from_array(x, name)
     elif isinstance(x, (str, os.PathLike)):
-        picture = _open(Path(x), name)
-    elif isinstance(x, Image.Image):
-        picture = x
-    else:
+        x = _open(Path(x), name)
+    if not isinstance(x, Image.Image):
         raise InputError(f"{name}: expected a path, PIL picture, array or tensor; got {_kind(x)}")
-    _check_size(*picture.size, name)
-    try:
-        rgba = _to_rgba(picture)
-    except Exception as error:  # decoders raise nearly every built-in exception on damaged files
-        raise InputError(f"{name}: expected a whole picture; got one that cannot be decoded: {error}") from error
-    opaque = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return torch.from_numpy(np.array(opaque)).permute(2, 0, 1).float().div_(127.5).sub_(1)[None]
+    return _tensor([_on_white(x, name)])
 
 
 def read_triplets(a: Any, a_prime: Any, b: Any) -> list[list[Tensor]]:
@@ -127,15 +123,49 @@ def read_triplets(a: Any, a_prime: Any, b: Any) -> list[list[Tensor]]:
     Raises:
         InputError: as :func:`read_picture`, an empty list, or lengths that differ.
     """
-    named = [
-        (list(x) if isinstance(x, (list, tuple)) or (isinstance(x, Tensor) and x.ndim == 4) else [x], name)
-        for x, name in ((a, "a"), (a_prime, "a_prime"), (b, "b"))
-    ]
-    pictures = [
-        [read_picture(item, f"{name}[{i}]" if len(x) > 1 else name) for i, item in enumerate(x)] for x, name in named
-    ]
+    pictures = []
+    for x, name in ((a, "a"), (a_prime, "a_prime"), (b, "b")):
+        if isinstance(x, (list, tuple)) or (isinstance(x, Tensor) and x.ndim == 4):
+            pictures.append([read_picture(item, f"{name}[{i}]") for i, item in enumerate(x)])
+        else:
+            pictures.append([read_picture(x, name)])
     size = max(map(len, pictures))
     if {len(x) for x in pictures} - {1, size} or not all(pictures):
         counts = ", ".join(str(len(x)) for x in pictures)
         raise InputError(f"expected as many pictures a as a_prime as b (or one for all), got {counts}")
     return [fit_pictures(*(x[i if len(x) > 1 else 0] for x in pictures)) for i in range(size)]
+
+
+# --- geometry ------------------------------------------------------------------------------------
+
+
+def grid_size(width: int, height: int, side: int = 512) -> tuple[int, int]:
+    """Width and height in pixels of the grid [[a, a'], [b, b']] that the transformer draws for an a of this size.
+
+    It is the resolution nearest in aspect among those that Kontext was trained on, scaled by side / 512 and rounded to
+    tokens of 16 pixels: pictures of 384×576 give a grid of 832×1248.
+    """
+    _, wide, high = min((abs(width / height - w / h), w, h) for w, h in PREFERRED_KONTEXT_RESOLUTIONS)
+    return max(16, round(wide * side / 8192) * 16), max(16, round(high * side / 8192) * 16)
+
+
+def fit_pictures(a: Tensor, *others: Tensor) -> list[Tensor]:
+    """a as it is, and the others stretched (bicubic) to its size, as the released inference does; [B, 3, H, W] each."""
+    return [a, *(resized(x, (a.shape[-1], a.shape[-2]), Image.Resampling.BICUBIC) for x in others)]
+
+
+def scaled_grid(a: Tensor, a_prime: Tensor, b: Tensor, corner: Tensor, side: int) -> Tensor:
+    """The grid [[a, a'], [b, corner]] of pictures of one size, at the size of :func:`grid_size`."""
+    return resized(grid(a, a_prime, b, corner), grid_size(a.shape[-1], a.shape[-2], side))
+
+
+def resized(pictures: Tensor, size: tuple[int, int], resample: Image.Resampling = Image.Resampling.LANCZOS) -> Tensor:
+    """Pictures [B, 3, H, W] in [-1, 1] at another (width, height), through 8 bits as Pillow does; else unchanged."""
+    if (pictures.shape[-1], pictures.shape[-2]) == tuple(size):
+        return pictures
+    return _tensor([to_pil(x).resize(size, resample) for x in pictures])
+
+
+def _tensor(pictures: list[Image.Image]) -> Tensor:
+    arrays = np.stack([np.array(x) for x in pictures])
+    return torch.from_numpy(arrays).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)

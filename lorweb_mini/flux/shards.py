@@ -11,8 +11,7 @@ With these neither T5 nor CLIP nor the autoencoder is in memory while training. 
 
 The column ``tensors`` is safetensors bytes: ``target`` and ``condition``, normalised latents [16, h, w] of the grids
 [[a, a'], [b, b']] and [[a, a'], [b, b]], encoded as whole grids as the pipeline encodes them, and ``query`` [3, D], the
-router's embeddings. Sizes are the release's (:func:`~lorweb_mini.flux.dataset.grid_size`). ``datasets`` reads rows in
-place (:class:`LatentShards`) and streams the files, ``load_dataset("arrow", data_files=…, streaming=True)``.
+router's embeddings. ``datasets`` streams the files, too: ``load_dataset("arrow", data_files=…, streaming=True)``.
 """
 
 from __future__ import annotations
@@ -33,33 +32,28 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..core.layout import grid
 from ..errors import InputError
-from ..files import write_atomically
+from ..files import read_json, write_atomically
 from .dataset import (
     PARTS,
     SPLITS,
     PicturePair,
     check_pictures,
-    draw_analogies,
-    fit_pictures,
-    grid_size,
-    read_json,
     read_relations,
     read_splits,
-    resized,
+    sample_analogies,
     some,
     split_categories,
 )
-from .picture_encoder import PictureEncoder, read_picture
+from .picture_encoder import PictureEncoder, fit_pictures, read_picture, scaled_grid
 
 SETTINGS, DATA, INDEX = "settings.json", "data.json", "index.json"
 PROMPTS_A_FILE = 64
-NAMES = {name: Value("string") for name in ("category", "first", "second", "caption")}
+TENSORS = {"caption": Value("string"), "tensors": Value("binary")}
+NAMES = {name: Value("string") for name in ("category", "first", "second")}
 NUMBERS = {name: Value("int32") for name in ("height", "width", "prompt")}
-SAMPLES = Features({**NAMES, **NUMBERS, "tensors": Value("binary")})
-PROMPTS = Features({"caption": Value("string"), "tensors": Value("binary")})
 Row = dict[str, Any]
+Analogy = tuple[PicturePair, PicturePair]
 
 
 @dataclass(frozen=True)
@@ -117,66 +111,60 @@ def write_shards(
         **(names or {}),
     }
     _claim(out, {SETTINGS: content, SPLITS: parts, DATA: check_pictures(relations)})
-    captions = ["", *sorted({pair.caption for pairs in relations.values() for pair in pairs})]
-    number_of = {caption: i for i, caption in enumerate(captions)}
-    rows: dict[str, int] = {}
+    captions = sorted({pair.caption for pairs in relations.values() for pair in pairs})
+    prompts = {caption: number for number, caption in enumerate(["", *captions])}
 
     def prompt(caption: str) -> Row:
         # One at a time: what a caption's embedding is must not depend on its neighbours in a batch.
         pair = pipeline.encode_prompt(caption, None, device=device, max_sequence_length=settings.text_tokens)[:2]
         return {"caption": caption, "tensors": _packed({"embeds": pair[0][0], "pooled": pair[1][0]})}
 
-    def sample(analogy: tuple[PicturePair, PicturePair]) -> Row:
+    def sample(analogy: Analogy) -> Row:
         first, second = analogy
-        about = {"category": first.category, "first": first.name, "second": second.name, "caption": first.caption}
-        tensors = encode(pipeline, encoder, first, second, settings.side, device)
+        tensors = _encoded(pipeline, encoder, analogy, settings.side, device)
         height, width = tensors["target"].shape[1:]
-        sizes = {"prompt": number_of[first.caption], "height": height, "width": width}
-        return {**about, **sizes, "tensors": _packed(tensors)}
+        return {
+            "category": first.category,
+            "first": first.name,
+            "second": second.name,
+            "caption": first.caption,
+            "prompt": prompts[first.caption],
+            "height": height,
+            "width": width,
+            "tensors": _packed(tensors),
+        }
 
-    _write(out, "prompts", captions, PROMPTS_A_FILE, prompt, PROMPTS, rows)
+    rows = _write(out, "prompts", list(prompts), PROMPTS_A_FILE, prompt, Features(TENSORS))
     for part in PARTS:
-        chosen = draw_analogies({k: relations[k] for k in parts[part]}, settings.each or None, settings.seed)
-        _write(out, part, chosen, settings.samples, sample, SAMPLES, rows)
+        chosen = sample_analogies({k: relations[k] for k in parts[part]}, settings.each or None, settings.seed)
+        rows |= _write(out, part, chosen, settings.samples, sample, Features({**NAMES, **NUMBERS, **TENSORS}))
     write_atomically(out / INDEX, json.dumps(rows, indent=1).encode())
     return LatentShards(out)
 
 
-@torch.no_grad()
-def encode(
-    pipeline: FluxKontextPipeline,
-    encoder: PictureEncoder,
-    first: PicturePair,
-    second: PicturePair,
-    side: int,
-    device: str | torch.device,
+def _encoded(
+    pipeline: FluxKontextPipeline, encoder: PictureEncoder, analogy: Analogy, side: int, device: str | torch.device
 ) -> dict[str, Tensor]:
-    """Tensors of one analogy, see the module; latents are the posterior's mode, as the pipeline's condition is."""
-    paths = (first.control, first.target, second.control, second.target)
+    """Tensors of one analogy; latents are the posterior's mode, as the pipeline's condition is."""
+    paths = [path for pair in analogy for path in (pair.control, pair.target)]
     a, a_prime, b, b_prime = fit_pictures(*(read_picture(path, str(path)) for path in paths))
-    size, vae = grid_size(a.shape[-1], a.shape[-2], side), pipeline.vae
-    tensors = {"query": encoder.query(a, a_prime, b).view(3, -1).float()}
+    tensors, vae = {"query": encoder.query(a, a_prime, b).view(3, -1)}, pipeline.vae
     for name, corner in (("target", b_prime), ("condition", b)):
-        pixels = resized(grid(a, a_prime, b, corner), size).to(device, vae.dtype)
+        pixels = scaled_grid(a, a_prime, b, corner, side).to(device, vae.dtype)
         latent = vae.encode(pixels).latent_dist.mode()
         tensors[name] = ((latent - vae.config.shift_factor) * vae.config.scaling_factor)[0]
     return tensors
 
 
 def _packed(tensors: Mapping[str, Tensor]) -> bytes:
-    return save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    return save({k: v.cpu().contiguous() for k, v in tensors.items()})
 
 
 def _write(
-    out: Path,
-    stem: str,
-    items: Sequence[Any],
-    size: int,
-    row_of: Callable[[Any], Row],
-    features: Features,
-    rows: dict[str, int],
-) -> None:
-    """Writes the files ``<stem>-<number>.arrow`` that are not there yet, each whole or not at all."""
+    out: Path, stem: str, items: Sequence[Any], size: int, row_of: Callable[[Any], Row], features: Features
+) -> dict[str, int]:
+    """Writes the files ``<stem>-<number>.arrow`` that are not there yet, whole or not at all; returns their rows."""
+    rows = {}
     with tqdm(total=len(items), desc=stem) as bar:
         for start in range(0, len(items), size):
             path, few = out / f"{stem}-{start // size:05d}.arrow", items[start : start + size]
@@ -189,12 +177,11 @@ def _write(
                     writer.finalize()
                 os.replace(part, path)
             bar.update(len(few))
+    return rows
 
 
-def _digest(model: nn.Module | None) -> str | None:
+def _digest(model: nn.Module) -> str:
     """A digest of names, shapes and every k-th value of a model's weights; weights of another training differ in it."""
-    if model is None:
-        return None
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         few = tensor.flatten()[:: max(1, tensor.numel() // 64)].float().cpu()
@@ -204,19 +191,19 @@ def _digest(model: nn.Module | None) -> str | None:
 
 def _claim(out: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
     """Writes what a new folder's shards are made from; InputError, with what differs, where it holds others."""
-    there = [name for name in files if (out / name).exists()]
-    if len(there) < len(files) and any(out.glob("*.arrow")):
-        raise InputError(f"expected {some(sorted(set(files) - set(there)))} beside the shards in {out}, got none")
     differ: list[str] = []
     for name, content in files.items():
-        new, old = json.loads(json.dumps(content)), read_json(out / name) if name in there else None
-        if old is None:
+        new = json.loads(json.dumps(content))
+        if not (out / name).exists():
+            if any(out.glob("*.arrow")):
+                raise InputError(f"expected {name} beside the shards in {out}, got none")
             write_atomically(out / name, json.dumps(new, indent=1, ensure_ascii=False).encode())
-        elif not isinstance(old, dict):
+            continue
+        old = read_json(out / name)
+        if not isinstance(old, dict):
             raise InputError(f"expected an object in {out / name}, got something else")
-        else:
-            keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-            differ += [_difference(name, key, old.get(key), new.get(key)) for key in keys]
+        keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+        differ += [_difference(name, key, old.get(key), new.get(key)) for key in keys]
     if differ:
         raise InputError(
             f"expected shards of the same settings, pictures and captions in {out}, got others: {some(differ)}. "

@@ -1,7 +1,6 @@
 """A checkpoint in the released layout with random values, of any size, written without ever being held in memory.
 
-The released file cannot be part of this repository; one of its shape can be made in seconds, and everything that reads
-the one reads the other. Its numbers mean nothing.
+The released file cannot be part of this repository; everything that reads it reads this one, too.
 """
 
 from __future__ import annotations
@@ -22,14 +21,12 @@ POOL = 1 << 22  # more than the largest tensor of FLUX has
 def write_random(
     path: str | Path, config: ReleasedConfig = PAPER, modules: Modules | None = None, seed: int = 0
 ) -> ReleasedFile:
-    """Writes and opens a checkpoint of random half-precision values: 2 bytes for each of ``parameters``.
+    """Writes and opens a checkpoint of random half-precision values.
 
-    A safetensors file is the length of a header (8 bytes), the header in JSON (for each tensor its dtype, its shape and
-    where its bytes lie), then the bytes, so it can be written piece by piece. A tensor is a stretch of one pool of four
-    million normal numbers of deviation 0.02, from a random place on; keys are a stretch of another of deviation 1.
+    A tensor is a stretch of one pool of four million normal numbers of deviation 0.02, from a random place on; keys are
+    a stretch of another of deviation 1.
 
     Args:
-        config: its sizes.
         modules: names and widths of the adapted Linears; by default FLUX.1-Kontext's own.
     """
     path, modules = Path(path), kontext_modules() if modules is None else modules
@@ -43,6 +40,7 @@ def write_random(
     text = json.dumps(header).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
+        # safetensors: the length of the header, the header, then the bytes of one tensor after the other.
         file.write(struct.pack("<Q", len(text)) + text)
         for name, shape in shapes.items():
             pool = large if name.endswith(f".{KEYS}") else small

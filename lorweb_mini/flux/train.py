@@ -30,8 +30,10 @@ from ..core.router import Router, routing_statistics
 from ..errors import InputError
 from ..files import write_atomically
 from ..images import to_pil
-from ..training.loop import Recipe, TrainingConfig, torch_generator
+from ..training.config import TrainingConfig
+from ..training.loop import Recipe, torch_generator
 from .checkpoint import open_released, released_tensors, write_released
+from .editor import run_pipeline
 from .shards import LatentShards
 
 WEIGHTS = "lorweb.safetensors"
@@ -108,11 +110,11 @@ class FluxRecipe(Recipe):
         for parameter in self.basis.parameters():
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-        for index in range(len(self.basis.layers)):
+        for index, module in enumerate(self.basis.modules):
             # The release's start: U(±1/√(in·r)) for every A_n; PEFT's own does not know of r.
-            bound = (self.basis.factors(index)[0].shape[2] * self.config.rank) ** -0.5
-            nn.init.uniform_(self.basis.factors(index)[0], -bound, bound)
-        for module in self.basis.modules:
+            low, _ = self.basis.factors(index)
+            bound = (low.shape[2] * self.config.rank) ** -0.5
+            nn.init.uniform_(low, -bound, bound)
             # Autocast brings the LoRAs to the base's precision; PEFT would bring every input to theirs.
             module.cast_input_dtype_enabled = transformer.dtype == torch.float32
         width = shards.settings["embedding_dim"]
@@ -147,13 +149,12 @@ class FluxRecipe(Recipe):
 
     def _read(self, places: Sequence[tuple[str, int]], dropped: Sequence[bool]) -> dict[str, Tensor]:
         """Samples and prompts: latents [B, 16, 2h, 2w], query [B, 3, D], embeds [B, T, C], pooled [B, P]."""
-        samples = [self.shards.sample(*place) for place in places]
-        prompts = [
-            self.shards.prompt(0 if none else x["prompt"]) for (_, x), none in zip(samples, dropped, strict=True)
-        ]
-        stacked = {k: torch.stack([tensors[k] for tensors, _ in samples]) for k in ("target", "condition", "query")}
-        embeds, pooled = (torch.stack(list(x)) for x in zip(*prompts, strict=True))
-        return {**stacked, "embeds": embeds, "pooled": pooled}
+        samples = []
+        for place, empty in zip(places, dropped, strict=True):
+            tensors, about = self.shards.sample(*place)
+            embeds, pooled = self.shards.prompt(0 if empty else about["prompt"])
+            samples.append({**tensors, "embeds": embeds, "pooled": pooled})
+        return {k: torch.stack([x[k] for x in samples]) for k in samples[0]}
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         clean, noise, t = batch["target"].float(), batch["noise"], batch["t"]
@@ -202,44 +203,33 @@ class FluxRecipe(Recipe):
 
         Lower grids are filled up with white. Every process must call it together where the parameters are sharded.
         """
-        places, (pipeline,) = self.sampled(), self.drawing
+        (pipeline,), half = self.drawing, self.transformer.dtype
         device = next(self.router.parameters()).device
         pipeline.vae.to(device)
+        pipeline.set_progress_bar_config(disable=True)
         grids = []
-        for place in places:
+        for place in self.sampled():
             x = {k: v.to(device) for k, v in self._read([place], [False]).items()}
+            height, width = (8 * edge for edge in x["target"].shape[2:])
+            prompts: dict[str, Any] = {
+                "prompt_embeds": x["embeds"].to(half),
+                "pooled_prompt_embeds": x["pooled"].to(half),
+            }
             with self.basis.mixed(self.coefficients(x["query"])), self._precision(device):
-                grids.append(self._grid(pipeline, x, seed))
-        height = max(x.shape[-2] for x in grids)
-        return torch.cat([F.pad(x, (0, 0, 0, height - x.shape[-2]), value=1.0) for x in grids], dim=-1)[0]
+                steps, image = self.config.sampling_steps, x["condition"].to(half)
+                grids.append(run_pipeline(pipeline, image, (width, height), steps, [seed], **prompts))
+        tallest = max(x.shape[-2] for x in grids)
+        return torch.cat([F.pad(x, (0, 0, 0, tallest - x.shape[-2]), value=1.0) for x in grids], dim=-1)[0]
 
     def _precision(self, device: torch.device) -> Any:
         half = self.transformer.dtype
         return torch.autocast(device.type, half, enabled=half != torch.float32)
 
-    def _grid(self, pipeline: FluxKontextPipeline, x: dict[str, Tensor], seed: int) -> Tensor:
-        half, (height, width) = self.transformer.dtype, (8 * edge for edge in x["target"].shape[2:])
-        pipeline.set_progress_bar_config(disable=True)
-        drawn = pipeline(
-            image=x["condition"].to(half),
-            prompt_embeds=x["embeds"].to(half),
-            pooled_prompt_embeds=x["pooled"].to(half),
-            height=height,
-            width=width,
-            max_area=height * width,
-            _auto_resize=False,
-            num_inference_steps=self.config.sampling_steps,
-            guidance_scale=2.5,
-            generator=[torch.Generator().manual_seed(seed)],
-            output_type="pt",
-        ).images
-        return drawn.float().cpu() * 2 - 1
-
     def save(self, folder: Path) -> None:
         """Writes the released layout, ``lorweb.safetensors`` and ``config.yaml``, and the split beside it."""
-        kwargs = {"external_query_model": self.shards.settings.get("encoder")}
-        named = {k: v for k, v in kwargs.items() if v is not None}
-        write_released(folder / WEIGHTS, released_tensors(self.basis, self.router), named)
+        encoder = self.shards.settings.get("encoder")
+        kwargs = {"external_query_model": encoder} if encoder else {}
+        write_released(folder / WEIGHTS, released_tensors(self.basis, self.router), kwargs)
         text = json.dumps({**self.configuration(), "categories": self.shards.categories}, indent=1, ensure_ascii=False)
         write_atomically(folder / "trained.json", (text + "\n").encode())
 

@@ -19,15 +19,12 @@ from PIL import Image
 from lorweb_mini.errors import InputError
 from lorweb_mini.flux.dataset import (
     check_pictures,
-    draw_analogies,
-    fit_pictures,
-    grid_size,
     read_relations,
     read_splits,
-    resized,
+    sample_analogies,
     split_categories,
-    write_splits,
 )
+from lorweb_mini.flux.picture_encoder import fit_pictures, grid_size, resized
 from lorweb_mini.images import to_pil
 
 
@@ -156,7 +153,7 @@ def test_other_encodings_are_named(root: Path, place: str, encoding: str, kind: 
 
 @pytest.mark.parametrize("place", ["blur/target/00.txt", "hats/captions.json", "splits.json"])
 def test_a_byte_order_mark_is_no_part_of_the_text(root: Path, place: str) -> None:
-    write_splits(root / "splits.json", {"train": ["blur", "hats", "snow"], "val": [], "test": []})
+    (root / "splits.json").write_text(json.dumps({"train": ["blur", "hats", "snow"], "val": [], "test": []}))
     (root / place).write_bytes((root / place).read_text().encode("utf-8-sig"))
     relations = read_relations(root)
     assert relations["blur"][0].caption == "blur a" and relations["hats"][0].caption == "hats a"
@@ -184,7 +181,7 @@ def test_two_forms_of_a_name_are_one(tmp_path: Path, where: str) -> None:
         (root / "été").rename(root / _nfd("été"))
     relations = read_relations(root)
     assert [(x.name, x.caption) for x in relations["été"]] == [("01", "x"), ("é", caption)]
-    write_splits(root / "splits.json", {"train": [_nfd("été"), "b"], "val": [], "test": ["c"]})
+    (root / "splits.json").write_text(json.dumps({"train": [_nfd("été"), "b"], "val": [], "test": ["c"]}))
     assert read_splits(root / "splits.json", list(relations))["train"] == ["été", "b"]
 
 
@@ -297,14 +294,16 @@ def test_drawn_analogies(root: Path) -> None:
     def named(drawn: list) -> list[tuple[str, str]]:
         return [(first.key, second.key) for first, second in drawn]
 
-    every = named(draw_analogies(relations))
+    every = named(sample_analogies(relations))
     by_hand = {(p.key, q.key) for pairs in relations.values() for p, q in permutations(pairs, 2)}
     assert len(every) == 2 + 6 + 12 and set(every) == by_hand
     assert [x.split("/")[0] for x, _ in every] != sorted(x.split("/")[0] for x, _ in every), "shuffled"
-    few = named(draw_analogies(relations, each=3))
+    few = named(sample_analogies(relations, each=3))
     assert len(set(few)) == len(few) == 2 + 3 + 3
-    assert named(draw_analogies(relations, each=3)) == few and named(draw_analogies(relations, each=3, seed=1)) != few
-    alone = named(draw_analogies({"snow": relations["snow"]}, each=3))
+    assert (
+        named(sample_analogies(relations, each=3)) == few and named(sample_analogies(relations, each=3, seed=1)) != few
+    )
+    alone = named(sample_analogies({"snow": relations["snow"]}, each=3))
     assert set(alone) == {x for x in few if x[0].startswith("snow")}
 
 
@@ -316,7 +315,7 @@ def test_split_holds_out_whole_categories(tmp_path: Path) -> None:
     by_hash = sorted(names, key=lambda x: hashlib.sha256(b"0:" + x.encode()).digest())
     assert splits["test"] == sorted(by_hash[:22]) and splits["val"] == sorted(by_hash[22:33])
     assert split_categories(names[::-1]) == splits and split_categories(names, seed=1) != splits
-    write_splits(tmp_path / "splits.json", splits)
+    (tmp_path / "splits.json").write_text(json.dumps(splits))
     assert read_splits(tmp_path / "splits.json", names) == splits
 
 

@@ -16,7 +16,7 @@ from lorweb_mini.flux.estimate import (
     GPUS,
     Cost,
     cost,
-    saved_and_flops,
+    counted,
     trained_values,
     training_hours,
     training_memory,
@@ -63,7 +63,7 @@ def test_operations_by_hand() -> None:
             expected += 3 * 2 * tokens * width_of_loras * m.out_features
             expected += (2 if modulation else 3) * 2 * tokens * width_of_loras * m.in_features
     expected += _attention(total, width, blocks=2)
-    assert saved_and_flops(transformer, SMALL, SIDE, TEXT_TOKENS)[1] == expected
+    assert counted(transformer, SMALL, SIDE, TEXT_TOKENS).flops == expected
 
 
 def _attention(total: int, width: int, blocks: int) -> int:
@@ -76,17 +76,16 @@ def test_extrapolation_is_exact() -> None:
     whole = _empty(3, 4)
     for parameter in whole.parameters():
         parameter.data = parameter.data.bfloat16()
-    kept, flops = saved_and_flops(whole, SMALL, SIDE, TEXT_TOKENS)
-    assert cost(TINY, SMALL, SIDE, TEXT_TOKENS, checkpointing=False) == Cost(flops, kept)
+    assert cost(TINY, SMALL, SIDE, TEXT_TOKENS, checkpointing=False) == counted(whole, SMALL, SIDE, TEXT_TOKENS)
 
 
 def test_kept_bytes_are_those_of_a_real_run() -> None:
     """What the meta device counts is what tensors with storage keep, in single precision too."""
-    ours, theirs = (saved_and_flops(x, SMALL, SIDE, TEXT_TOKENS) for x in (_empty(2, 1), tiny_transformer(2, 1)))
+    ours, theirs = (counted(x, SMALL, SIDE, TEXT_TOKENS) for x in (_empty(2, 1), tiny_transformer(2, 1)))
     # The processor's joint attention is no operation that torch counts.
     total = 2 * (SIDE // 8) ** 2 + TEXT_TOKENS
-    assert ours[1] == theirs[1] + _attention(total, tiny_transformer().inner_dim, blocks=3)
-    assert ours[0] == pytest.approx(theirs[0], rel=0.05)
+    assert ours.flops == theirs.flops + _attention(total, tiny_transformer().inner_dim, blocks=3)
+    assert ours.kept == pytest.approx(theirs.kept, rel=0.05)
 
 
 def test_checkpointing_keeps_less_and_computes_more() -> None:

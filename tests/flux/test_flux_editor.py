@@ -44,9 +44,8 @@ from lorweb_mini.errors import InputError
 from lorweb_mini.flux import editor as flux
 from lorweb_mini.flux import estimate as memory
 from lorweb_mini.flux.checkpoint import ReleasedConfig, modules_of
-from lorweb_mini.flux.dataset import grid_size
 from lorweb_mini.flux.editor import FluxEditor, load_flux
-from lorweb_mini.flux.picture_encoder import PictureEncoder
+from lorweb_mini.flux.picture_encoder import PictureEncoder, grid_size
 from lorweb_mini.images import read_images, to_pil
 
 STEPS = 2
@@ -460,11 +459,11 @@ def test_quantisation_is_diffusers_own(folder: Path, monkeypatch: pytest.MonkeyP
             _load(folder, quantize=quantize)
     monkeypatch.setattr(metadata, "version", lambda name: "1.0" if name == "bitsandbytes" else real(name))
     for quantize in ("4bit", "8bit"):
-        found, parts = flux._quantisation(quantize, torch.bfloat16)
+        found, parts = flux.quantisation(quantize, torch.bfloat16)
         assert isinstance(found, PipelineQuantizationConfig) and found.quant_backend == f"bitsandbytes_{quantize}"
         assert found.components_to_quantize == ["transformer", "text_encoder_2"] == list(parts)
         assert found.quant_kwargs[f"load_in_{quantize}"] is True and set(parts.values()) == {quantize}
-    assert flux._quantisation(custom, torch.bfloat16) == (custom, {"transformer": "8bit"})
+    assert flux.quantisation(custom, torch.bfloat16) == (custom, {"transformer": "8bit"})
     seen = {}
 
     def load(*_, **kwargs) -> FluxKontextPipeline:

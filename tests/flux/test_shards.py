@@ -17,8 +17,8 @@ from test_dataset import folders
 from tiny_flux import EMBEDDING, SIDE, TEXT, tiny_clip, tiny_pipeline
 
 from lorweb_mini.errors import InputError
-from lorweb_mini.flux.dataset import SPLITS, grid_size
-from lorweb_mini.flux.picture_encoder import PictureEncoder, read_picture
+from lorweb_mini.flux.dataset import SPLITS
+from lorweb_mini.flux.picture_encoder import PictureEncoder, grid_size, read_picture
 from lorweb_mini.flux.shards import DATA, INDEX, LatentShards, ShardSettings, write_shards
 from lorweb_mini.flux.shards import SETTINGS as SETTINGS_FILE
 

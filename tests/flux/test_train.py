@@ -22,17 +22,20 @@ from safetensors.torch import load_file
 from test_dataset import folders
 from tiny_flux import KEYS_DIM, RANK, SIDE, N, squares, tiny_clip, tiny_pipeline
 
+from lorweb_mini import flux
 from lorweb_mini.commands.flux import main
-from lorweb_mini.commands.flux_training import configuration
 from lorweb_mini.errors import InputError
 from lorweb_mini.flux.checkpoint import modules_of, open_released
 from lorweb_mini.flux.editor import FluxEditor
 from lorweb_mini.flux.picture_encoder import PictureEncoder
 from lorweb_mini.flux.shards import LatentShards, ShardSettings, write_shards
 from lorweb_mini.flux.train import TRAINING, WEIGHTS, FluxConfig, FluxRecipe
-from lorweb_mini.training.loop import LOG, STATE, read_log, train
+from lorweb_mini.training.log import LOG, read_log
+from lorweb_mini.training.loop import train
+from lorweb_mini.training.state import STATE
 
 TOKENS = 8
+ACCELERATE = Path(flux.__file__).parent / "accelerate"
 SIZES = FluxConfig(N, RANK, KEYS_DIM, sample_every=0, sampling_steps=2)
 CONFIG = replace(TRAINING, steps=6, batch_size=4, log_every=1, checkpoint_minutes=1e-9)
 
@@ -344,7 +347,7 @@ def _launch(kind: str, command: list[str]) -> subprocess.Popen:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(configuration(kind))]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ACCELERATE / f"{kind}.yaml")]
     launch += ["--num_processes", "2", "--main_process_port", str(port), "-m", "lorweb_mini.flux", *command]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
