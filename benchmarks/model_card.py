@@ -40,16 +40,14 @@ from lorweb_mini.analysis.bootstrap import (
     summary,
 )
 from lorweb_mini.analysis.evaluation import (
-    Evaluation,
     Method,
     by_relation,
     evaluate,
     gradient_energy,
     reconstruct,
-    table,
-    without_nan,
 )
 from lorweb_mini.analysis.methods import methods_of
+from lorweb_mini.analysis.scores import Evaluation, table, without_nan
 from lorweb_mini.analysis.space import spread_out
 from lorweb_mini.commands.results import PACKAGES
 from lorweb_mini.commands.run import root, say, try_judge

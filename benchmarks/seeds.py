@@ -19,8 +19,9 @@ from statistics import mean, stdev
 
 import torch
 
-from lorweb_mini.analysis.evaluation import MEASURES, Evaluation, by_relation, evaluate
+from lorweb_mini.analysis.evaluation import by_relation, evaluate
 from lorweb_mini.analysis.methods import methods_of
+from lorweb_mini.analysis.scores import MEASURES, Evaluation
 from lorweb_mini.commands.run import GROUPS, PROFILES, gathered, root, trained
 from lorweb_mini.commands.train import DEFAULTS, STARTER_KINDS, STARTER_TONES
 from lorweb_mini.core.editor import load

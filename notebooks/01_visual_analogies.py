@@ -350,7 +350,8 @@ display(Markdown(f"At Noto's *{emoji.emojis[heart].name}* start: " + ", ".join(f
 
 # %%
 from lorweb_mini.analysis.evaluation import by_relation as sort_by_relation
-from lorweb_mini.analysis.evaluation import draw, evaluate, reconstruct, squared, table
+from lorweb_mini.analysis.evaluation import draw, evaluate, reconstruct, squared
+from lorweb_mini.analysis.scores import table
 from lorweb_mini.models.autoencoder import MiniAutoencoder
 from lorweb_mini.models.weights import weights_dir
 

@@ -336,7 +336,7 @@ Atlas(editor, lw.analogies("test", names, n=1) if SMOKE else None)
 # %%
 import re
 
-from lorweb_mini.analysis.space import variance_share
+from lorweb_mini.analysis.probes import variance_share
 
 KINDS = {"norm1.linear": "modulation", "norm.linear": "modulation", "attn.to_q": "q", "attn.to_k": "k",
          "attn.to_v": "v", "attn.to_out.0": "out", "proj_out": "out", "ff.net.0.proj": "MLP in", "proj_mlp": "MLP in",
@@ -448,7 +448,7 @@ Choice(
 
 # %%
 from lorweb_mini.analysis.bootstrap import over_concepts
-from lorweb_mini.analysis.space import clustering, read_off
+from lorweb_mini.analysis.probes import clustering, read_off
 
 _, index, counts = np.unique(cloud.relations, return_inverse=True, return_counts=True)
 spread = np.array([len(set(cloud.concepts[index == i])) for i in range(len(counts))])
@@ -539,7 +539,7 @@ display(
 # > **Predict before you run.** `edit/sepia` is of an unseen family. Which known relation will be its neighbour?
 
 # %%
-from lorweb_mini.analysis.space import nearest_known
+from lorweb_mini.analysis.probes import nearest_known
 from lorweb_mini.emoji.relations import composition_parts
 
 known = [name for name in relations if relations[name].degree == "seen" and name in set(cloud.relations)]

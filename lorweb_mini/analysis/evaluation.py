@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,93 +21,16 @@ from ..errors import InputError
 from ..models.autoencoder import MiniAutoencoder
 from ..models.encoders import Judge
 from .bootstrap import Estimate, Resampled, ratio, resampled, resampling_weights, summary
+from .scores import MEASURES, Evaluation, Score
 
 CHUNK = 64
 TOUCHED = 0.1  # a pixel is edited where a channel of [-1, 1] moves by more than this, 13 grey levels of 255
 LEAST_PRESERVED = 0.01  # share of untouched pixels below which an edit counts as touching everything
-MEASURES = ("error", "pixel_error", "edited_error", "preserved_error", "retrieval")
 
 Sums = tuple[np.ndarray, np.ndarray]
 """Numerators and denominators [n] of a measure on n analogies."""
 Method = Callable[[list[Analogy]], Tensor]
 """k analogies to pictures [k, 3, 64, 64]. It may look at a, a' and b; the oracle also at the relation's name."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """One method on one group of relations.
-
-    Attributes:
-        error: sum ‖result − b'‖² / sum ‖b − b'‖², b and b' as the autoencoder reconstructs them. Copying b scores 1.
-        pixel_error: the same with the true pixels of b and b'.
-        edited_error: as ``error``, over the edited pixels alone.
-        preserved_error: root mean square error over the pixels that should stay, in grey levels of 255.
-        retrieval: share of results that lie nearest to the right relation's answer; the mean over relations.
-    """
-
-    error: Estimate
-    pixel_error: Estimate
-    edited_error: Estimate
-    preserved_error: Estimate
-    retrieval: Estimate
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What :func:`evaluate` returns; ``as_json`` and ``from_json`` keep it in a file.
-
-    Attributes:
-        groups: group to method to :class:`Score`.
-        relations: relation to method to measure to value; missing values are NaN.
-        members: group to the names of its relations.
-        analogies: how many analogies of each relation were judged.
-        chance: for each group the mean of 1 / K, what retrieval scores by guessing.
-        judge: for each group the feature distance (see :mod:`~lorweb_mini.models.encoders`) of every method, and of the
-            ``true answer`` and ``shuffled answers``; empty without a judge.
-        seconds: seconds a picture, for each method.
-    """
-
-    groups: dict[str, dict[str, Score]]
-    relations: dict[str, dict[str, dict[str, float]]]
-    members: dict[str, list[str]]
-    analogies: dict[str, int]
-    chance: dict[str, float]
-    judge: dict[str, dict[str, Estimate]]
-    seconds: dict[str, float]
-    resamples: int
-    seed: int
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain dictionaries, lists and numbers; NaN becomes None."""
-        return without_nan(asdict(self))
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Evaluation:
-        """The inverse of :meth:`as_json`."""
-        stored = _each_number(stored, lambda x: math.nan if x is None else x)
-        groups = {
-            group: {
-                method: Score(**{measure: Estimate(**x) for measure, x in score.items()})
-                for method, score in scores.items()
-            }
-            for group, scores in stored["groups"].items()
-        }
-        judge = {g: {method: Estimate(**x) for method, x in part.items()} for g, part in stored["judge"].items()}
-        return cls(**{**stored, "groups": groups, "judge": judge})
-
-
-def without_nan(x: Any) -> Any:
-    """Dictionaries, lists and numbers with every NaN replaced by None, which JSON can hold."""
-    return _each_number(x, lambda value: None if isinstance(value, float) and math.isnan(value) else value)
-
-
-def _each_number(x: Any, function: Callable[[Any], Any]) -> Any:
-    """Applies a function to all that dictionaries and lists hold in the end."""
-    if isinstance(x, Mapping):
-        return {k: _each_number(v, function) for k, v in x.items()}
-    if isinstance(x, list | tuple):
-        return [_each_number(v, function) for v in x]
-    return function(x)
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -181,19 +103,30 @@ def _spans(data: Mapping[str, Sequence[Analogy]]) -> dict[str, np.ndarray]:
 
 
 class _Truth:
-    """What results on n analogies are compared with; retrieval and the judge look at the positions ``looked_at``."""
+    """What results on the analogies of several relations are compared with, and the bootstrap's weights."""
 
     def __init__(
-        self, items: list[Analogy], looked_at: Sequence[int], autoencoder: MiniAutoencoder, judge: Judge | None
+        self,
+        data: Mapping[str, Sequence[Analogy]],
+        autoencoder: MiniAutoencoder,
+        judge: Judge | None,
+        limit: int,
+        resamples: int,
+        seed: int,
     ) -> None:
-        _, _, self.b, self.b_prime = as_batch(items)
+        self.items = [x for items in data.values() for x in items]
+        self.spans, rng = _spans(data), np.random.default_rng(seed)
+        self.weights = {name: resampling_weights(len(items), resamples, rng) for name, items in data.items()}
+        _, _, self.b, self.b_prime = as_batch(self.items)
         self.seen_b, self.seen_b_prime = (reconstruct(autoencoder, x) for x in (self.b, self.b_prime))
         self.edited = (self.b_prime - self.b).abs().amax(1) > TOUCHED
         touches_all = (~self.edited).double().mean((1, 2)) < LEAST_PRESERVED
         self.preserved = ~self.edited & ~touches_all[:, None, None]
-        self.looked_at, self.judge = looked_at, judge
-        relations = [get_relation(name) for name in by_relation(items)] if len(looked_at) else []
-        true = {i: answers(items[i], relations) for i in looked_at}
+        # Retrieval and the judge look at these.
+        self.chosen = [int(i) for span in self.spans.values() for i in span[:limit]]
+        self.judge = judge if self.chosen else None
+        relations = [get_relation(name) for name in data] if self.chosen else []
+        true = {i: answers(self.items[i], relations) for i in self.chosen}
         self.candidates = {i: reconstruct(autoencoder, x) for i, x in true.items() if len(x) > 1}
 
     def sums(self, result: Tensor) -> dict[str, Sums]:
@@ -217,19 +150,29 @@ class _Truth:
             **self.distances(result),
         }
 
-    def chance(self, positions: Sequence[int]) -> float:
-        """Mean of 1 / K over those of some analogies that retrieval looks at."""
-        shares = [1 / len(self.candidates[i]) for i in positions if i in self.candidates]
-        return float(np.mean(shares)) if shares else math.nan
-
     def distances(self, result: Tensor) -> dict[str, Sums]:
         """The judge's feature distances, if there is one."""
-        if self.judge is None or not self.looked_at:
+        if self.judge is None:
             return {}
         distance, asked = np.zeros((2, len(result)))
-        distance[self.looked_at] = self.judge.distance(result[self.looked_at], self.b_prime[self.looked_at]).numpy()
-        asked[self.looked_at] = 1
+        distance[self.chosen] = self.judge.distance(result[self.chosen], self.b_prime[self.chosen]).numpy()
+        asked[self.chosen] = 1
         return {"judge": (distance, asked)}
+
+    def resampled(self, sums: Mapping[str, Sums]) -> dict[str, dict[str, Resampled]]:
+        """Measure to relation to value."""
+        values: dict[str, dict[str, Resampled]] = {}
+        for measure, (numerator, denominator) in sums.items():
+            root = measure == "preserved_error"
+            parts = {name: ratio(numerator[span], denominator[span], root) for name, span in self.spans.items()}
+            values[measure] = {name: resampled(part, self.weights[name]) for name, part in parts.items()}
+        return values
+
+    def chance(self, names: Sequence[str]) -> float:
+        """Mean of 1 / K over those analogies of some relations that retrieval looks at."""
+        positions = [int(i) for name in names for i in self.spans[name]]
+        shares = [1 / len(self.candidates[i]) for i in positions if i in self.candidates]
+        return float(np.mean(shares)) if shares else math.nan
 
 
 def evaluate(
@@ -264,40 +207,26 @@ def evaluate(
     for group, names in groups.items():
         if lacking := [n for n in names if n not in data] or not names:
             raise InputError(f"expected relations with analogies in the group {group!r}, got none for {lacking}")
-    items, spans = [x for part in data.values() for x in part], _spans(data)
-    looked_at = [int(i) for span in spans.values() for i in span[:retrieval_limit]]
-    truth = _Truth(items, looked_at, autoencoder, judge)
-    rng = np.random.default_rng(seed)
-    weights = {name: resampling_weights(len(part), resamples, rng) for name, part in data.items()}
-
-    def by_measure(sums: Mapping[str, Sums]) -> dict[str, dict[str, Resampled]]:
-        """Measure to relation to value."""
-        values: dict[str, dict[str, Resampled]] = {}
-        for measure, (numerator, denominator) in sums.items():
-            root = measure == "preserved_error"
-            parts = {n: ratio(numerator[span], denominator[span], root) for n, span in spans.items()}
-            values[measure] = {n: resampled(statistic, weights[n]) for n, statistic in parts.items()}
-        return values
-
+    truth = _Truth(data, autoencoder, judge, retrieval_limit, resamples, seed)
     seconds: dict[str, float] = {}
     values: dict[str, dict[str, dict[str, Resampled]]] = {}
     for method_name, method in methods.items():
         started = time.perf_counter()
-        result = draw(method, items)
-        seconds[method_name] = (time.perf_counter() - started) / len(items)
-        values[method_name] = by_measure(truth.sums(result))
+        result = draw(method, truth.items)
+        seconds[method_name] = (time.perf_counter() - started) / len(result)
+        values[method_name] = truth.resampled(truth.sums(result))
         report(f"{method_name}: {1000 * seconds[method_name]:.0f} ms a picture")
     judged = {name: parts["judge"] for name, parts in values.items() if "judge" in parts}
     if judged:
-        other_answers = truth.b_prime[np.concatenate([np.roll(span, 1) for span in spans.values()])]
-        judged["true answer"] = by_measure(truth.distances(truth.seen_b_prime))["judge"]
-        judged["shuffled answers"] = by_measure(truth.distances(other_answers))["judge"]
+        other_answers = truth.b_prime[np.concatenate([np.roll(span, 1) for span in truth.spans.values()])]
+        for name, pictures in (("true answer", truth.seen_b_prime), ("shuffled answers", other_answers)):
+            judged[name] = truth.resampled(truth.distances(pictures))["judge"]
     return Evaluation(
         groups={g: {m: _score(parts, names) for m, parts in values.items()} for g, names in groups.items()},
         relations={n: {m: {x: values[m][x][n][0] for x in MEASURES} for m in methods} for n in data},
         members={group: list(names) for group, names in groups.items()},
         analogies={name: len(part) for name, part in data.items()},
-        chance={group: truth.chance([i for n in names for i in spans[n]]) for group, names in groups.items()},
+        chance={group: truth.chance(names) for group, names in groups.items()},
         judge={
             g: {m: summary([x[n] for n in names]) for m, x in judged.items()} for g, names in groups.items() if judged
         },
@@ -362,22 +291,3 @@ def counterfactuals(
         return summary(parts)
 
     return Counterfactuals(moved(same), moved(other))
-
-
-def table(evaluation: Evaluation, measure: str = "error") -> str:
-    """One measure as a Markdown table: a method a row, a group of relations a column, 95 % intervals in brackets.
-
-    Raises:
-        InputError: a measure outside :data:`MEASURES`.
-    """
-    if measure not in MEASURES:
-        raise InputError(f"expected a measure out of {MEASURES}, got {measure!r}")
-    groups = list(evaluation.groups)
-    rows = [["method", *(f"{g} ({len(evaluation.members[g])})" for g in groups)]]
-    for method in evaluation.seconds:
-        rows.append([method, *(str(getattr(evaluation.groups[g][method], measure)) for g in groups)])
-    if measure == "retrieval":
-        chances = [evaluation.chance[g] for g in groups]
-        rows.append(["*chance*", *("–" if math.isnan(c) else f"{c:.2f}" for c in chances)])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|---|" + "---|" * len(groups), *lines[1:]])

@@ -17,15 +17,15 @@ import numpy as np
 from ..algebra import Map, pca
 from ..analysis.evaluation import (
     Counterfactuals,
-    Evaluation,
     by_relation,
     draw,
     reconstruct,
     squared,
-    table,
 )
 from ..analysis.methods import methods_of
-from ..analysis.space import basis_usage, clustering, coefficients_of, concepts_of, read_off
+from ..analysis.probes import clustering, read_off
+from ..analysis.scores import Evaluation, table
+from ..analysis.space import basis_usage, coefficients_of, concepts_of
 from ..core.editor import Editor
 from ..emoji.relations import Analogy, as_batch
 from ..errors import InputError

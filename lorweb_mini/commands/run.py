@@ -17,14 +17,12 @@ import torch
 
 from ..analysis.evaluation import (
     Counterfactuals,
-    Evaluation,
     by_relation,
     counterfactuals,
     evaluate,
-    table,
-    without_nan,
 )
 from ..analysis.methods import methods_of, remembered
+from ..analysis.scores import Evaluation, table, without_nan
 from ..analysis.unseen import panel
 from ..core.editor import BasisConfig, Editor, load
 from ..emoji.relations import Analogy, analogies

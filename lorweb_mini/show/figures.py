@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from ..algebra import Map
-from ..analysis.evaluation import MEASURES, Evaluation
+from ..analysis.scores import MEASURES, Evaluation
 from ..emoji.relations import Analogy, as_batch
 from ..errors import InputError
 from ..images import to_pil

@@ -14,7 +14,6 @@ from tiny_models import tiny_editor
 
 from lorweb_mini.analysis.evaluation import (
     TOUCHED,
-    Evaluation,
     answers,
     by_relation,
     counterfactuals,
@@ -22,9 +21,9 @@ from lorweb_mini.analysis.evaluation import (
     evaluate,
     nearest,
     reconstruct,
-    table,
 )
 from lorweb_mini.analysis.methods import methods_of
+from lorweb_mini.analysis.scores import Evaluation, table
 from lorweb_mini.core.editor import Editor
 from lorweb_mini.emoji.relations import Analogy, analogies, as_batch, get_relation
 from lorweb_mini.errors import InputError

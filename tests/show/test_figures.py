@@ -15,7 +15,8 @@ from PIL import Image
 
 from lorweb_mini import analysis
 from lorweb_mini.algebra import pca
-from lorweb_mini.analysis.evaluation import Evaluation, evaluate
+from lorweb_mini.analysis.evaluation import evaluate
+from lorweb_mini.analysis.scores import Evaluation
 from lorweb_mini.emoji.relations import as_batch
 from lorweb_mini.errors import InputError
 from lorweb_mini.show import figures, pictures, style
@@ -131,7 +132,7 @@ def test_palette_holds_no_red_and_green_pair() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["bootstrap", "evaluation", "ladders", "methods", "one_lora", "order", "space", "walking"]
+    "module", ["bootstrap", "evaluation", "ladders", "methods", "one_lora", "order", "probes", "space", "walking"]
 )
 def test_measuring_needs_no_plotting(module: str) -> None:
     source = (Path(analysis.__file__).parent / f"{module}.py").read_text(encoding="utf-8")
