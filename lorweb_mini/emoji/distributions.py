@@ -1,15 +1,16 @@
 """Relations as distributions: a fresh edit, or a chain of up to three edits, for every training sample.
 
 A fixed list of relations teaches a router their names. Here a relation is a random *chain* of edits, each with a random
-strength from the range of its kind, so hardly any chain is drawn twice. What is held out are regions of this
+strength from the range of its kind, so hardly any chain occurs twice. What is held out are regions of this
 distribution (``data/unseen.json``): intervals of strength, pairs of kinds, and kinds as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -128,31 +129,28 @@ class Chains:
         other = Chains.of([chain])
         self.kinds[row], self.strengths[row] = other.kinds[0], other.strengths[0]
 
-    def strength(self, row: int, place: int) -> float | tuple[float, ...]:
-        """The number of one edit, or its numbers."""
-        numbers = tuple(self.strengths[row, place, : EDITS[self.kinds[row, place]].parameters].tolist())
-        return numbers[0] if len(numbers) == 1 else numbers
-
     def as_lists(self) -> list[list[tuple[str, float | tuple[float, ...]]]]:
         """Inverse of :meth:`of`."""
-        return [
-            [(kind, self.strength(row, place)) for place, kind in enumerate(kinds) if kind]
-            for row, kinds in enumerate(self.kinds)
-        ]
+        out: list[list[tuple[str, float | tuple[float, ...]]]] = [[] for _ in self.kinds]
+        for kind, rows, strengths in self.groups():
+            for row, numbers in zip(rows.tolist(), strengths.tolist(), strict=True):
+                out[row].append((kind, numbers[0] if len(numbers) == 1 else tuple(numbers)))
+        return out
+
+    def groups(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Edits of one kind at one place of their chains: kind, rows int [k], strengths [k, P]; place after place."""
+        for place in range(LONGEST):
+            for kind in sorted(set(self.kinds[:, place]) - {""}):
+                rows = torch.from_numpy(np.flatnonzero(self.kinds[:, place] == kind))
+                yield kind, rows, self.strengths[rows, place, : EDITS[kind].parameters]
 
     def apply(self, x: Tensor) -> Tensor:
         """Every chain on its own picture, [B, 3, n, n] in [-1, 1], or its own k pictures, [B, k, 3, n, n]."""
         out = x.clone()
-        for place in range(LONGEST):
-            for kind in sorted(set(self.kinds[:, place]) - {""}):
-                rows = torch.from_numpy(np.flatnonzero(self.kinds[:, place] == kind))
-                edit = EDITS[kind]
-                value = self.strengths[rows, place, : edit.parameters].to(x)
-                pictures = out[rows]
-                if x.ndim == 5:
-                    value = value.repeat_interleave(x.shape[1], 0)
-                edited = edit.apply(pictures.reshape(-1, *x.shape[-3:]), value[:, 0] if edit.parameters == 1 else value)
-                out[rows] = edited.clamp(-1, 1).view_as(pictures)
+        for kind, rows, strengths in self.groups():
+            pictures = out[rows]
+            value = strengths.to(x).repeat_interleave(x.shape[1] if x.ndim == 5 else 1, 0)
+            out[rows] = EDITS[kind].apply(pictures.reshape(-1, *x.shape[-3:]), value).view_as(pictures)
         return out
 
 
@@ -176,32 +174,26 @@ class HeldOut:
             if "centre" in region:
                 held |= np.linalg.norm(strength - np.array(region["centre"]), axis=1) < region["radius"]
                 continue
-            value = strength[:, 0]
-            low, high = region["low"], region["high"]
+            value, width = strength[:, 0], region["high"] - region["low"]
             if kind == "move":
                 value = np.degrees(np.arctan2(strength[:, 1], strength[:, 0])) % 360
             if kind in CIRCULAR or kind == "move":
-                inside = (value - low) % 360
-                held |= (inside > 0) & (inside < (high - low) % 360)
+                inside = (value - region["low"]) % 360
+                held |= (inside > 0) & (inside < width % 360)
             else:
-                held |= (value > low) & (value < high)
+                held |= (value > region["low"]) & (value < region["high"])
         return held
 
     def chains(self, chains: Chains) -> np.ndarray:
         """Which chains have a held-out pair of kinds, or an edit of a held-out strength, bool [B]."""
-        held = np.array([self._has_pair(kinds) for kinds in chains.kinds])
-        for place in range(LONGEST):
-            for kind in set(chains.kinds[:, place]) - {""}:
-                rows = np.flatnonzero(chains.kinds[:, place] == kind)
-                value = chains.strengths[rows, place, : EDITS[kind].parameters].numpy()
-                held[rows] |= self.strengths(kind, value)
+        held = np.array([self.has_pair(kinds) for kinds in chains.kinds], bool)
+        for kind, rows, strengths in chains.groups():
+            held[rows.numpy()] |= self.strengths(kind, strengths.numpy())
         return held
 
-    def _has_pair(self, kinds: Sequence[str]) -> bool:
-        present = [k for k in kinds if k]
-        return any(
-            frozenset((first, second)) in self.pairs for i, first in enumerate(present) for second in present[i + 1 :]
-        )
+    def has_pair(self, kinds: Sequence[str]) -> bool:
+        """Whether the kinds of one chain, "" at places without an edit, have a held-out pair among them."""
+        return any(frozenset(pair) in self.pairs for pair in combinations(filter(None, kinds), 2))
 
 
 NOTHING = HeldOut({}, frozenset())
@@ -215,21 +207,24 @@ def unseen() -> dict[str, Any]:
 
 def held_out(known_to_base: bool = False) -> HeldOut:
     """What the bases of LoRAs are never shown; with ``known_to_base`` what the frozen base is never shown either."""
+    intervals, pairs = (
+        [entry for entry in unseen()[name] if not (known_to_base and entry["known_to_base"])]
+        for name in ("intervals", "pairs")
+    )
     regions: dict[str, list[dict[str, Any]]] = {}
-    for region in unseen()["intervals"]:
-        if not (known_to_base and region["known_to_base"]):
-            regions.setdefault(region["kind"], []).append(region)
-    pairs = [p["kinds"] for p in unseen()["pairs"] if not (known_to_base and p["known_to_base"])]
-    return HeldOut(regions, frozenset(map(frozenset, pairs)))
+    for region in intervals:
+        regions.setdefault(region["kind"], []).append(region)
+    return HeldOut(regions, frozenset(frozenset(pair["kinds"]) for pair in pairs))
 
 
 class Distribution:
     """Random chains of edits.
 
     Args:
-        kinds: out of :data:`TRAINED`; all of them by default. ``extra`` adds kinds with a sampler of their own.
-        held_out: what is never drawn.
+        kinds: out of :data:`TRAINED`; all of them by default.
+        held_out: what never occurs.
         lengths: probability of a chain of one, two and three edits.
+        extra: kinds that are not trained, with weights and samplers of their own.
 
     Raises:
         InputError: an unknown kind, or fewer kinds than the longest chain needs.
@@ -253,36 +248,32 @@ class Distribution:
         weights = np.array([table[k][0] for k in self.kinds])
         self.weights = weights / weights.sum()
         self.samplers = [table[k][1] for k in self.kinds]
+        self.names = np.array([*self.kinds, ""], dtype=object)
 
     def draw(self, rng: np.random.Generator, size: int) -> Chains:
         """``size`` fresh chains; the same for the same state of ``rng``."""
         chosen = self._kinds(rng, size)
-        names = np.array([*self.kinds, ""], dtype=object)
         strengths = np.zeros((size, LONGEST, WIDTH), np.float32)
         for index, kind in enumerate(self.kinds):
             row, place = np.nonzero(chosen == index)
             if len(row):
                 strengths[row, place, : EDITS[kind].parameters] = self._strengths(rng, index, len(row))
-        return Chains(names[chosen], torch.from_numpy(strengths))
+        return Chains(self.names[chosen], torch.from_numpy(strengths))
 
     def _kinds(self, rng: np.random.Generator, size: int) -> np.ndarray:
         """Indices of kinds [size, LONGEST], -1 behind the end; different kinds, no held-out pair."""
         length = 1 + rng.choice(LONGEST, size, p=self.lengths)
         out = np.full((size, LONGEST), -1)
-        open_rows = np.arange(size)
+        rejected = np.arange(size)
         for _ in range(1000):
-            if not len(open_rows):
+            if not len(rejected):
                 return out
-            drawn = rng.choice(len(self.kinds), (len(open_rows), LONGEST), p=self.weights)
-            drawn[np.arange(LONGEST) >= length[open_rows, None]] = -1
-            out[open_rows] = drawn
-            twice = np.zeros(len(drawn), bool)
-            for i in range(LONGEST):
-                for j in range(i + 1, LONGEST):
-                    twice |= (drawn[:, i] == drawn[:, j]) & (drawn[:, j] >= 0)
-            names = np.array([*self.kinds, ""], dtype=object)[drawn]
-            pair = np.array([self.held_out._has_pair(kinds) for kinds in names], bool)
-            open_rows = open_rows[twice | pair]
+            sampled = rng.choice(len(self.kinds), (len(rejected), LONGEST), p=self.weights)
+            sampled[np.arange(LONGEST) >= length[rejected, None]] = -1
+            out[rejected] = sampled
+            different = [len(set(kinds) - {""}) for kinds in self.names[sampled]]
+            pair = np.array([self.held_out.has_pair(kinds) for kinds in self.names[sampled]], bool)
+            rejected = rejected[(different < length[rejected]) | pair]
         raise InputError(f"expected chains that are not held out, found none of {self.kinds}")
 
     def _strengths(self, rng: np.random.Generator, index: int, n: int) -> np.ndarray:
@@ -301,7 +292,7 @@ class Memoriser:
     """The null model of generalisation: it applies the trained relation that fits (a, a') best, exactly, to b.
 
     Args:
-        distribution: what a training draws from.
+        distribution: what a training samples from.
         size: how many relations it remembers.
     """
 

@@ -7,6 +7,7 @@ a chain of edits the normalised sum of its parts. No sentence model is needed.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,21 +19,15 @@ from torch import Tensor
 from ..errors import InputError
 from ..models.base import TEXT_WIDTH
 from ..models.text import cached_vectors, vectors_of
-from .distributions import LONGEST, Chains
+from .distributions import Chains
 from .edits import EDITS
 from .relations import Relation
 
 HUES = ("red", "orange", "yellow", "lime", "green", "mint", "cyan", "sky blue", "blue", "violet", "magenta", "pink")
 DIRECTIONS = (
-    "to the right",
-    "to the bottom right",
-    "to the bottom",
-    "to the bottom left",
-    "to the left",
-    "to the top left",
-    "to the top",
-    "to the top right",
-)
+    "to the right", "to the bottom right", "to the bottom", "to the bottom left",
+    "to the left", "to the top left", "to the top", "to the top right",
+)  # fmt: skip
 DISTANCES = {5.0: "slightly", 10.0: "a little", 16.0: "clearly", 24.0: "very far", 32.0: "half out of sight"}
 CHANNELS = ("red", "green", "blue")
 NORM = math.sqrt(TEXT_WIDTH)
@@ -43,57 +38,59 @@ def _hue(degrees: float) -> str:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """One axis of a grid of strengths: its nodes in order, and their weights [B, nodes] for strengths [B, P]."""
+
+    nodes: tuple[float, ...]
+    weights: Callable[[Tensor], Tensor]
+
+
+def _axis(nodes: Sequence[float], value: Callable[[Tensor], Tensor], period: float | None = None) -> Axis:
+    """Linear interpolation of a value [B] between nodes; an axis without a period is constant beyond its ends."""
+
+    def weights(strength: Tensor) -> Tensor:
+        places, at = torch.tensor(nodes, dtype=torch.float32), value(strength)
+        if period is not None:
+            places = torch.cat([places, places[:1] + period])
+            at = (at - places[0]) % period + places[0]
+        at = at.clamp(places[0].item(), places[-1].item())
+        right = torch.searchsorted(places, at).clamp(1, len(places) - 1)
+        share = (at - places[right - 1]) / (places[right] - places[right - 1])
+        rows = torch.arange(len(at))
+        weight = torch.zeros(len(at), len(places))
+        weight[rows, right - 1] = 1 - share
+        weight[rows, right] = share
+        if period is not None:
+            weight[:, 0] += weight[:, -1]
+            weight = weight[:, :-1]
+        return weight
+
+    return Axis(tuple(nodes), weights)
+
+
+@dataclass(frozen=True)
 class Grid:
     """Sentences at the nodes of a grid of strengths.
 
     Attributes:
-        nodes: for each axis the strengths of its nodes, in order.
         words: a node's strengths, one for each axis, to the words for {strength}; in a phrase without {strength} they
             follow a comma.
-        period: where an axis closes to a circle; None where it does not.
-        coordinates: strengths [B, P] to places on the axes [B, axes]; by default they are the same.
+        axes: at least one.
     """
 
-    nodes: tuple[tuple[float, ...], ...]
     words: Callable[..., str]
-    period: tuple[float | None, ...] = (None,)
-    coordinates: Callable[[Tensor], Tensor] | None = None
+    axes: tuple[Axis, ...]
 
     def weights(self, strength: Tensor) -> Tensor:
-        """Weight of every node, [B, nodes], for strengths [B, P]; at most two of an axis are above 0."""
-        places = strength if self.coordinates is None else self.coordinates(strength)
-        out = places.new_ones(len(places), 1)
-        for axis, (nodes, period) in enumerate(zip(self.nodes, self.period, strict=True)):
-            weight = _between(torch.tensor(nodes), places[:, axis], period)
-            out = (out[:, :, None] * weight[:, None, :]).flatten(1)
+        """Weight of every node, [B, nodes], for strengths [B, P]."""
+        out = strength.new_ones(len(strength), 1)
+        for axis in self.axes:
+            out = (out[:, :, None] * axis.weights(strength)[:, None, :]).flatten(1)
         return out
 
     def sentences(self, phrase: str) -> list[str]:
         """The phrase at every node, in the order of :meth:`weights`."""
-        found: list[tuple[float, ...]] = [()]
-        for nodes in self.nodes:
-            found = [(*first, node) for first in found for node in nodes]
-        return [_sentence(phrase, self.words(*node)) for node in found]
-
-
-def _between(nodes: Tensor, value: Tensor, period: float | None) -> Tensor:
-    """Linear interpolation weights [B, nodes] of values [B]; constant beyond the ends of an axis that is no circle."""
-    if len(nodes) == 1:
-        return value.new_ones(len(value), 1)
-    if period is not None:
-        nodes = torch.cat([nodes, nodes[:1] + period])
-        value = (value - nodes[0]) % period + nodes[0]
-    value = value.clamp(nodes[0].item(), nodes[-1].item())
-    right = torch.searchsorted(nodes, value).clamp(1, len(nodes) - 1)
-    share = (value - nodes[right - 1]) / (nodes[right] - nodes[right - 1])
-    rows = torch.arange(len(value))
-    weight = torch.zeros(len(value), len(nodes))
-    weight[rows, right - 1] = 1 - share
-    weight[rows, right] = share
-    if period is not None:
-        weight[:, 0] += weight[:, -1]
-        weight = weight[:, :-1]
-    return weight
+        return [_sentence(phrase, self.words(*node)) for node in itertools.product(*(axis.nodes for axis in self.axes))]
 
 
 def _sentence(phrase: str, words: str) -> str:
@@ -102,85 +99,56 @@ def _sentence(phrase: str, words: str) -> str:
     return f"{phrase}, {words}" if words else phrase
 
 
-def _steps(**words: float) -> Grid:
-    """A grid of one axis from words to strengths; underscores in words are blanks."""
-    said = {value: name.replace("_", " ") for name, value in words.items()}
-    return Grid((tuple(sorted(said)),), lambda node: said[node])
+def _circle(words: Callable[..., str], step: int = 30, columns: int = 1) -> Grid:
+    """Angles: each number of a strength is an axis that closes to a circle."""
+    return Grid(words, tuple(_axis(range(0, 360, step), _number(i), 360) for i in range(columns)))
 
 
-def _circle(words: Callable[[float], str]) -> Grid:
-    return Grid((tuple(range(0, 360, 30)),), words, (360,))
+def _number(index: int) -> Callable[[Tensor], Tensor]:
+    return lambda strength: strength[:, index]
 
 
-def _polar(strength: Tensor) -> Tensor:
-    angle = torch.rad2deg(torch.atan2(strength[:, 1], strength[:, 0])) % 360
-    return torch.stack([angle, strength.norm(dim=1)], 1)
+def _direction(strength: Tensor) -> Tensor:
+    return torch.rad2deg(torch.atan2(strength[:, 1], strength[:, 0])) % 360
 
 
-def _mix_weights(strength: Tensor) -> Tensor:
-    """Weights [B, 27]: a matrix whose rows sum to 1 is a mean of the 27 that take every channel from one channel."""
-    rows = strength.view(-1, 3, 3)
-    rows = rows / rows.sum(-1, keepdim=True).clamp_min(1e-6)
-    return torch.einsum("bi,bj,bk->bijk", *rows.unbind(1)).flatten(1)
+def _row(index: int) -> Callable[[Tensor], Tensor]:
+    """One row of a matrix of channels, scaled to sum to 1: a mean of the three that take one channel alone."""
+
+    def weights(strength: Tensor) -> Tensor:
+        row = strength.view(-1, 3, 3)[:, index]
+        return row / row.sum(-1, keepdim=True).clamp_min(1e-6)
+
+    return weights
 
 
-class _MixGrid(Grid):
-    def weights(self, strength: Tensor) -> Tensor:
-        return _mix_weights(strength)
-
-
+# Kinds whose edits have words at every node of one axis.
+WORDED = (
+    "grey", "darken", "fade", "saturate", "contrast", "threshold", "blur", "pixelate", "thicken", "outline", "shrink",
+    "zoom", "tile", "frame", "wave",
+)  # fmt: skip
+WHOLE = ("invert", "flip_horizontal", "flip_vertical", "transpose", "mirror_half", "sepia")
 GRIDS: dict[str, Grid] = {
     "hue": _circle(lambda d: f"{d:g} degrees, so that red becomes {_hue(d)}"),
     "rotate": _circle(lambda d: f"{d:g} degrees, until the top points to {round(d / 30) or 12} o'clock"),
-    "grey": Grid(
-        ((0.25, 0.5, 0.75, 1.0),),
-        lambda a: {0.25: "a quarter of the way", 0.5: "half of the way", 0.75: "almost wholly", 1.0: ""}[a],
-    ),
-    "background": _circle(_hue),
-    "tint": _circle(_hue),
-    "screen": _circle(_hue),
-    "darken": _steps(almost_to_black=0.05, very_much=0.25, clearly=0.45, a_little=0.65, barely=0.85),
-    "fade": _steps(barely=0.2, a_little=0.4, clearly=0.6, very_much=0.8, almost_wholly=0.95),
-    "saturate": _steps(colourless=0.0, dull=0.3, slightly_dull=0.6, slightly_vivid=1.6, vivid=3.0, garish=4.0),
-    "contrast": _steps(almost_no=0.2, weaker=0.4, slightly_weaker=0.7, slightly_stronger=1.5, stronger=2, extreme=3),
-    "threshold": _steps(
-        only_what_is_very_dark_stays_black=0.5, dark_parts_become_black=0.6, half_of_it_becomes_black=0.7,
-        most_of_it_becomes_black=0.8, almost_everything_becomes_black=0.9,
-    ),
-    "blur": _steps(barely=0.5, slightly=1.0, clearly=2.0, strongly=4.0, extremely=6.0),
-    "pixelate": _steps(tiny=2.0, small=4.0, medium=8.0, large=16.0, huge=24.0),
-    "thicken": _steps(a_little=0.5, clearly=1.0, very_much=2.0, enormously=3.0),
-    "outline": _steps(with_faint_lines=0.5, with_thin_lines=1.0, with_clear_lines=2.0, with_heavy_lines=4.0),
-    "shrink": _steps(to_a_dot=0.15, very_much=0.35, clearly=0.55, a_little=0.75, barely=0.9),
-    "zoom": Grid(((1.1, 1.3, 1.6, 2.2, 3.0),), lambda z: f"{z:g} times"),
+    **dict.fromkeys(("background", "tint", "screen"), _circle(_hue)),
+    "duotone": _circle(lambda dark, pale: f"dark {_hue(dark)} and pale {_hue(pale)}", 60, 2),
     "move": Grid(
-        (tuple(range(0, 360, 45)), tuple(DISTANCES)),
         lambda d, far: f"{DISTANCES[far]} {DIRECTIONS[round(d / 45)]}",
-        (360, None),
-        _polar,
+        (_axis(range(0, 360, 45), _direction, 360), _axis(tuple(DISTANCES), lambda s: s.norm(dim=1))),
     ),
-    "tile": _steps(two_by_two=2.0, three_by_three=3.0, four_by_four=4.0),
-    "frame": _steps(very_thin=1.0, thin=2.0, of_medium_width=4.0, wide=8.0),
-    "wave": _steps(barely=1.5, slightly=3.0, clearly=5.0, strongly=8.0),
-    "duotone": Grid(
-        (tuple(range(0, 360, 60)), tuple(range(0, 360, 60))),
-        lambda dark, pale: f"dark {_hue(dark)} and pale {_hue(pale)}",
-        (360, 360),
+    "mix": Grid(
+        lambda r, g, b: f"red from {CHANNELS[r]}, green from {CHANNELS[g]}, blue from {CHANNELS[b]}",
+        tuple(Axis((0, 1, 2), _row(i)) for i in range(3)),
     ),
-    "mix": _MixGrid(
-        ((0, 1, 2),) * 3,
-        lambda r, g, b: f"red from {CHANNELS[int(r)]}, green from {CHANNELS[int(g)]}, blue from {CHANNELS[int(b)]}",
-        (None,) * 3,
-    ),
-}  # fmt: skip
-WHOLE = ("invert", "flip_horizontal", "flip_vertical", "transpose", "mirror_half", "sepia")
-KINDS = (*GRIDS, *WHOLE)
+    **{k: Grid(EDITS[k].words.__getitem__, (_axis(tuple(EDITS[k].words), _number(0)),)) for k in WORDED},
+    **dict.fromkeys(WHOLE, Grid(lambda _: "", (Axis((1.0,), lambda s: s.new_ones(len(s), 1)),))),
+}
+KINDS = tuple(GRIDS)
 
 
 def grid_of(kind: str) -> Grid:
     """The grid of a kind; kinds without a strength have one node. InputError for a kind that has no words."""
-    if kind in WHOLE:
-        return Grid(((1.0,),), lambda _: "")
     if kind not in GRIDS:
         raise InputError(f"expected a kind with words for its strengths, one of {', '.join(KINDS)}; got {kind!r}")
     return GRIDS[kind]
@@ -203,8 +171,7 @@ def edit_vectors(kind: str, strength: Tensor, phrasing: Tensor) -> Tensor:
     Args:
         phrasing: weight of each of the kind's phrases [B, phrases], rows sum to 1.
     """
-    mixed = torch.einsum("bp,bn,pnd->bd", phrasing, grid_of(kind).weights(strength), _vectors(kind))
-    return NORM * torch.nn.functional.normalize(mixed, dim=-1)
+    return joined(torch.einsum("bp,bn,pnd->bd", phrasing, grid_of(kind).weights(strength), _vectors(kind)))
 
 
 def chain_vectors(chains: Chains, generator: torch.Generator | None = None, held_out: bool = False) -> Tensor:
@@ -215,21 +182,17 @@ def chain_vectors(chains: Chains, generator: torch.Generator | None = None, held
         held_out: take the phrasing that no training shows instead.
     """
     out = torch.zeros(len(chains), TEXT_WIDTH)
-    for place in range(LONGEST):
-        for kind in sorted(set(chains.kinds[:, place]) - {""}):
-            rows = torch.from_numpy((chains.kinds[:, place] == kind).nonzero()[0])
-            edit = EDITS[kind]
-            phrasing = torch.zeros(len(rows), len(edit.phrase))
-            if held_out:
-                phrasing[:, -1] = 1
-            elif generator is None:
-                phrasing[:, 0] = 1
-            else:
-                shown = len(edit.phrase) - 1
-                pair = torch.randint(shown, (len(rows), 2), generator=generator)
-                share = torch.rand(len(rows), generator=generator)
-                phrasing.scatter_add_(1, pair, torch.stack([share, 1 - share], 1))
-            out[rows] += edit_vectors(kind, chains.strengths[rows, place, : edit.parameters], phrasing)
+    for kind, rows, strength in chains.groups():
+        phrasing = torch.zeros(len(rows), len(EDITS[kind].phrase))
+        if held_out:
+            phrasing[:, -1] = 1
+        elif generator is None:
+            phrasing[:, 0] = 1
+        else:
+            pair = torch.randint(phrasing.shape[1] - 1, (len(rows), 2), generator=generator)
+            share = torch.rand(len(rows), generator=generator)
+            phrasing.scatter_add_(1, pair, torch.stack([share, 1 - share], 1))
+        out[rows] += edit_vectors(kind, strength, phrasing)
     return joined(out)
 
 

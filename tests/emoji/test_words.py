@@ -35,7 +35,7 @@ def test_weights_are_a_mean_of_neighbours(kind: str) -> None:
     assert weights.shape == (50, len(grid_of(kind).sentences("")))
     assert (weights >= -1e-6).all() and torch.allclose(weights.sum(1), torch.ones(50), atol=1e-5)
     if kind != "mix":
-        assert ((weights > 1e-6).sum(1) <= 2 ** len(grid_of(kind).nodes)).all()
+        assert ((weights > 1e-6).sum(1) <= 2 ** len(grid_of(kind).axes)).all()
 
 
 def test_a_node_has_its_own_sentence_and_between_two_lies_their_mean() -> None:
