@@ -131,9 +131,9 @@ class _Truth:
 
     def sums(self, result: Tensor) -> dict[str, Sums]:
         """Every measure's numerators and denominators; a denominator of 0 leaves an analogy out."""
-        asked, right = np.zeros((2, len(result)))
+        counted, right = np.zeros((2, len(result)))
         for i, candidates in self.candidates.items():
-            asked[i], right[i] = 1, nearest(result[i], candidates) == 0
+            counted[i], right[i] = 1, nearest(result[i], candidates) == 0
         edited, preserved = self.edited, self.preserved
         return {
             "error": (squared(result, self.seen_b_prime), squared(self.seen_b, self.seen_b_prime)),
@@ -146,7 +146,7 @@ class _Truth:
                 127.5**2 * squared(result, self.seen_b_prime, preserved),
                 3 * preserved.sum((1, 2)).double().numpy(),
             ),
-            "retrieval": (right, asked),
+            "retrieval": (right, counted),
             **self.distances(result),
         }
 
@@ -154,10 +154,10 @@ class _Truth:
         """The judge's feature distances, if there is one."""
         if self.judge is None:
             return {}
-        distance, asked = np.zeros((2, len(result)))
+        distance, counted = np.zeros((2, len(result)))
         distance[self.chosen] = self.judge.distance(result[self.chosen], self.b_prime[self.chosen]).numpy()
-        asked[self.chosen] = 1
-        return {"judge": (distance, asked)}
+        counted[self.chosen] = 1
+        return {"judge": (distance, counted)}
 
     def resampled(self, sums: Mapping[str, Sums]) -> dict[str, dict[str, Resampled]]:
         """Measure to relation to value."""

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ..core.basis import ADAPTER, Basis
 from ..core.editor import Editor
 from ..errors import InputError
+from .evaluation import CHUNK
 from .space import update_gram
 
-CHUNK = 64
 CHANGES = {"uniform": "all LoRAs alike", "other": "the other analogy's", "off": "switched off"}
 KINDS = {
     "norm1.linear": "modulation, picture",
@@ -113,8 +113,7 @@ def record_gates(editor: Editor, a: Any, a_prime: Any, b: Any, steps: int = 8, s
     basis = editor.basis
     answers: list[Tensor] = []
     times: list[float] = []
-    gates: list[Tensor] = []
-    inputs: list[Tensor] = []
+    gates, inputs = list[Tensor](), list[Tensor]()
 
     def begin(module: nn.Module, arguments: tuple, named: dict[str, Any]) -> None:
         times.append(float(named["timestep"][0]))
@@ -141,22 +140,18 @@ def record_gates(editor: Editor, a: Any, a_prime: Any, b: Any, steps: int = 8, s
 
 
 def variants(coefficients: Tensor, other: Tensor, layer: int | None) -> dict[str, Tensor]:
-    """A mixture [layers, N] with one layer's row replaced in each way of :data:`CHANGES`; with every row for None.
+    """A mixture [layers, N] with one layer's row, or every row, replaced in each way of :data:`CHANGES`.
 
-    Args:
-        other: another analogy's mixture, [layers, N].
+    ``other`` is another analogy's mixture, [layers, N].
     """
-    rows = slice(None) if layer is None else slice(layer, layer + 1)
     replacements = {
         "uniform": torch.full_like(coefficients, 1 / coefficients.shape[-1]),
         "other": other,
         "off": torch.zeros_like(coefficients),
     }
-    changed = {}
-    for kind, replacement in replacements.items():
-        changed[kind] = coefficients.clone()
-        changed[kind][rows] = replacement[rows]
-    return changed
+    replaced = torch.zeros(len(coefficients), 1, dtype=torch.bool)
+    replaced[slice(None) if layer is None else layer] = True
+    return {kind: torch.where(replaced, replacement, coefficients) for kind, replacement in replacements.items()}
 
 
 def difference(x: Tensor, y: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Mixtures of LoRAs changed by hand: gains, shares, the strongest LoRAs."""
+"""Gains that change a mixture of LoRAs, shares, the strongest LoRAs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def remix(coefficients: Tensor, gains: Mapping[int, float], layer: int | None = 
 
         c'_{l,n} = g_n c_{l,n} / sum_m g_m c_{l,m},        g_n = 1 for every LoRA without a gain
 
-    so that 1 everywhere is the router's own mixture, 0 takes a LoRA out, a large gain lets it take over wherever the
-    router gave it anything, and every row still sums to 1. A row from which everything was taken is zero: that layer
-    is the bare base's. Remixing twice multiplies the gains.
+    so that a gain of 0 takes a LoRA out, a large one lets it take over wherever the router gave it anything, and every
+    row sums to 1. A row from which everything was taken is zero: that layer is the bare base's. Remixing twice
+    multiplies the gains.
 
     Args:
         coefficients: [..., layers, N], not negative.
@@ -40,9 +40,9 @@ def remix(coefficients: Tensor, gains: Mapping[int, float], layer: int | None = 
         factor[..., rows, n] = gain
     weighted = coefficients * factor
     total = weighted.sum(-1, keepdim=True)
-    turned = torch.where(total > 0, weighted / total.clamp_min(1e-12), torch.zeros_like(weighted))
     # A row that nothing changed stays as it is, whatever its sum.
-    return torch.where((factor == 1).all(-1, keepdim=True), coefficients, turned)
+    unchanged = (factor == 1).all(-1, keepdim=True)
+    return torch.where(unchanged, coefficients, torch.where(total > 0, weighted / total.clamp_min(1e-12), 0.0))
 
 
 def shares(coefficients: Tensor) -> Tensor:

@@ -40,17 +40,17 @@ def by_direction(editor: Editor, base: Base) -> Editor:
     if editor.config.n_loras != 1:
         raise InputError(f"expected an editor with one LoRA, got one with {editor.config.n_loras}")
     config = replace(editor.config, n_loras=editor.config.rank, rank=1)
-    found = Editor(Miniature(editor.autoencoder, editor.encoder, copy.deepcopy(base), config, editor.pair_encoder))
+    directions = Editor(Miniature(editor.autoencoder, editor.encoder, copy.deepcopy(base), config, editor.pair_encoder))
     state = {}
     for layer, name in enumerate(editor.basis.layers):
         low, high = (factor[0].detach() for factor in editor.basis.factors(layer))
         u, strength, v = svd_of_product(high, low)
         state[f"{name}.lora_A.weight"] = strength.sqrt()[:, None] * v.T
         state[f"{name}.lora_B.weight"] = u * strength.sqrt()
-    found.basis.load_state_dict(state)
-    for parameter in found.basis.parameters():
+    directions.basis.load_state_dict(state)
+    for parameter in directions.basis.parameters():
         parameter.requires_grad_(False)
-    return found
+    return directions
 
 
 def strengths(basis: Basis) -> Tensor:

@@ -206,11 +206,11 @@ def order_of(
     levels.fit(seed)
     rng = np.random.default_rng(seed)
     truth, everyone = np.array([positions[name] for name in names], np.float64), np.ones(len(levels.groups))
-    dealt = truth[_arrangements(len(truth), arrangements, rng)]  # the first row is the truth
+    arranged = truth[_arrangements(len(truth), arrangements, rng)]  # the first row is the truth
     weights = resampling_weights(len(everyone), resamples, rng)
 
     def tested(statistic: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> tuple[Estimate, float]:
-        values = statistic(dealt, everyone)
+        values = statistic(arranged, everyone)
         estimate = Estimate.of(values[0], np.array([statistic(truth, each) for each in weights]))
         return estimate, float((values >= values[0] - 1e-9).mean())
 

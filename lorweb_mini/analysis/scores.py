@@ -1,4 +1,4 @@
-"""What an evaluation found: scores by method and group of relations, as JSON and as a table."""
+"""The results of an evaluation: scores by method and group of relations, as JSON and as a table."""
 
 from __future__ import annotations
 

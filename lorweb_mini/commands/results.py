@@ -51,10 +51,10 @@ def space_report(editor: Editor, items: Sequence[Analogy], seed: int) -> tuple[M
         "effective_loras": float(usage.effective.mean()),
     }
     try:
-        dealt, concepts = np.random.default_rng(seed).permutation(labels), concepts_of(items)
-        accuracy, shuffled = (read_off(vectors, names, concepts, seed=seed).mean() for names in (labels, dealt))
+        shuffled_labels, concepts = np.random.default_rng(seed).permutation(labels), concepts_of(items)
+        right, by_chance = (read_off(vectors, x, concepts, seed=seed).mean() for x in (labels, shuffled_labels))
         most = np.unique(labels, return_counts=True)[1].max()
-        report["probe"] = {"accuracy": accuracy, "shuffled": shuffled, "chance": most / len(labels)}
+        report["probe"] = {"accuracy": right, "shuffled": by_chance, "chance": most / len(labels)}
         report["clustering"] = asdict(clustering(vectors, labels, seed))
     except InputError:  # too few analogies, in the smoke profile
         pass
