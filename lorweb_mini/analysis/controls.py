@@ -5,6 +5,7 @@ Each control takes one part away and leaves the rest: the same frozen base, the 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -94,11 +95,10 @@ def controls_of(
 
 def _untrained(router: Router, seed: int) -> Router:
     """A router of the same shape with fresh weights, standardised like the trained one."""
-    layers, n_loras, keys_dim = router.keys.shape
+    fresh = copy.deepcopy(router)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        fresh = Router(layers, n_loras, 0, keys_dim, router.query_projection.shape[-1])
-    fresh.mean, fresh.deviation = router.mean, router.deviation
+        fresh.reset_parameters()
     return fresh.requires_grad_(False)
 
 

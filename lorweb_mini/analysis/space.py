@@ -116,7 +116,7 @@ def cloud_of(editor: Editor, batches: Iterable[Sequence[Analogy]]) -> Cloud:
             latents = editor.autoencoder.to_latent(torch.cat(as_batch(part)[:3]))
             query = editor.router.query(*editor.embeddings(*latents.chunk(3)))
             queries.append(query)
-            coefficients.append(editor.router.logits(query).softmax(-1))
+            coefficients.append(editor.router.mix(editor.router.logits(query)))
             names += [x.relation for x in part]
             keys += [x.keys for x in part]
     if not keys:

@@ -22,9 +22,7 @@ from ..models.pair_encoder import PairEncoder
 from ..models.weights import fingerprint, latent_fingerprint, load_state, load_weights, save_weights, weights_dir
 from .basis import Basis
 from .layout import Layout
-from .router import Router
-
-QUERIES = ("cat", "cat+pair")
+from .router import MIXINGS, QUERIES, Router
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,10 @@ class BasisConfig:
         routed: False leaves the router out, every coefficient is 1; the ablation in which the transformer's own
             attention to a and a' must carry the edit.
         encoder: what the router looks through, see :mod:`~lorweb_mini.models.encoders`.
-        query: ``cat``, the paper's separate embeddings of a, a' and b side by side, or ``cat+pair``, to which the
-            embedding of the pair (a, a') is added, see :mod:`~lorweb_mini.models.pair_encoder`.
+        query: ``cat``, the paper's separate embeddings of a, a' and b side by side; ``cat+pair``, to which the
+            embedding of the pair (a, a') is added, see :mod:`~lorweb_mini.models.pair_encoder`; or another of
+            :data:`~lorweb_mini.core.router.QUERIES`.
+        mixing, temperature, shared: see :class:`~lorweb_mini.core.router.Router`.
     """
 
     n_loras: int = 16
@@ -49,19 +49,35 @@ class BasisConfig:
     routed: bool = True
     encoder: str = TINY_CLIP
     query: str = "cat"
+    mixing: str = "softmax"
+    temperature: float = 1.0
+    shared: bool = False
 
     def __post_init__(self) -> None:
         Layout(self.layout)
         if self.encoder not in ENCODERS:
             raise InputError(f"expected an encoder out of {ENCODERS}, got {self.encoder!r}")
-        if self.query not in QUERIES:
-            raise InputError(f"expected a query out of {QUERIES}, got {self.query!r}")
+        for name, options in (("query", QUERIES), ("mixing", MIXINGS)):
+            if (value := getattr(self, name)) not in options:
+                raise InputError(f"expected {name} out of {tuple(options)}, got {value!r}")
+        if not self.temperature > 0:
+            raise InputError(f"expected a temperature above 0, got {self.temperature!r}")
         for name in ("n_loras", "rank", "keys_dim"):
             object.__setattr__(self, name, whole_number(getattr(self, name), name))
         if not self.routed and not Layout(self.layout).needs_context:
             raise InputError(
                 "without a router the transformer must see a and a': expected layout tokens or grid, got b"
             )
+
+    def router_options(self) -> dict[str, Any]:
+        """What :class:`~lorweb_mini.core.router.Router` takes by name."""
+        pictures = len(QUERIES[self.query](*torch.zeros(3, 0)))
+        return {
+            "pictures": pictures,
+            "mixing": self.mixing,
+            "temperature": self.temperature,
+            "shared": self.shared,
+        }
 
 
 @dataclass(frozen=True)
@@ -131,7 +147,7 @@ class Miniature:
         config: BasisConfig,
         pair_encoder: PairEncoder | None = None,
     ) -> None:
-        if (pair_encoder is None) == (config.query == "cat+pair"):
+        if (pair_encoder is None) == ("pair" in config.query):
             raise InputError(f"expected an encoder of pairs just where the query uses it, got query {config.query!r}")
         self.autoencoder, self.encoder, self.base, self.config = autoencoder, encoder, base, config
         self.pair_encoder, self.layout = pair_encoder, Layout(config.layout)
@@ -141,8 +157,8 @@ class Miniature:
 
     def embed(self, a: Tensor, a_prime: Tensor, b: Tensor) -> list[Tensor]:
         with torch.no_grad():
-            separate = list(self.encoder(torch.cat([a, a_prime, b])).chunk(3))
-        return separate if self.pair_encoder is None else [*separate, self.pair_encoder(a, a_prime)]
+            pictures = QUERIES[self.config.query](*self.encoder(torch.cat([a, a_prime, b])).chunk(3))
+        return pictures if self.pair_encoder is None else [*pictures, self.pair_encoder(a, a_prime)]
 
     def draw(self, a: Tensor | None, a_prime: Tensor | None, b: Tensor, *, steps: int, seed: int) -> Tensor:
         size = (b.shape[2], b.shape[3])
@@ -179,7 +195,8 @@ class Editor:
         if getattr(config, "routed", True):
             pair_dim = 0 if self.pair_encoder is None else self.pair_encoder.embedding_dim
             layers, width = len(self.basis.layers), self.encoder.embedding_dim
-            self.router = Router(layers, config.n_loras, width, config.keys_dim, pair_dim)
+            options = config.router_options() if isinstance(config, BasisConfig) else {}
+            self.router = Router(layers, config.n_loras, width, config.keys_dim, pair_dim, **options)
 
     @torch.no_grad()
     def route(self, a: Any, a_prime: Any, b: Any) -> Tensor:
@@ -330,7 +347,7 @@ def frozen_fingerprint(config: BasisConfig) -> str:
     """Identifies the shipped frozen parts that a basis was trained on, and the encoder of its router."""
     looks = config.routed and config.encoder == TINY_CLIP
     parts = ["autoencoder", "encoder", "base"] if looks else ["autoencoder", "base"]
-    if config.query == "cat+pair":
+    if "pair" in config.query:
         parts.append("pair_encoder")
     marks = {"autoencoder": latent_fingerprint}
     return "-".join(marks.get(part, fingerprint)(weights_dir() / part)[:8] for part in parts)
@@ -348,7 +365,7 @@ def new_editor(config: BasisConfig, seed: int = 0) -> Editor:
     """An untrained basis and router on the shipped frozen parts; it starts as the base, since B = 0."""
     frozen = load_frozen(config.encoder)
     with torch.random.fork_rng(), torch.device("cpu"):
-        pair = PairEncoder.load(weights_dir() / "pair_encoder") if config.query == "cat+pair" else None
+        pair = PairEncoder.load(weights_dir() / "pair_encoder") if "pair" in config.query else None
         torch.manual_seed(seed)
         editor = Editor(Miniature(*frozen, config, pair))
     if editor.router is not None:
@@ -374,8 +391,8 @@ def load(weights: str | Path = "full") -> Editor:
         raise InputError(f"expected 'full', 'starter' or a folder with a trained basis, got {str(weights)!r}")
     stored, state = load_weights(folder)
     names = {f.name for f in fields(BasisConfig)}
-    # Weights from before there was a choice of encoders and queries do not name theirs, the first of them.
-    if names - {"encoder", "query"} - set(stored):
+    # Weights from before there was a choice do not name theirs, the default.
+    if names - {"encoder", "query", "mixing", "temperature", "shared"} - set(stored):
         raise InputError(f"expected a basis configuration with {sorted(names)} in {folder}, got {sorted(stored)}")
     config = BasisConfig(**{k: v for k, v in stored.items() if k in names})
     if stored.get("frozen") != (ours := frozen_fingerprint(config)):

@@ -13,9 +13,40 @@ length, and a projection learns for minutes to look past what they share.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+# Query to the pictures' part of it, from embeddings of a, a' and b. With "pair" the embedding of the pair follows.
+QUERIES: dict[str, Callable[[Tensor, Tensor, Tensor], list[Tensor]]] = {
+    "cat": lambda a, a_prime, b: [a, a_prime, b],
+    "cat+pair": lambda a, a_prime, b: [a, a_prime, b],
+    "pair": lambda a, a_prime, b: [],
+    "difference": lambda a, a_prime, b: [a_prime - a],
+    "difference+b": lambda a, a_prime, b: [a_prime - a, b],
+    "a'": lambda a, a_prime, b: [a_prime],
+}
+
+
+def _top(k: int) -> Callable[[Tensor], Tensor]:
+    """Softmax over the k largest logits, 0 for the others."""
+
+    def mix(logits: Tensor) -> Tensor:
+        least = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1:]
+        return logits.masked_fill(logits < least, -math.inf).softmax(-1)
+
+    return mix
+
+
+# Logits [..., N] to coefficients. tanh, the release's other choice, gives signed ones that sum to nothing fixed.
+MIXINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda logits: logits.softmax(-1),
+    "tanh": torch.tanh,
+    "top-1": _top(1),
+    "top-2": _top(2),
+    "top-4": _top(4),
+}
 
 
 class Router(nn.Module):
@@ -24,27 +55,50 @@ class Router(nn.Module):
     Args:
         layers: number L of adapted layers.
         n_loras: size N of the basis.
-        embedding_dim: width of one picture's embedding; a query is three of them.
+        embedding_dim: width of one picture's embedding.
         keys_dim: d.
         pair_dim: width of an embedding of the pair (a, a') that the query ends with; the paper has none.
+        pictures: number of pictures' embeddings in the query; the paper's has three.
+        mixing: logits to coefficients, one of :data:`MIXINGS`; the paper's is softmax.
+        temperature: divides the logits.
+        shared: one projection and one set of keys serve all layers, so that an analogy has one mixture c of N.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, layers: int, n_loras: int, embedding_dim: int, keys_dim: int = 128, pair_dim: int = 0) -> None:
+    def __init__(
+        self,
+        layers: int,
+        n_loras: int,
+        embedding_dim: int,
+        keys_dim: int = 128,
+        pair_dim: int = 0,
+        *,
+        pictures: int = 3,
+        mixing: str = "softmax",
+        temperature: float = 1.0,
+        shared: bool = False,
+    ) -> None:
         super().__init__()
-        width = 3 * embedding_dim + pair_dim
+        width = pictures * embedding_dim + pair_dim
+        self.layers, self.mixing, self.temperature = layers, mixing, temperature
+        own = 1 if shared else layers
         # Fixed before training, see standardise; saved with the weights.
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("deviation", torch.ones(width))
-        self.keys = nn.Parameter(torch.randn(layers, n_loras, keys_dim))
-        self.query_projection = nn.Parameter(torch.empty(layers, keys_dim, width))
-        bound = 1 / math.sqrt(width)
+        self.keys = nn.Parameter(torch.empty(own, n_loras, keys_dim))
+        self.query_projection = nn.Parameter(torch.empty(own, keys_dim, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Fresh keys and projections; the standardisation stays."""
+        nn.init.normal_(self.keys)
+        bound = 1 / math.sqrt(self.query_projection.shape[-1])
         nn.init.uniform_(self.query_projection, -bound, bound)
 
     def query(self, *embeddings: Tensor) -> Tensor:
-        """Embeddings of a, a' and b, and of the pair if it is used, to the query [B, Q]; b' has no way in."""
+        """Parts of :data:`QUERIES`, and the pair's embedding if it is used, to the query [B, Q]; b' has no way in."""
         return (torch.cat(embeddings, dim=-1) - self.mean) / self.deviation
 
     def standardise(self, *embeddings: Tensor) -> None:
@@ -55,11 +109,16 @@ class Router(nn.Module):
     def logits(self, query: Tensor) -> Tensor:
         """Scaled similarities of the projected query to the keys, [B, layers, N]."""
         projected = torch.einsum("lkq,bq->blk", self.query_projection, query)
-        return torch.einsum("blk,lnk->bln", projected, self.keys) / math.sqrt(self.keys.shape[-1])
+        logits = torch.einsum("blk,lnk->bln", projected, self.keys) / math.sqrt(self.keys.shape[-1])
+        return (logits / self.temperature).expand(-1, self.layers, -1)
+
+    def mix(self, logits: Tensor) -> Tensor:
+        """Logits [..., N] to coefficients."""
+        return MIXINGS[self.mixing](logits)
 
     def forward(self, *embeddings: Tensor) -> Tensor:
-        """What :meth:`query` takes to coefficients [B, layers, N]; rows sum to 1."""
-        return self.logits(self.query(*embeddings)).softmax(dim=-1)
+        """What :meth:`query` takes to coefficients [B, layers, N]; with softmax, rows sum to 1."""
+        return self.mix(self.logits(self.query(*embeddings)))
 
 
 def routing_statistics(coefficients: Tensor) -> dict[str, float]:

@@ -11,14 +11,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tiny_models import mixtures, pictures, randomise, tiny_base, tiny_data, tiny_editor
+from tiny_models import mixtures, pictures, randomise, tiny_base, tiny_data, tiny_editor, tiny_pair_encoder
 from torch import Tensor
 
 import lorweb_mini as lw
 from lorweb_mini.core.basis import ADAPTER
+from lorweb_mini.core.editor import BasisConfig, Editor, Miniature
 from lorweb_mini.core.layout import LAYOUTS
 from lorweb_mini.images import to_pil
-from lorweb_mini.training import recipes
+from lorweb_mini.training import basis
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
@@ -213,18 +214,16 @@ class _Bank:
 
 
 @pytest.fixture(params=LAYOUTS)
-def recipe(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> recipes.BasisRecipe:
-    monkeypatch.setattr(recipes, "LatentBank", _Bank)
+def recipe(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> basis.BasisRecipe:
+    monkeypatch.setattr(basis, "LatentBank", _Bank)
     monkeypatch.setattr(_Bank, "shift", 0.0)
     editor = tiny_editor(request.param)
-    made = recipes.BasisRecipe(editor.config, [types.SimpleNamespace(name="edit/mirror")], editor=editor)
+    made = basis.BasisRecipe(editor.config, [types.SimpleNamespace(name="edit/mirror")], editor=editor)
     made.parameter_groups()
     return made
 
 
-def test_training_never_shows_b_prime_to_the_router(
-    recipe: recipes.BasisRecipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_never_shows_b_prime_to_the_router(recipe: basis.BasisRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     routed: list[Tensor] = []
     monkeypatch.setattr(recipe.editor, "coefficients", _recording(recipe.editor.coefficients, routed))
     batches = []
@@ -245,7 +244,7 @@ def _recording(function, into: list[Tensor]):
     return call
 
 
-def test_training_loss_is_flow_matching(recipe: recipes.BasisRecipe) -> None:
+def test_training_loss_is_flow_matching(recipe: basis.BasisRecipe) -> None:
     """v = e − x at z_t = (1 − t) x + t e, over every token that the layout draws."""
     batch = recipe.batch(np.random.default_rng(0), 4)
     t = batch["t"][:, None, None]
@@ -265,7 +264,7 @@ def test_training_loss_is_flow_matching(recipe: recipes.BasisRecipe) -> None:
     torch.testing.assert_close(recipe(batch)["loss"].detach(), ((v - batch["velocity"]) ** 2).mean())
 
 
-def test_gradients_reach_keys_projections_a_and_b(recipe: recipes.BasisRecipe) -> None:
+def test_gradients_reach_keys_projections_a_and_b(recipe: basis.BasisRecipe) -> None:
     recipe(recipe.batch(np.random.default_rng(0), 4))["loss"].backward()
     editor = recipe.editor
     assert editor.router is not None
@@ -281,7 +280,7 @@ def test_gradients_reach_keys_projections_a_and_b(recipe: recipes.BasisRecipe) -
     assert all(p.grad is None and not p.requires_grad for p in frozen)
 
 
-def test_router_learns_at_a_tenth_of_the_rate(recipe: recipes.BasisRecipe) -> None:
+def test_router_learns_at_a_tenth_of_the_rate(recipe: basis.BasisRecipe) -> None:
     groups = recipe.parameter_groups()
     assert [g["scale"] for g in groups] == [1.0, 0.1]
     trained = {id(p) for g in groups for p in g["params"]}
@@ -289,7 +288,7 @@ def test_router_learns_at_a_tenth_of_the_rate(recipe: recipes.BasisRecipe) -> No
     assert trained == {id(p) for p in wanted} == {id(p) for p in recipe.parameters() if p.requires_grad}
 
 
-def test_resume_of_a_basis_asks_for_the_same_basis(recipe: recipes.BasisRecipe) -> None:
+def test_resume_of_a_basis_asks_for_the_same_basis(recipe: basis.BasisRecipe) -> None:
     told = recipe.configuration()
     assert told["basis"]["layout"] == recipe.editor.config.layout and told["relations"] == ["edit/mirror"]
 
@@ -315,6 +314,40 @@ def test_exported_lora_draws_the_same_picture(simple: lw.Editor, tmp_path: Path)
         z = fresh.edit(simple.autoencoder.to_latent(b), None, [2, 2], steps=3)
         drawn = simple.autoencoder.to_picture(z)
     torch.testing.assert_close(drawn, simple.generate(b, c, steps=3, seed=2).pictures, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("query", ["difference", "difference+b", "a'", "pair", "cat+pair"])
+def test_other_queries(query: str) -> None:
+    pair = tiny_pair_encoder() if "pair" in query else None
+    parts = tiny_editor()
+    config = BasisConfig(3, 2, 8, query=query)
+    editor = Editor(Miniature(parts.autoencoder, parts.encoder, tiny_base(), config, pair))
+    latents = [parts.autoencoder.to_latent(x) for x in _triplet(2)]
+    a, a_prime, b = (parts.encoder(z) for z in latents)
+    expected = {
+        "difference": [a_prime - a],
+        "difference+b": [a_prime - a, b],
+        "a'": [a_prime],
+        "pair": [],
+        "cat+pair": [a, a_prime, b],
+    }[query]
+    if pair is not None:
+        expected.append(pair(*latents[:2]))
+    torch.testing.assert_close(torch.cat(editor.embeddings(*latents), 1), torch.cat(expected, 1), atol=1e-5, rtol=0)
+    assert editor.route(*_triplet(2)).shape == (2, 20, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"query": "sum"}, "expected query out of"),
+        ({"mixing": "relu"}, "expected mixing out of"),
+        ({"temperature": 0}, "expected a temperature above 0"),
+    ],
+)
+def test_shapes_that_cannot_be(options: dict, message: str) -> None:
+    with pytest.raises(lw.InputError, match=message):
+        BasisConfig(**options)
 
 
 def test_save_and_load(simple: lw.Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,6 +112,48 @@ def test_gradients_reach_keys_and_projections_and_match_finite_differences(route
             torch.testing.assert_close((above - below) / 2e-5, parameter.grad[index], rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.parametrize("mixing", ["tanh", "top-1", "top-2"])
+def test_other_mixings_by_hand(mixing: str) -> None:
+    torch.manual_seed(0)
+    one = Router(LAYERS, N, WIDTH, KEYS, mixing=mixing, temperature=0.5)
+    plain = Router(LAYERS, N, WIDTH, KEYS)
+    plain.load_state_dict(one.state_dict())
+    triplet = _embeddings()
+    logits = 2 * plain.logits(plain.query(*triplet))
+    got = one(*triplet)
+    for index in np.ndindex(BATCH, LAYERS):
+        row = logits[index].tolist()
+        if mixing == "tanh":
+            expected = [math.tanh(x) for x in row]
+        else:
+            kept = sorted(range(N), key=lambda n, row=row: -row[n])[: int(mixing[-1])]
+            total = sum(math.exp(row[n]) for n in kept)
+            expected = [math.exp(row[n]) / total if n in kept else 0.0 for n in range(N)]
+        np.testing.assert_allclose(got[index].detach().numpy(), expected, atol=1e-5)
+
+
+def test_shared_router_gives_all_layers_one_mixture() -> None:
+    torch.manual_seed(0)
+    one = Router(LAYERS, N, WIDTH, KEYS, shared=True)
+    single = Router(1, N, WIDTH, KEYS)
+    single.load_state_dict(one.state_dict())
+    triplet = _embeddings()
+    got = one(*triplet)
+    assert got.shape == (BATCH, LAYERS, N)
+    for layer in range(LAYERS):
+        torch.testing.assert_close(got[:, layer], single(*triplet)[:, 0])
+
+
+def test_fresh_parameters_are_those_of_a_new_router(router: Router) -> None:
+    torch.manual_seed(0)
+    again = Router(LAYERS, N, WIDTH, KEYS)
+    router.standardise(*_embeddings())
+    torch.manual_seed(0)
+    router.reset_parameters()
+    assert torch.equal(again.keys, router.keys) and torch.equal(again.query_projection, router.query_projection)
+    assert not torch.equal(again.mean, router.mean)
+
+
 def test_statistics_by_hand() -> None:
     c = torch.rand(BATCH, LAYERS, N).softmax(-1)
     values = c.double().numpy()

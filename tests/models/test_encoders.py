@@ -20,7 +20,7 @@ from lorweb_mini.models import encoders as eyes
 from lorweb_mini.models.autoencoder import MiniAutoencoder
 from lorweb_mini.models.encoders import ENCODERS, EfficientNetFeatures, Latents, Pixels, encoder_of
 from lorweb_mini.models.tiny_clip import TinyCLIP
-from lorweb_mini.training import recipes
+from lorweb_mini.training import basis
 from lorweb_mini.training.config import TrainingConfig
 from lorweb_mini.training.loop import train
 
@@ -114,10 +114,10 @@ class _Bank:
 def test_trained_saved_and_loaded(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny basis learns two steps behind each eye; its folder gives the same coefficients and knows its eye."""
     tiny_data(tmp_path / "data", monkeypatch)
-    monkeypatch.setattr(recipes, "LatentBank", _Bank)
-    monkeypatch.setattr(recipes, "SCALE_ROWS", 8)
+    monkeypatch.setattr(basis, "LatentBank", _Bank)
+    monkeypatch.setattr(basis, "STANDARDISED", 8)
     config = lw.BasisConfig(n_loras=3, rank=2, keys_dim=8, encoder=name)
-    recipe = recipes.BasisRecipe(config, [types.SimpleNamespace(name="edit/grey")])
+    recipe = basis.BasisRecipe(config, [types.SimpleNamespace(name="edit/grey")])
     editor = recipe.editor
     assert editor.router is not None and editor.router.query_projection.shape == (20, 8, 3 * WIDTHS[name])
     untrained = editor.router.query_projection.detach().clone()
@@ -171,8 +171,8 @@ def test_weights_from_before_the_choice_load(tmp_path: Path, monkeypatch: pytest
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``train starter --encoder latents`` reaches the recipe and the folder."""
     tiny_data(tmp_path / "data", monkeypatch)
-    monkeypatch.setattr(recipes, "LatentBank", _Bank)
-    monkeypatch.setattr(recipes, "SCALE_ROWS", 8)
+    monkeypatch.setattr(basis, "LatentBank", _Bank)
+    monkeypatch.setattr(basis, "STANDARDISED", 8)
     monkeypatch.setattr(
         "lorweb_mini.commands.train.relations_of", lambda part: [types.SimpleNamespace(name="edit/grey")]
     )
