@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -50,7 +50,7 @@ MIXING: dict[str, Any] = {
     "query_mode": "cat-aa'b",
 }
 
-# FLUX.1-Kontext-dev's own transformer/config.json, where it departs from the defaults of the class.
+# Where FLUX.1-Kontext-dev's own transformer/config.json departs from the defaults of the class.
 KONTEXT: dict[str, Any] = {"num_layers": 19, "num_single_layers": 38, "guidance_embeds": True}
 
 # Module name to (in, out), in the order of the model.
@@ -117,13 +117,7 @@ def released_shapes(config: ReleasedConfig, modules: Modules) -> dict[str, tuple
 
 @dataclass(frozen=True)
 class ReleasedFile:
-    """A checkpoint whose header was checked; tensors are read when asked for, iterating gives layer after layer.
-
-    Attributes:
-        path: the safetensors file.
-        config: its sizes.
-        modules: module name to (in, out); its order is that of ``layers``.
-    """
+    """A checkpoint whose header was checked; iterating reads layer after layer, in the order of ``modules``."""
 
     path: Path
     config: ReleasedConfig
@@ -156,9 +150,7 @@ class ReleasedFile:
 
     @torch.no_grad()
     def load_into(self, basis: Basis, router: Router) -> None:
-        """Copies the checkpoint into a basis and a router of its sizes, layer by layer.
-
-        The router's mean 0 and deviation 1 are set: the released query is not standardised.
+        """Copies the checkpoint into a basis and a router, which then does not standardise its query.
 
         Raises:
             InputError: other layers or sizes.
@@ -182,14 +174,11 @@ class ReleasedFile:
 
 
 def open_released(path: str | Path, modules: Modules | None = None) -> ReleasedFile:
-    """Opens a checkpoint and checks every key and every shape, from the header alone.
-
-    Warns where there is no config.yaml: the number of heads and softmax or tanh cannot be seen in shapes.
+    """Opens a checkpoint and checks every key and every shape, from the header alone; warns without a config.yaml.
 
     Args:
         path: the safetensors file, or a folder with exactly one below it.
-        modules: what it must adapt (:func:`modules_of`, :func:`kontext_modules`); by default whatever it says, provided
-            that all of it fits together.
+        modules: what it must adapt (:func:`modules_of`); by default whatever it says, if all of it fits together.
 
     Raises:
         InputError: no such file, a truncated or foreign one, missing or unexpected keys, wrong shapes (each named), or
@@ -215,9 +204,12 @@ def _checked(file: Path, modules: Modules | None) -> tuple[ReleasedConfig, Modul
             shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(
-            f"expected a whole safetensors file, got a truncated or foreign one: {file} ({error})"
+            f"expected a whole safetensors file, got a truncated or foreign one: {file}, {error}"
         ) from None
-    names = modules or _named_modules(shapes)
+    # Without a model the order is that of Kontext's names, others behind them.
+    order = {name: place for place, name in enumerate(kontext_modules())}
+    named = {match[1] for key in shapes if (match := _KEY.fullmatch(key))}
+    names = modules or sorted(named, key=lambda name: (order.get(name, len(order)), name))
     layers = {name: [shapes.get(f"{PREFIX}{name}.{part}", ()) for part in PARTS] for name in names}
     whole = {name: layer for name, layer in layers.items() if [len(shape) for shape in layer] == [3, 3, 2, 2]}
     if not whole:
@@ -227,7 +219,7 @@ def _checked(file: Path, modules: Modules | None) -> tuple[ReleasedConfig, Modul
         )
     (n, _, r), _, _, (d, query) = next(iter(whole.values()))
     config = ReleasedConfig(n, r, d, query)
-    if modules is None and set(names) == set(kontext_modules()):
+    if modules is None and named == order.keys():
         modules = kontext_modules()
     modules = modules or {name: (whole[name][0][1], whole[name][1][2]) if name in whole else (0, 0) for name in names}
     expected = released_shapes(config, modules)
@@ -246,13 +238,6 @@ def _checked(file: Path, modules: Modules | None) -> tuple[ReleasedConfig, Modul
             f"{'; '.join(problems)}"
         )
     return config, modules
-
-
-def _named_modules(keys: Iterable[str]) -> list[str]:
-    """The modules that keys of the released layout name, in the order of Kontext, others behind them."""
-    named = {match[1] for key in keys if (match := _KEY.fullmatch(key))}
-    order = {name: place for place, name in enumerate(kontext_modules())}
-    return sorted(named, key=lambda name: (order.get(name, len(order)), name))
 
 
 def released_tensors(basis: Basis, router: Router, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:

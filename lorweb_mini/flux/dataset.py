@@ -37,7 +37,7 @@ LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}
 
 @dataclass(frozen=True)
 class PicturePair:
-    """One pair: a picture, the picture after the edit, and the edit in words."""
+    """A picture, the picture after the edit, and the edit in words."""
 
     category: str
     name: str
@@ -132,13 +132,10 @@ def _captions(folder: Path, texts: Mapping[str, Path]) -> dict[str, str]:
 
 
 def check_pictures(relations: Relations) -> dict[str, dict[str, str]]:
-    """Reads and decodes every picture once, so that a run of days does not stop at a broken one.
+    """Decodes every picture once, so that a run of days does not stop at a broken one; InputError names those.
 
     Returns:
         for each pair its caption and a digest of the bytes of both pictures, by :attr:`PicturePair.key`.
-
-    Raises:
-        InputError: pictures that cannot be decoded, how many and the first five.
     """
     content, broken = {}, []
     pairs = [pair for pairs in relations.values() for pair in pairs]
@@ -159,19 +156,11 @@ def check_pictures(relations: Relations) -> dict[str, dict[str, str]]:
     return content
 
 
-# --- splits and analogies ------------------------------------------------------------------------
-
-
 def split_categories(names: Sequence[str], val: float = 0.05, test: float = 0.1, seed: int = 0) -> dict[str, list[str]]:
-    """Whole categories as train, val and test, a function of their names alone.
+    """Whole categories as train, val and test, ordered by the SHA-256 of ``seed:name``: first test, then val.
 
-    Categories are ordered by the SHA-256 of ``seed:name``; the first share is test, the next val.
-
-    Args:
-        val, test: shares in [0, 1), rounded to whole categories, at least one each where the share is not 0.
-
-    Raises:
-        InputError: shares that leave no category for training.
+    ``val`` and ``test`` are shares, rounded to whole categories, at least one each where the share is not 0; InputError
+    where they leave none for training.
     """
     ordered = sorted(names, key=lambda x: hashlib.sha256(f"{seed}:{x}".encode()).hexdigest())
     first, second = (max(1, round(share * len(names))) if share else 0 for share in (test, val))
@@ -217,9 +206,6 @@ def sample_analogies(
             first, rest = divmod(int(number), len(pairs) - 1)
             sampled.append((pairs[first], pairs[rest + (rest >= first)]))
     return [sampled[i] for i in np.random.default_rng(seed).permutation(len(sampled))]
-
-
-# --- files ---------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)

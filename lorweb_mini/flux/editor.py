@@ -41,16 +41,14 @@ PACKAGES = {"bitsandbytes": "bitsandbytes", "quanto": "optimum-quanto", "torchao
 class Kontext:
     """The backend of the real scale: a Kontext pipeline, and a vision tower for the router.
 
-    The image condition is the grid [[a, a'], [b, b]]; pictures are encoded inside the pipeline. As in the release, a'
-    and b are stretched to a's size, a's aspect is kept, and the grid is scaled to the nearest size that Kontext knows,
-    see :func:`~lorweb_mini.flux.picture_encoder.grid_size`.
+    The image condition is the grid [[a, a'], [b, b]]. As in the release, a' and b are stretched to a's size, a's aspect
+    is kept, and the grid has the nearest size that Kontext knows, see :func:`~.picture_encoder.grid_size`.
 
     Args:
         pipeline: diffusers' own, on its device (or with offloading).
         encoder: what the router sees pictures through.
         config: sizes of the basis.
-        side: of one square picture, in pixels, a multiple of 16; 512 makes the grid the million pixels that Kontext
-            knows.
+        side: of one square picture, in pixels, a multiple of 16; Kontext knows grids of 512.
         device: where the pipeline computes.
         small: where encoder and router stay; with offloading the processor, since they are small.
     """
@@ -104,13 +102,8 @@ class Kontext:
     ) -> Tensor:
         """Runs the pipeline on the grid, to whole grids [B, 3, H, W] in [-1, 1].
 
-        Args:
-            prompt: what to do, for all or for each; the released model was trained with instructions, and without one
-                the pictures alone say it.
-            guidance: see :data:`GUIDANCE`.
-
-        Raises:
-            InputError: another number of prompts than of pictures.
+        ``prompt`` says what to do, for all or for each: the released model was trained with instructions, and without
+        one the pictures alone say it. InputError for another number of prompts than of pictures.
         """
         prompts = [prompt] * len(b) if isinstance(prompt, str) else list(prompt)
         if len(prompts) != len(b) or not all(isinstance(x, str) for x in prompts):
@@ -158,12 +151,8 @@ def run_pipeline(
 class FluxEditor(Editor):
     """:class:`~lorweb_mini.core.editor.Editor` on :class:`Kontext`, whose arguments it takes.
 
-    ``edit`` and ``generate`` take two options more, ``prompt`` and ``guidance``, see :meth:`Kontext.draw`. B starts at
-    zero, so the editor starts as the base.
-
-    Attributes:
-        pipeline: the base, diffusers' own; the basis is added to its transformer.
-        side: of one picture, in pixels.
+    The basis is added to the transformer of ``pipeline``. ``edit`` and ``generate`` take two options more, ``prompt``
+    and ``guidance``, see :meth:`Kontext.draw`.
     """
 
     backend: Kontext
@@ -300,11 +289,7 @@ def readable(base: str | Path, token: str | None = None) -> str:
 
 
 def downloaded(weights: str | Path, token: str | None = None) -> Path:
-    """Where a checkpoint lies, fetched from the hub if it is not a path.
-
-    Raises:
-        InputError: it is neither a path nor on the hub, or out of reach.
-    """
+    """Where a checkpoint lies, fetched from the hub if it is not a path; InputError where it is not there either."""
     if Path(weights).exists():
         return Path(weights)
     with _explained(weights):

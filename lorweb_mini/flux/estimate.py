@@ -16,7 +16,6 @@ Kernels and fragmentation move these numbers by some ten per cent; 1 GiB is adde
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +29,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from transformers import AutoConfig, CLIPTextConfig, CLIPTextModel, PreTrainedModel, T5Config, T5EncoderModel
 
 from ..core.basis import Basis
 from ..errors import InputError
@@ -39,12 +38,14 @@ from .checkpoint import KONTEXT, PAPER, ReleasedConfig, modules_of
 GIB = 2**30
 LIBRARIES, VAE_GIB, VECTORS, CLIP_L_PARAMETERS = 1.0, 0.2, 20, 304e6
 QUANTISED_BYTES = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}  # of one weight of a quantised Linear
-MODELS = ("transformer", "text_encoder", "text_encoder_2", "vae")
+MODELS: dict[str, Any] = {
+    "transformer": FluxTransformer2DModel,
+    "text_encoder": CLIPTextModel,
+    "text_encoder_2": T5EncoderModel,
+    "vae": AutoencoderKL,
+}
 STEPS, BATCH, UTILISATION = 10_000, 6, 0.4
 TRAINED_BYTES, CAST_BYTES = 16, 2
-
-
-# --- editing -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -79,17 +80,12 @@ def models_of(base: str | Path, token: str | None = None) -> dict[str, Any]:
         InputError: no Kontext pipeline, or a configuration file is missing.
     """
     try:
-        index, models = DiffusionPipeline.load_config(base, token=token), {}
-        if (kind := index.get("_class_name")) != "FluxKontextPipeline":
+        if (kind := DiffusionPipeline.load_config(base, token=token).get("_class_name")) != "FluxKontextPipeline":
             raise InputError(f"expected a FluxKontextPipeline in {base}, got {kind}")
-        for part in MODELS:
-            library, name = index.get(part) or (None, None)
-            if library is None or name is None:
-                continue
-            # In model_index.json a library is a package, or the module that defines the class.
-            model = getattr(importlib.import_module(library), name)
+        models = {}
+        for part, model in MODELS.items():
             with torch.device("meta"):
-                if library == "transformers":
+                if issubclass(model, PreTrainedModel):
                     models[part] = model(AutoConfig.from_pretrained(base, subfolder=part, token=token))
                 else:
                     models[part] = model.from_config(model.load_config(base, subfolder=part, token=token))
@@ -117,11 +113,8 @@ def kontext_models() -> dict[str, Any]:
 def forward_flops(transformer: FluxTransformer2DModel, side: int = 512, text_tokens: int = 512) -> int:
     """Floating-point operations of one forward pass for one analogy, which is one sampling step, counted by PyTorch.
 
-    The LoRAs are not in it: merged they cost nothing, mixed dynamically 2 N·r·(in + out) more for each token.
-
-    Args:
-        transformer: on the ``meta`` device.
-        side: of one picture in pixels; the drawn and the condition grid have 2 × 2 of them each.
+    The LoRAs are not in it: merged they cost nothing, mixed dynamically 2 N·r·(in + out) more for each token. ``side``
+    is that of one picture in pixels; the drawn and the condition grid have 2 × 2 of them each.
     """
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         transformer(**_inputs(transformer, side, text_tokens))
@@ -142,10 +135,8 @@ def estimate(
 
     Args:
         models: what :func:`models_of` or :func:`kontext_models` returns.
-        config: sizes of the basis.
-        dtype: of the pipeline.
         quantised: component to ``"4bit"`` or ``"8bit"``.
-        offload: components take turns.
+        offload: components take turns on the device.
         side: of one picture in pixels; the transformer draws a grid of 2 × 2 of them.
         batch: analogies in one forward pass.
     """
@@ -156,9 +147,8 @@ def estimate(
     weights["router and encoder"] = 4 * (router + CLIP_L_PARAMETERS) / GIB
     tokens = text_tokens + _tokens(side)
     activations = {"transformer": batch * tokens * VECTORS * transformer.inner_dim * width / GIB}
-    if "vae" in models:
-        channels = models["vae"].config["block_out_channels"][1]
-        activations["vae"] = batch * 4 * channels * (2 * side) ** 2 * width / GIB
+    channels = models["vae"].config["block_out_channels"][1]
+    activations["vae"] = batch * 4 * channels * (2 * side) ** 2 * width / GIB
     return MemoryEstimate(weights, activations, offload)
 
 
@@ -215,9 +205,6 @@ def _inputs(transformer: FluxTransformer2DModel, side: int, text_tokens: int) ->
     }
 
 
-# --- training ------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Gpu:
     """A GPU type: usable GiB, and published dense 16-bit TFLOP/s with 32-bit sums."""
@@ -244,20 +231,14 @@ class Cost:
 
 
 def counted(transformer: FluxTransformer2DModel, config: ReleasedConfig, side: int, text_tokens: int) -> Cost:
-    """Operations of one analogy and bytes that autograd keeps, counted on a transformer, which gets a basis.
-
-    Args:
-        transformer: on the ``meta`` device or a real one.
-        side: of one picture in pixels.
-    """
+    """Operations of one analogy and bytes that autograd keeps, counted on a transformer, which gets a basis."""
     transformer.requires_grad_(False)
     basis = Basis(transformer, config.n_loras, config.rank)
     for parameter in basis.parameters():
         parameter.data = parameter.data.to(transformer.dtype)
         parameter.requires_grad_(True)
-    shape = (1, len(basis.layers), config.n_loras)
-    like = {"dtype": transformer.dtype, "device": transformer.device}
-    basis.coefficients = torch.zeros(shape, requires_grad=True, **like)
+    coefficients = torch.zeros(1, len(basis.layers), config.n_loras, dtype=transformer.dtype, device=transformer.device)
+    basis.coefficients = coefficients.requires_grad_()
     total = _tokens(side) + text_tokens
     own = {p.untyped_storage()._cdata for p in transformer.parameters()}
     kept: dict[int, int] = {}
@@ -310,11 +291,7 @@ def cost(
 
 
 def training_memory(
-    one: Cost,
-    config: ReleasedConfig = PAPER,
-    quantised: str | None = None,
-    shared_by: int = 1,
-    at_once: int = 1,
+    one: Cost, config: ReleasedConfig = PAPER, quantised: str | None = None, shared_by: int = 1, at_once: int = 1
 ) -> dict[str, float]:
     """GiB by part on one GPU.
 

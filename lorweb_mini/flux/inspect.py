@@ -106,11 +106,7 @@ class Inspection:
 
 
 def inspect_released(file: ReleasedFile, progress: bool = False) -> Inspection:
-    """Reads a checkpoint layer by layer and measures it; memory is that of one layer and of the result.
-
-    Args:
-        progress: shows a bar.
-    """
+    """Reads a checkpoint layer by layer and measures it; memory is that of one layer and of the result."""
     n, r, layers = file.config.n_loras, file.config.rank, []
     with torch.no_grad():
         for layer in tqdm(file, total=len(file.layers), disable=not progress):
@@ -145,9 +141,6 @@ def _measured(layer: ReleasedLayer) -> dict[str, Tensor]:
         "lora_ranks": torch.tensor([effective_rank(x) for x in single]),
         "spectrum": torch.linalg.svdvals(outer @ inner.T) / n,
     }
-
-
-# --- routing -------------------------------------------------------------------------------------
 
 
 def read_analogies(folder: str | Path) -> tuple[list[str], list[list[Tensor]]]:

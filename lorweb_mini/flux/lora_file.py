@@ -64,7 +64,7 @@ def single_file(layers: Layers) -> dict[str, Tensor]:
     """A LoRA's tensors under the keys of Flux's original single file; α is the rank, so its factor α / rank is 1.
 
     Raises:
-        InputError: a layer that is in no block of Flux, or some but not all of the layers that are fused there.
+        InputError: a layer that is in no block of Flux, or some but not all of those that are one there.
     """
     fused: dict[str, list[str]] = {}  # key to its layers in order
     for name in layers:
@@ -105,9 +105,6 @@ def write_plain_lora(
             the least possible error of all layers together. None: exact.
         dtype: one of the values of :data:`DTYPES`. Rounding moves ΔW by about 2⁻⁹ of its norm in bfloat16 and by 2⁻¹²
             in float16.
-
-    Returns:
-        the path.
 
     Raises:
         InputError: another ending, format, rank or dtype, layers that the format cannot name, or values beyond the

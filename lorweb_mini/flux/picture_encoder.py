@@ -25,13 +25,7 @@ CLIP_L = "openai/clip-vit-large-patch14"
 
 
 class PictureEncoder(nn.Module):
-    """A frozen CLIP or SigLIP vision tower with its own preprocessing.
-
-    Attributes:
-        model: ``CLIPVisionModelWithProjection`` or ``SiglipVisionModel``, in single precision.
-        processor: the image processor saved beside it.
-        embedding_dim: width D of an embedding.
-    """
+    """A frozen CLIP or SigLIP vision tower in single precision, with its own preprocessing; embeddings are D wide."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__()
@@ -67,11 +61,7 @@ class PictureEncoder(nn.Module):
 
     @classmethod
     def load(cls, name: str | Path = CLIP_L, token: str | None = None) -> PictureEncoder:
-        """Reads a local folder or a model of the hub.
-
-        Raises:
-            InputError: neither is there, or it is neither CLIP nor SigLIP.
-        """
+        """Reads a local folder or a model of the hub; InputError for one that is neither CLIP nor SigLIP."""
         families = {"clip": CLIPVisionModelWithProjection, "siglip": SiglipVisionModel}
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # the text tower of the same file would be reported, key by key
@@ -92,14 +82,10 @@ class PictureEncoder(nn.Module):
 
 
 def read_picture(x: Any, name: str) -> Tensor:
-    """One picture at its own size, float32 [1, 3, H, W] in [-1, 1]; transparency is composed on white.
-
-    Args:
-        x: a path, PIL picture, array or tensor [3, H, W] in [-1, 1], as in :func:`~lorweb_mini.images.read_image`.
-        name: what the caller calls it, for messages.
+    """One picture, as :func:`~lorweb_mini.images.read_image` takes it, at its own size: [1, 3, H, W] in [-1, 1].
 
     Raises:
-        InputError: something that is no picture, or a damaged one.
+        InputError: something that is no picture, or a damaged one; the message begins with ``name``.
     """
     if isinstance(x, Tensor):
         if x.ndim != 3 or x.shape[0] != 3 or not x.is_floating_point() or not bool((x.abs() <= 1.001).all()):
@@ -117,8 +103,7 @@ def read_picture(x: Any, name: str) -> Tensor:
 def read_triplets(a: Any, a_prime: Any, b: Any) -> list[list[Tensor]]:
     """One [a, a', b] an analogy, a' and b stretched to a's size: tensors [1, 3, H, W] in [-1, 1].
 
-    Each argument is a picture (see :func:`read_picture`), a list of them or a tensor [B, 3, H, W]; one picture serves
-    all analogies.
+    Each argument is a picture, a list of them or a tensor [B, 3, H, W]; one picture serves all analogies.
 
     Raises:
         InputError: as :func:`read_picture`, an empty list, or lengths that differ.
@@ -134,9 +119,6 @@ def read_triplets(a: Any, a_prime: Any, b: Any) -> list[list[Tensor]]:
         counts = ", ".join(str(len(x)) for x in pictures)
         raise InputError(f"expected as many pictures a as a_prime as b (or one for all), got {counts}")
     return [fit_pictures(*(x[i if len(x) > 1 else 0] for x in pictures)) for i in range(size)]
-
-
-# --- geometry ------------------------------------------------------------------------------------
 
 
 def grid_size(width: int, height: int, side: int = 512) -> tuple[int, int]:
