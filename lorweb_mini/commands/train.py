@@ -17,6 +17,7 @@ from ..emoji.relations import Relation, get_relation, select
 from ..errors import InputError
 from ..files import tolerant_console
 from ..models.weights import weights_dir
+from ..training.analogies import Listed
 from ..training.autoencoder import AutoencoderRecipe
 from ..training.base import BaseRecipe
 from ..training.basis import BasisRecipe
@@ -85,7 +86,8 @@ def relations_of(part: str) -> list[Relation]:
 def recipe_of(part: str, basis: BasisConfig | None = None, seed: int = 0, **options: Any) -> Recipe:
     """The recipe of one part, freshly initialised from ``seed``.
 
-    ``options`` are those of the part's own recipe, and for a basis ``kinds`` of the distribution of edits.
+    ``options`` are those of the part's own recipe, and for a basis ``kinds`` of the distribution of edits and
+    ``relations``, how many fixed ones are drawn of it; None draws a fresh one for every sample.
     """
     torch.manual_seed(seed)
     if part == "autoencoder":
@@ -99,8 +101,10 @@ def recipe_of(part: str, basis: BasisConfig | None = None, seed: int = 0, **opti
     if part == "base":
         return BaseRecipe()
     kinds = options.pop("kinds", STARTER_KINDS if part == "starter" else None)
+    relations = options.pop("relations", None)
     options = {"artists_share": 0.12 if part == "starter" else 0.4, "emphasis": EMPHASIS, **options}
-    fresh = Distribution(kinds, held_out())
+    every = Distribution(kinds, held_out())
+    fresh = every if relations is None else Listed(every, relations)
     return BasisRecipe(basis or BASES[part], relations_of(part), seed=seed, fresh=fresh, **options)
 
 

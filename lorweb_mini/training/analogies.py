@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..emoji.distributions import Distribution
+from ..emoji.distributions import Chains, Distribution
 from ..emoji.latents import SAME_LATENT, PictureSource
 from ..emoji.relations import Relation, relations
 from ..errors import InputError
@@ -31,6 +31,26 @@ def relation_weights(
     return weight / weight.sum()
 
 
+class Listed:
+    """M fixed relations of a distribution, each as likely as the others; of one seed, the lists are nested.
+
+    Raises:
+        InputError: fewer than one relation, or more than :attr:`LARGEST`.
+    """
+
+    LARGEST = 4096
+
+    def __init__(self, distribution: Distribution, size: int, seed: int = 0) -> None:
+        if not 1 <= size <= self.LARGEST:
+            raise InputError(f"expected from 1 to {self.LARGEST} relations, got {size}")
+        self.kinds, self.held_out = distribution.kinds, distribution.held_out
+        self.chains = distribution.draw(np.random.default_rng([seed, 4096]), self.LARGEST)[:size]
+
+    def draw(self, rng: np.random.Generator, size: int) -> Chains:
+        """``size`` of the relations, with replacement."""
+        return self.chains[rng.integers(len(self.chains), size=size)]
+
+
 class FreshAnalogies:
     """Analogies of the training distribution: a fresh chain of edits for each, beside the artists' pairs.
 
@@ -44,7 +64,7 @@ class FreshAnalogies:
     def __init__(
         self,
         pictures: PictureSource,
-        distribution: Distribution,
+        distribution: Distribution | Listed,
         artists: Sequence[Relation] = (),
         share: float = 0.4,
         followed: float = 0.15,

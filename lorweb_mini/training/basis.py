@@ -20,7 +20,7 @@ from ..emoji.latents import LatentBank, PictureSource
 from ..emoji.relations import Relation
 from ..errors import InputError
 from ..models.text import vectors_of
-from .analogies import FreshAnalogies
+from .analogies import FreshAnalogies, Listed
 from .flow import EXACT_SHIFT, SHIFT, training_sample, validation_sample
 from .loop import Recipe
 
@@ -55,7 +55,7 @@ class BasisRecipe(Recipe):
         editor: Editor | None = None,
         notes: dict[str, Any] | None = None,
         teacher: float = 0.0,
-        fresh: Distribution | None = None,
+        fresh: Distribution | Listed | None = None,
         artists_share: float = 0.4,
         emphasis: Mapping[str, float] | None = None,
         pair_rate: float = 0.0,
