@@ -1,6 +1,6 @@
-"""A bank of latents: every picture that training needs, encoded once and kept on disk.
+"""The latent cache: every picture that training needs, encoded once and kept on disk.
 
-Encoding a picture costs about as much as a training step on it, so the recipes draw from here: rows of latents, and
+Encoding a picture costs about as much as a training step on it, so the recipes sample from here: rows of latents, and
 for each relation the rows of its true pairs.
 """
 
@@ -33,7 +33,7 @@ class LatentBank:
     """Latents of the true pairs of train concepts.
 
     Args:
-        edited_pairs: how many pictures a relation with procedural edits is shown on; drawn once, at random.
+        edited_pairs: how many pictures a relation with procedural edits is shown on; chosen once, at random.
 
     Attributes:
         latents: normalised latents in half precision [rows, 16, 8, 8]; first every drawing as it is, then the edited
@@ -46,28 +46,28 @@ class LatentBank:
     def __init__(self, autoencoder: MiniAutoencoder, relations: Sequence[Relation], edited_pairs: int = 1200) -> None:
         self.relations = list(relations)
         drawings = training_pictures()
-        row_of = np.full(load_emoji().present.shape, -1)
-        row_of[drawings[:, 0], drawings[:, 1]] = np.arange(len(drawings))
+        row_of = _rows_of(drawings)
         blocks = [encoded(autoencoder, "drawings", drawings, lambda x: x)]
         shown, edited_by = [drawings], [np.full(len(drawings), -1)]
-        rows: list[np.ndarray] = []
+        self.pairs: list[np.ndarray] = []
         count = len(drawings)
         for index, relation in enumerate(self.relations):
             pairs = relation.pairs("train")
-            if not relation.edits:
-                rows.append(np.stack([row_of[pairs[:, 0], pairs[:, 1]], row_of[pairs[:, 2], pairs[:, 3]]], 1))
-                continue
-            rng = np.random.default_rng(zlib.crc32(relation.name.encode()))
-            pairs = pairs[rng.permutation(len(pairs))[:edited_pairs]]
-            blocks.append(encoded(autoencoder, relation.name, pairs[:, 2:], relation.apply_edits))
-            shown.append(pairs[:, 2:])
-            edited_by.append(np.full(len(pairs), index))
-            rows.append(np.stack([row_of[pairs[:, 0], pairs[:, 1]], np.arange(count, count + len(pairs))], 1))
-            count += len(pairs)
+            if relation.edits:
+                rng = np.random.default_rng(zlib.crc32(relation.name.encode()))
+                pairs = pairs[rng.permutation(len(pairs))[:edited_pairs]]
+                blocks.append(encoded(autoencoder, relation.name, pairs[:, 2:], relation.apply_edits))
+                shown.append(pairs[:, 2:])
+                edited_by.append(np.full(len(pairs), index))
+                second = np.arange(count, count + len(pairs))
+                count += len(pairs)
+            else:
+                second = row_of[pairs[:, 2], pairs[:, 3]]
+            self.pairs.append(np.stack([row_of[pairs[:, 0], pairs[:, 1]], second], 1))
         self.latents = torch.cat(blocks)
         self.emoji, self.style = np.concatenate(shown).T
         self.edited_by = np.concatenate(edited_by)
-        self.pairs = [p[self._differ(p)] for p in rows]
+        self.pairs = [p[self._differ(p)] for p in self.pairs]
 
     def _differ(self, pairs: np.ndarray) -> np.ndarray:
         keep = [
@@ -90,7 +90,7 @@ class LatentBank:
     def sampling_weights(self, cap: int = 400, least: int = 2) -> np.ndarray:
         """Probability of each relation, as the square root of its number of pairs up to ``cap``.
 
-        Most pairs are skin tones; drawing by pair would teach little else.
+        Most pairs are skin tones; sampling by pair would teach little else.
         """
         count = np.array([len(p) for p in self.pairs])
         weight = np.where(count >= least, np.sqrt(np.minimum(count, cap)), 0.0)
@@ -103,14 +103,13 @@ class PictureSource:
     """Drawings and their latents; what is edited is edited and encoded on the spot.
 
     Args:
-        drawings: emoji and style [P, 2] of those to draw from, encoded once; all of them by default.
+        drawings: emoji and style [P, 2] of those that are encoded once; all of them by default.
     """
 
     def __init__(self, autoencoder: MiniAutoencoder, drawings: np.ndarray | None = None) -> None:
         self.autoencoder = autoencoder.requires_grad_(False)
         self.drawings = np.argwhere(load_emoji().present) if drawings is None else drawings
-        self.row_of = np.full(load_emoji().present.shape, -1)
-        self.row_of[self.drawings[:, 0], self.drawings[:, 1]] = np.arange(len(self.drawings))
+        self.row_of = _rows_of(self.drawings)
         self.plain = encoded(autoencoder, "drawings", self.drawings, lambda x: x)
         sides = concept_sides()[self.drawings[:, 0]]
         concepts = np.array([e.concept for e in load_emoji().emojis])[self.drawings[:, 0]]
@@ -127,14 +126,14 @@ class PictureSource:
         drawings, cumulative = self.sides[split]
         return drawings[np.searchsorted(cumulative, rng.random(size)).clip(0, len(drawings) - 1)]
 
+    @torch.no_grad()
     def latents(self, pairs: np.ndarray, chains: Chains, edited: np.ndarray) -> tuple[Tensor, Tensor]:
         """Latents of the first and the second drawing of pairs [B, 4]; the second is edited where bool [B] says so."""
         first, second = self._plain(pairs[:, :2]), self._plain(pairs[:, 2:])
         if edited.any():
             rows = np.flatnonzero(edited)
-            drawn = chains[rows].apply(load_emoji().tensor(pairs[rows, 2], pairs[rows, 3]))
-            with torch.no_grad():
-                second[torch.from_numpy(rows)] = self.autoencoder.to_latent(drawn)
+            pictures = chains[rows].apply(load_emoji().tensor(pairs[rows, 2], pairs[rows, 3]))
+            second[torch.from_numpy(rows)] = self.autoencoder.to_latent(pictures)
         return first, second
 
     def _plain(self, shown: np.ndarray) -> Tensor:
@@ -142,12 +141,19 @@ class PictureSource:
         rows = self.row_of[shown[:, 0], shown[:, 1]]
         latents = self.plain[rows].float()
         if (missing := np.flatnonzero(rows < 0)).size:
-            with torch.no_grad():
-                drawn = load_emoji().tensor(shown[missing, 0], shown[missing, 1])
-                latents[torch.from_numpy(missing)] = self.autoencoder.to_latent(drawn)
+            pictures = load_emoji().tensor(shown[missing, 0], shown[missing, 1])
+            latents[torch.from_numpy(missing)] = self.autoencoder.to_latent(pictures)
         return latents
 
 
+def _rows_of(drawings: np.ndarray) -> np.ndarray:
+    """The row in drawings [P, 2] of each emoji in each style, -1 for those that are not among them."""
+    rows = np.full(load_emoji().present.shape, -1)
+    rows[drawings[:, 0], drawings[:, 1]] = np.arange(len(drawings))
+    return rows
+
+
+@torch.no_grad()
 def encoded(autoencoder: MiniAutoencoder, name: str, shown: np.ndarray, edit: Callable[[Tensor], Tensor]) -> Tensor:
     """Latents of pictures [P, 2] (emoji, style) after an edit, from the cache where they are there."""
     content = zlib.crc32(np.ascontiguousarray(shown).tobytes())
@@ -161,8 +167,7 @@ def encoded(autoencoder: MiniAutoencoder, name: str, shown: np.ndarray, edit: Ca
     parts = []
     for start in tqdm(range(0, len(shown), 128), desc=f"encoding {name}", leave=False):
         part = shown[start : start + 128]
-        with torch.no_grad():
-            parts.append(autoencoder.to_latent(edit(load_emoji().tensor(part[:, 0], part[:, 1]))).half())
+        parts.append(autoencoder.to_latent(edit(load_emoji().tensor(part[:, 0], part[:, 1]))).half())
     latents = torch.cat(parts).contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")

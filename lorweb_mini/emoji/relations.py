@@ -12,10 +12,12 @@ exact edit, never a model's guess.
 
 from __future__ import annotations
 
+import difflib
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import permutations
 
 import numpy as np
 import torch
@@ -23,18 +25,14 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files import data_dir, read_json
-from . import edits
 from .distributions import unseen
-from .sheets import STYLES, EmojiSet, load_emoji
+from .edits import Strength, apply_edit, chain_name, edit_relations, instructions, parse_chain, parse_relation
+from .sheets import STYLES, load_emoji
 
 SPLITS = ("train", "val", "test")
 DEGREES = ("seen", "strength", "composition", "family")
 STYLE_NAMES = dict(
-    zip(
-        STYLES,
-        ("Noto", "Twemoji", "OpenMoji", "black line art", "glossy Fluent 3D", "Fluent flat"),
-        strict=True,
-    )
+    zip(STYLES, ("Noto", "Twemoji", "OpenMoji", "black line art", "glossy Fluent 3D", "Fluent flat"), strict=True)
 )
 UNSEEN_DEGREES = ("strength", "composition", "inside", "between", "outside")
 SAME = 2 / 255  # pictures whose mean difference in [-1, 1] is below this look the same
@@ -49,8 +47,7 @@ class Relation:
         degree: ``seen`` by the basis in training, or held out as ``strength``, ``composition`` or ``family``.
         known_to_base: whether the frozen base was taught it (with the instructions).
         instructions: the same request in three or four phrasings: the first is the usual one, the last is held out.
-            The base is trained on :attr:`training_instructions`, all but the last; :attr:`held_out_instruction`
-            asks whether it understands a wording that it was never given.
+            The base is trained on :attr:`training_instructions`, all but the last.
         edits: (kind, strength) applied in turn to the second picture of a pair.
         all_pairs: int array [P, 4]: emoji and style of the first picture, emoji and style of the second.
     """
@@ -59,7 +56,7 @@ class Relation:
     degree: str
     known_to_base: bool
     instructions: tuple[str, ...]
-    edits: tuple[tuple[str, edits.Strength], ...] = ()
+    edits: tuple[tuple[str, Strength], ...] = ()
     all_pairs: np.ndarray = field(repr=False, default_factory=lambda: np.zeros((0, 4), int))
 
     @property
@@ -87,24 +84,21 @@ class Relation:
         """
         if split not in SPLITS:
             raise InputError(f"expected a split out of {SPLITS}, got {split!r}")
-        side = concept_sides()[self.all_pairs[:, [0, 2]]]
-        test = SPLITS.index("test")
-        if split == "test":
-            keep = (side == test).any(1) & (side != SPLITS.index("val")).all(1)
-        else:
-            keep = (side == SPLITS.index(split)).all(1)
-        return self.all_pairs[keep]
+        of_split = concept_sides()[self.all_pairs[:, [0, 2]]] == SPLITS.index(split)
+        if split != "test":
+            return self.all_pairs[of_split.all(1)]
+        of_val = concept_sides()[self.all_pairs[:, [0, 2]]] == SPLITS.index("val")
+        return self.all_pairs[of_split.any(1) & ~of_val.any(1)]
 
     def pictures(self, pairs: np.ndarray) -> tuple[Tensor, Tensor]:
         """First and second pictures of pairs [P, 4]: two tensors [P, 3, 64, 64] in [-1, 1]."""
-        emoji = load_emoji()
-        first = emoji.tensor(pairs[:, 0], pairs[:, 1])
-        return first, self.apply_edits(emoji.tensor(pairs[:, 2], pairs[:, 3]))
+        draw = load_emoji().tensor
+        return draw(pairs[:, 0], pairs[:, 1]), self.apply_edits(draw(pairs[:, 2], pairs[:, 3]))
 
     def apply_edits(self, x: Tensor) -> Tensor:
         """The relation's edits in turn, on pictures [B, 3, 64, 64]; unchanged where it has none."""
         for kind, strength in self.edits:
-            x = edits.apply_edit(x, kind, strength)
+            x = apply_edit(x, kind, strength)
         return x
 
 
@@ -121,7 +115,7 @@ class Analogy:
     b_prime: Tensor
     relation: str
     split: str
-    keys: tuple[str, str, str, str]
+    keys: tuple[str, ...]
 
 
 def differ(first: Tensor, second: Tensor) -> Tensor:
@@ -150,33 +144,68 @@ def training_pictures() -> np.ndarray:
 @lru_cache(maxsize=1)
 def relations() -> dict[str, Relation]:
     """All relations by name, semantic, style, edit and composed."""
-    emoji = load_emoji()
-    table = splits()["relations"]
-    found: dict[str, Relation] = {}
-    semantic = read_json(data_dir() / "relations.json")
-    for name, entry in semantic.items():
-        found[name] = _relation(name, table, tuple(entry["instructions"]), _same_style(emoji, entry["pairs"]))
-    for first in range(len(STYLES)):
-        for second in range(len(STYLES)):
-            if first != second:
-                name = f"style/{STYLES[first]}>{STYLES[second]}"
-                both = np.flatnonzero(emoji.present[:, first] & emoji.present[:, second])
-                pairs = np.stack([both, np.full_like(both, first), both, np.full_like(both, second)], 1)
-                words = STYLE_NAMES[STYLES[second]]
-                phrases = (
-                    f"redraw it in the {words} style",
-                    f"make it look like {words}",
-                    f"use the {words} version of this emoji",
-                )
-                found[name] = _relation(name, table, phrases, pairs)
-    for name in edits.edit_relations():
-        kind, strength = edits.parse_relation(name)
-        found[name] = _relation(name, table, edits.instructions(kind, strength), _itself(), ((kind, strength),))
+    present, table = load_emoji().present, splits()["relations"]
+    out: dict[str, Relation] = {}
+
+    def add(
+        name: str, phrases: Iterable[str], pairs: np.ndarray, applied: tuple[tuple[str, Strength], ...] = ()
+    ) -> None:
+        entry = table[name]
+        out[name] = Relation(name, entry["degree"], entry["known_to_base"], tuple(phrases), applied, pairs)
+
+    for name, entry in read_json(data_dir() / "relations.json").items():
+        add(name, entry["instructions"], _same_style(entry["pairs"]))
+    for first, second in permutations(range(len(STYLES)), 2):
+        both = np.flatnonzero(present[:, first] & present[:, second])
+        pairs = np.stack([both, np.full_like(both, first), both, np.full_like(both, second)], 1)
+        words = STYLE_NAMES[STYLES[second]]
+        phrases = ("redraw it in the {} style", "make it look like {}", "use the {} version of this emoji")
+        add(f"style/{STYLES[first]}>{STYLES[second]}", [phrase.format(words) for phrase in phrases], pairs)
+    for name in edit_relations():
+        kind, strength = parse_relation(name)
+        add(name, instructions(kind, strength), _itself(), ((kind, strength),))
     for name in table:
         if name.startswith("compose/"):
-            first_name, second_name = composition_parts(name)
-            found[name] = _compose(name, table, found[first_name], found[second_name])
-    return found
+            add(name, *_composed(*(out[part] for part in composition_parts(name))))
+    return out
+
+
+def _same_style(keys: list[list[str]]) -> np.ndarray:
+    """Key pairs to those same-style picture pairs [P, 4] that exist."""
+    emoji = load_emoji()
+    index = np.array([[emoji.index[a], emoji.index[b]] for a, b in keys])
+    which, style = np.nonzero(emoji.present[index[:, 0]] & emoji.present[index[:, 1]])
+    return np.stack([index[which, 0], style, index[which, 1], style], 1)
+
+
+@lru_cache(maxsize=1)
+def _itself() -> np.ndarray:
+    """Every drawing with itself, [P, 4]."""
+    present = np.argwhere(load_emoji().present)
+    return np.concatenate([present, present], 1)
+
+
+def _composed(first: Relation, second: Relation) -> tuple[list[str], np.ndarray, tuple[tuple[str, Strength], ...]]:
+    """Phrases, pairs and edits of first, then second; the last phrase joins the held-out ones of the two.
+
+    The pairs are those of the second that start where a pair of the first ends.
+    """
+    shared = zip(first.training_instructions, second.training_instructions, strict=False)
+    phrases = [f"{x} and {y}" for x, y in (*shared, (first.held_out_instruction, second.held_out_instruction))]
+    if second.edits:
+        return phrases, first.all_pairs, first.edits + second.edits
+    if first.edits:
+        raise InputError(f"expected an edit after a semantic or style relation, got {first.name}, then {second.name}")
+    starts: dict[tuple[int, int], list[np.ndarray]] = {}
+    for row in second.all_pairs:
+        starts.setdefault((row[0], row[1]), []).append(row[2:])
+    joined = [
+        np.concatenate([row[:2], end])
+        for row in first.all_pairs
+        for end in starts.get((row[2], row[3]), [])
+        if row[0] != end[0]
+    ]
+    return phrases, np.array(joined).reshape(-1, 4).astype(int), ()
 
 
 def composition_parts(name: str) -> tuple[str, str]:
@@ -191,43 +220,23 @@ def composition_parts(name: str) -> tuple[str, str]:
     raise InputError(f"expected compose/FIRST+SECOND with two known relations, got {name!r}")
 
 
-@lru_cache(maxsize=1)
-def _unseen_relations() -> dict[str, tuple[str, Relation]]:
-    """Name to (part, relation) of what ``data/unseen.json`` holds out of the distribution of edits."""
-    found = {}
-    for entry in unseen()["relations"]:
-        if entry["held_out"]:
-            relation = relation_of_chain(parse_chain(entry["name"]), entry["degree"], entry["known_to_base"])
-            found[entry["name"]] = (entry["part"], relation)
-    return found
-
-
-def chain_name(chain: Sequence[tuple[str, edits.Strength]]) -> str:
-    """``edit/kind=strength`` for one edit, ``compose/edit/…+edit/…`` for several."""
-    parts = [edits.relation_name(kind, strength) for kind, strength in chain]
-    return parts[0] if len(parts) == 1 else f"compose/{'+'.join(parts)}"
-
-
-def parse_chain(name: str) -> tuple[tuple[str, edits.Strength], ...]:
-    """Inverse of :func:`chain_name`; :class:`InputError` for a name with anything but edits in it."""
-    parts = name.removeprefix("compose/").split("+edit/") if name.startswith("compose/") else [name]
-    return tuple(edits.parse_relation(part if i == 0 else f"edit/{part}") for i, part in enumerate(parts))
-
-
 def relation_of_chain(
-    chain: Sequence[tuple[str, edits.Strength]], degree: str = "drawn", known_to_base: bool = True
+    chain: Sequence[tuple[str, Strength]], degree: str = "drawn", known_to_base: bool = True
 ) -> Relation:
     """Edits one after the other as a relation of every drawing with itself."""
-    phrasings = zip(*(edits.instructions(kind, strength) for kind, strength in chain), strict=False)
+    phrasings = zip(*(instructions(kind, strength) for kind, strength in chain), strict=False)
     words = tuple(" and ".join(parts) for parts in phrasings)
     return Relation(chain_name(chain), degree, known_to_base, words, tuple(chain), _itself())
 
 
 @lru_cache(maxsize=1)
-def _itself() -> np.ndarray:
-    """Every drawing with itself, [P, 4]."""
-    present = np.argwhere(load_emoji().present)
-    return np.concatenate([present, present], 1)
+def _unseen_relations() -> dict[str, tuple[str, Relation]]:
+    """Name to (part, relation) of what ``data/unseen.json`` holds out of the distribution of edits."""
+    return {
+        e["name"]: (e["part"], relation_of_chain(parse_chain(e["name"]), e["degree"], e["known_to_base"]))
+        for e in unseen()["relations"]
+        if e["held_out"]
+    }
 
 
 def unseen_relations(part: str, degree: str | None = None) -> list[Relation]:
@@ -258,8 +267,6 @@ def get_relation(name: str) -> Relation:
         return _unseen_relations()[name][1]
     if isinstance(name, str) and name.startswith(("edit/", "compose/edit/")) and "=" in name:
         return relation_of_chain(parse_chain(name))
-    import difflib
-
     near = difflib.get_close_matches(name, [*relations(), *_unseen_relations()], 3, 0.3)
     raise InputError(f"expected the name of a relation, got {name!r}; the nearest are {near}")
 
@@ -268,14 +275,11 @@ def select(degree: str | None = None, known_to_base: bool | None = None, starter
     """Relations by degree and by what the base knows; ``starter`` keeps to the starter set's list of that degree."""
     names: Iterable[str] = relations()
     if starter:
-        lists = splits()["starter"]
-        names = [n for d in (DEGREES if degree is None else (degree,)) for n in lists[d]]
-        degree = None
-    chosen = [get_relation(n) for n in names]
+        names = [n for d in (DEGREES if degree is None else (degree,)) for n in splits()["starter"][d]]
     return [
         r
-        for r in chosen
-        if (degree is None or r.degree == degree) and (known_to_base is None or r.known_to_base == known_to_base)
+        for r in map(get_relation, names)
+        if (starter or degree in (None, r.degree)) and known_to_base in (None, r.known_to_base)
     ]
 
 
@@ -296,10 +300,7 @@ def analogies(
         InputError: unknown split or relation.
     """
     names = [relation] if isinstance(relation, str) else list(relations() if relation is None else relation)
-    found: list[Analogy] = []
-    for name in names:
-        found += _analogies_of(get_relation(name), split, seed, n)
-    return found
+    return [analogy for name in names for analogy in _analogies_of(get_relation(name), split, seed, n)]
 
 
 def _analogies_of(relation: Relation, split: str, seed: int, n: int | None) -> list[Analogy]:
@@ -315,65 +316,23 @@ def _analogies_of(relation: Relation, split: str, seed: int, n: int | None) -> l
     first, second = relation.pictures(pairs)
     visible = differ(first, second).numpy()
     pairs, first, second = pairs[visible], first[visible], second[visible]
-    concept = np.array([[emoji.emojis[i].concept for i in row] for row in pairs[:, [0, 2]]]).reshape(-1, 2)
-    found: list[Analogy] = []
+    emojis = pairs[:, [0, 2]]
+    concept = np.array([[emoji.emojis[i].concept for i in row] for row in emojis]).reshape(-1, 2)
+    out: list[Analogy] = []
     for j in range(len(pairs)):
-        if n is not None and len(found) == n:
+        if len(out) == n:
             break
         others = np.flatnonzero((concept != concept[j]).all(1))
-        if len(others) == 0:
-            others = np.flatnonzero((pairs[:, [0, 2]] != pairs[j, [0, 2]]).all(1))
-        if len(others) == 0:
-            continue
-        i = int(rng.choice(others))
-        keys = tuple(
-            f"{emoji.emojis[e].key}@{STYLES[s]}" for e, s in (pairs[i, :2], pairs[i, 2:], pairs[j, :2], pairs[j, 2:])
-        )
-        found.append(Analogy(first[i], second[i], first[j], second[j], relation.name, split, keys))  # type: ignore[arg-type]
-    return found
+        if not others.size:
+            others = np.flatnonzero((emojis != emojis[j]).all(1))
+        if others.size:
+            i = int(rng.choice(others))
+            keys = tuple(f"{emoji.emojis[e].key}@{STYLES[s]}" for e, s in pairs[[i, j]].reshape(4, 2))
+            out.append(Analogy(first[i], second[i], first[j], second[j], relation.name, split, keys))
+    return out
 
 
-def _relation(name: str, table: dict, instructions: tuple[str, ...], pairs: np.ndarray, applied=()) -> Relation:
-    entry = table[name]
-    return Relation(name, entry["degree"], entry["known_to_base"], instructions, tuple(applied), pairs)
-
-
-def _same_style(emoji: EmojiSet, keys: list[list[str]]) -> np.ndarray:
-    """Key pairs to those same-style picture pairs [P, 4] that exist."""
-    index = np.array([[emoji.index[a], emoji.index[b]] for a, b in keys])
-    which, style = np.nonzero(emoji.present[index[:, 0]] & emoji.present[index[:, 1]])
-    return np.stack([index[which, 0], style, index[which, 1], style], 1)
-
-
-def _compose(name: str, table: dict, first: Relation, second: Relation) -> Relation:
-    """First then second: pairs of the second that start where a pair of the first ends, then the edits of both.
-
-    The held-out phrasing joins those of the two.
-    """
-    shared = zip(first.training_instructions, second.training_instructions, strict=False)
-    joint = (*shared, (first.held_out_instruction, second.held_out_instruction))
-    phrases = tuple(f"{x} and {y}" for x, y in joint)
-    if first.edits and not second.edits:
-        raise InputError(f"{name}: an edit can only follow, not precede, a semantic or style relation")
-    if second.edits:
-        return _relation(name, table, phrases, first.all_pairs, first.edits + second.edits)
-    starts: dict[tuple[int, int], list[np.ndarray]] = {}
-    for row in second.all_pairs:
-        starts.setdefault((row[0], row[1]), []).append(row[2:])
-    joined = [
-        np.concatenate([row[:2], end])
-        for row in first.all_pairs
-        for end in starts.get((row[2], row[3]), [])
-        if row[0] != end[0]
-    ]
-    return _relation(name, table, phrases, np.array(joined).reshape(-1, 4).astype(int))
-
-
-def as_batch(items: list[Analogy]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def as_batch(items: Sequence[Analogy]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four pictures of k analogies as tensors [k, 3, 64, 64]: a, a', b, b'."""
-    return (
-        torch.stack([x.a for x in items]),
-        torch.stack([x.a_prime for x in items]),
-        torch.stack([x.b for x in items]),
-        torch.stack([x.b_prime for x in items]),
-    )
+    a, a_prime, b, b_prime = map(torch.stack, zip(*((x.a, x.a_prime, x.b, x.b_prime) for x in items), strict=True))
+    return a, a_prime, b, b_prime

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,10 +92,9 @@ class EmojiSet:
             InputError: a position out of range, an emoji that a style lacks, or a background out of range.
         """
         rows, columns = np.broadcast_arrays(np.atleast_1d(np.asarray(emoji)), np.atleast_1d(np.asarray(style)))
-        if rows.size and (rows.min() < 0 or rows.max() >= len(self.emojis)):
-            raise InputError(f"emoji: expected positions in 0..{len(self.emojis) - 1}; got {rows.min()}..{rows.max()}")
-        if rows.size and (columns.min() < 0 or columns.max() >= len(STYLES)):
-            raise InputError(f"style: expected 0..{len(STYLES) - 1}; got {columns.min()}..{columns.max()}")
+        for name, given, count in (("emoji", rows, len(self.emojis)), ("style", columns, len(STYLES))):
+            if given.size and (given.min() < 0 or given.max() >= count):
+                raise InputError(f"{name}: expected positions in 0..{count - 1}; got {given.min()}..{given.max()}")
         absent = np.flatnonzero(~self.present[rows, columns])
         if absent.size:
             key, missing = self.emojis[rows[absent[0]]].key, STYLES[columns[absent[0]]]
@@ -127,8 +127,9 @@ class EmojiSet:
         return Image.fromarray(self.rgba[position, STYLES.index(style)], "RGBA")
 
 
-def _pair(tone: int | list[int] | None) -> int | tuple[int, int] | None:
-    return (tone[0], tone[1]) if isinstance(tone, list) else tone
+def _tupled(value: Any) -> Any:
+    """Lists, of keywords, styles and the tones of two people, as tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 @functools.lru_cache(maxsize=1)
@@ -142,17 +143,7 @@ def load_emoji() -> EmojiSet:
     table = read_json(folder / "emoji.json")
     if tuple(table["styles"]) != STYLES:
         raise InputError(f"{folder / 'emoji.json'}: expected the styles {STYLES}; got {tuple(table['styles'])}")
-    emojis = tuple(
-        Emoji(
-            **{
-                **entry,
-                "keywords": tuple(entry["keywords"]),
-                "styles": tuple(entry["styles"]),
-                "tone": _pair(entry["tone"]),
-            }
-        )
-        for entry in table["emojis"]
-    )
+    emojis = tuple(Emoji(**{name: _tupled(value) for name, value in entry.items()}) for entry in table["emojis"])
     n = len(emojis)
     rgba = np.empty((n, len(STYLES), SIZE, SIZE, 4), np.uint8)
     with ThreadPoolExecutor(2) as pool:  # decoding lets go of the interpreter
