@@ -65,10 +65,11 @@ class Cell:
 
 
 SAMPLES = {"dial": 96_000, "ablations": 38_400}
+EVERY_KIND: dict[str, Any] = {"kinds": None, "artists_share": 0.0}
 # Name of a cell to what differs in the basis, and in the recipe.
 DIAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    **{str(m): ({}, {"relations": m}) for m in (8, 32, 128, 512, 2048)},
-    "fresh": ({}, {}),
+    **{str(m): ({}, {**EVERY_KIND, "relations": m}) for m in (8, 32, 128, 512, 2048)},
+    "fresh": ({}, EVERY_KIND),
 }
 ABLATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "as the starter": ({}, {}),
@@ -109,11 +110,12 @@ def trained(cell: Cell, folder: Path, samples: int, precision: str) -> Editor:
 
 
 def judged_panel(cell: Cell, count: int, drawn: int) -> tuple[Panel, Listed | None]:
-    """The test panel of the starter's kinds, with the cell's own relations where they are fixed."""
-    asked = panel("test", count, drawn, STARTER_KINDS)
+    """The test panel of the cell's kinds, with the cell's own relations where they are fixed."""
+    kinds = cell.recipe.get("kinds", STARTER_KINDS)
+    asked = panel("test", count, drawn, kinds)
     if (size := cell.recipe.get("relations")) is None:
         return asked, None
-    own = Listed(Distribution(STARTER_KINDS, held_out()), size)
+    own = Listed(Distribution(kinds, held_out()), size)
     names = [chain_name(chain) for chain in own.chains[:LISTED].as_lists()]
     items = {name: analogies("test", name, 0, count) for name in dict.fromkeys(names)}
     items = {name: some for name, some in items.items() if len(some) > 1}
@@ -125,7 +127,7 @@ def rows_of(cell: Cell, editor: Editor, folder: Path, quick: bool) -> list[dict[
     asked, own = judged_panel(cell, 2 if quick else 6, 2 if quick else 12)
     methods: dict[str, Method] = {"LoRWeB": methods_of(editor, steps=1)["LoRWeB"]}
     if own is not None:
-        memoriser = Memoriser(Distribution(STARTER_KINDS, held_out()), 1)
+        memoriser = Memoriser(Distribution(), 1)
         memoriser.chains = own.chains
         methods["memoriser"] = lambda items: reconstruct(editor.autoencoder, memoriser(*as_batch(items)[:3]))
     result = evaluate(methods, asked.analogies, editor.autoencoder, asked.groups, retrieval_limit=3, resamples=500)

@@ -42,8 +42,8 @@ def panel(part: str = "val", n: int = 8, drawn: int = 16, kinds: Sequence[str] |
     Args:
         n: analogies of each relation.
         drawn: relations of each length that the training distribution could have drawn.
-        kinds: keeps to edits of these kinds, for a basis that was shown no others; a relation inside the span stays
-            where the chain that reproduces it is of these kinds.
+        kinds: keeps to edits of these kinds, for a basis that was shown no others. A relation inside the span stays
+            where the chain that reproduces it is of these kinds, one outside always.
     """
     allowed = set(EDITS) if kinds is None else set(kinds)
     nearest_kinds = {e["name"]: {kind for kind, _ in e["nearest"]} for e in unseen()["relations"]}
@@ -56,7 +56,8 @@ def panel(part: str = "val", n: int = 8, drawn: int = 16, kinds: Sequence[str] |
     for degree in UNSEEN_DEGREES:
         for relation in unseen_relations(part, degree):
             own = {kind for kind, _ in relation.edits}
-            if own <= allowed or (degree == "inside" and nearest_kinds[relation.name] <= allowed):
+            reproduced = degree == "inside" and nearest_kinds[relation.name] <= allowed
+            if own <= allowed or reproduced or degree == "outside":
                 names.setdefault(degree, []).append(relation.name)
     items = {name: analogies(part, name, seed, n) for members in names.values() for name in members}
     items = {name: some for name, some in items.items() if len(some) > 1}
