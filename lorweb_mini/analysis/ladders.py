@@ -104,20 +104,18 @@ class Ladder:
         return edited[0], edited[1]
 
 
-def ladders(scale: Scale, n: int = 32, split: str = "test", seed: int = 0) -> list[Ladder]:
-    """At most n ladders, of as many concepts as possible; the same ones for the same arguments.
+def ladders(scale: Scale, n: int = 32, seed: int = 0) -> list[Ladder]:
+    """At most n test ladders, of as many concepts as possible; the same ones for the same arguments.
 
-    ``test``: among b and its rungs at least one belongs to a test concept and none to a val concept, as for
-    :meth:`~lorweb_mini.emoji.relations.Relation.pairs`; ``train`` and ``val``: all of them do. a shows other concepts
-    than b wherever the scale has more than a few, another emoji in any case. Ladders with two rungs that look the same
-    are left out.
+    Among b and its rungs at least one belongs to a test concept and none to a val concept, as for
+    :meth:`~lorweb_mini.emoji.relations.Relation.pairs`. a shows other concepts than b wherever the scale has more than
+    a few, another emoji in any case. Ladders with two rungs that look the same are left out.
 
     Raises:
-        InputError: an unknown split or relation, or no ladder is found.
+        InputError: an unknown relation, a strength out of range, or no picture that the scale applies to.
     """
     emoji, rng = load_emoji(), np.random.default_rng(seed)
-    chains = _chains(scale, split)
-    chains = chains[rng.permutation(len(chains))]
+    chains = rng.permutation(_chains(scale))
     met: Counter[str] = Counter()
     turn = []
     for i in chains[:, 0, 0]:
@@ -140,14 +138,12 @@ def ladders(scale: Scale, n: int = 32, split: str = "test", seed: int = 0) -> li
         if len(made) == n:
             break
     if not made:
-        raise InputError(f"expected pictures that the scale applies to in {split}, found none for {scale}")
+        raise InputError(f"expected pictures that the scale applies to, got none for {scale}")
     return made
 
 
-def _chains(scale: Scale, split: str) -> np.ndarray:
+def _chains(scale: Scale) -> np.ndarray:
     """Emoji and style of b, and of the rungs where they are drawn: int [k, 1 or 1 + T, 2]."""
-    if split not in SPLITS:
-        raise InputError(f"expected a split out of {SPLITS}, got {split!r}")
     if scale.dial is not None:
         chains = np.argwhere(load_emoji().present)[:, None]
     else:
@@ -156,9 +152,7 @@ def _chains(scale: Scale, split: str) -> np.ndarray:
         drawn = [np.array([step[start] for start in starts]) for step in steps]
         chains = np.stack([*[np.array(starts)] * (1 + scale.nothing), *drawn], 1)
     side = concept_sides()[chains[..., 0]]
-    if split == "test":
-        return chains[(side == SPLITS.index("test")).any(1) & (side != SPLITS.index("val")).all(1)]
-    return chains[(side == SPLITS.index(split)).all(1)]
+    return chains[(side == SPLITS.index("test")).any(1) & (side != SPLITS.index("val")).all(1)]
 
 
 def _pictures(scale: Scale, chains: np.ndarray) -> Tensor:

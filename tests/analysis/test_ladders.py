@@ -67,8 +67,6 @@ def test_scales_from_nothing_start_at_b(name: str) -> None:
 
 
 def test_ladders_refuse() -> None:
-    with pytest.raises(InputError, match="a split out of"):
-        ladders(SCALES["hue: 120° → 240°"], split="all")
     with pytest.raises(InputError, match="either relations or a dial"):
         Scale()
     with pytest.raises(InputError, match="the name of a relation"):
