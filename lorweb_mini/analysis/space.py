@@ -64,7 +64,7 @@ class Cloud:
     coefficients: Tensor
     queries: Tensor
     relations: np.ndarray
-    keys: tuple[tuple[str, str, str, str], ...]
+    keys: tuple[tuple[str, ...], ...]
 
     def __len__(self) -> int:
         return len(self.keys)
