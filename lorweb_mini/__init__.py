@@ -14,7 +14,7 @@ from .emoji.sheets import load_emoji
 from .errors import InputError
 
 if TYPE_CHECKING:
-    from .flux.editor import load_flux
+    from .flux.load import load_flux
 
 __all__ = [
     "Analogy",
@@ -33,7 +33,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Late: the real scale needs diffusers' whole pipeline, which costs the miniature seconds at every start.
     if name == "load_flux":
-        from .flux.editor import load_flux
+        from .flux.load import load_flux
 
         return load_flux
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -802,8 +802,8 @@ display(
 # operation, on the same shapes: with the grid of four 512-pixel pictures the sequence has 512 + 2 · 64² tokens.
 
 # %%
-from lorweb_mini.flux.editor import QUANTISED_PARTS
 from lorweb_mini.flux.estimate import estimate, forward_flops, kontext_models
+from lorweb_mini.flux.load import QUANTISED_PARTS
 
 models = kontext_models()
 config = ReleasedConfig(32, 4, 128, 2304)
@@ -944,7 +944,8 @@ else:
 # - [arXiv 2602.15727](https://arxiv.org/abs/2602.15727): the method section for the layer and the router; the released
 #   weights are `hilamanor/lorweb` on the hub, the base `black-forest-labs/FLUX.1-Kontext-dev`.
 # - Here, in `lorweb_mini/flux/`: `checkpoint.py` (layout), `inspect.py` (measures), `lora_file.py` (files),
-#   `estimate.py` (estimates), `editor.py` (the editor). `python -m lorweb_mini.flux --help` lists the commands.
+#   `estimate.py` (estimates), `editor.py` (the editor), `load.py` (loading it).
+#   `python -m lorweb_mini.flux --help` lists the commands.
 
 # %%
 seconds = time.perf_counter() - START

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxTransformer2DModel
+from PIL import Image
 from torch import Tensor
 from transformers import (
     CLIPTextConfig,
@@ -148,3 +150,42 @@ def squares(k: int, seed: int = 0, side: int = SIDE) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(k, 3, 4, 4, generator=generator) * 2 - 1
     return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
+
+
+def drawn_grids(
+    pipeline: FluxKontextPipeline, image: Any, prompts: str | list[str], steps: int, seed: int = 0, side: int = SIDE
+) -> Tensor:
+    """What an unmodified pipeline makes of grids, called as somebody would who knows only diffusers; in [-1, 1]."""
+    count = 1 if isinstance(prompts, str) else len(prompts)
+    drawn = pipeline(
+        image=image,
+        prompt=prompts,
+        height=2 * side,
+        width=2 * side,
+        max_area=4 * side * side,
+        _auto_resize=False,
+        num_inference_steps=steps,
+        guidance_scale=2.5,
+        generator=[torch.Generator().manual_seed(seed) for _ in range(count)],
+        output_type="pt",
+    ).images
+    return 2 * drawn - 1
+
+
+def folders(root: Path, sizes: dict[str, int], side: int = 16, shape: tuple[int, int] | None = None) -> Path:
+    """Categories of random pictures; captions in JSON for every other category, beside the pictures for the rest."""
+    rng = np.random.default_rng(0)
+    for place, (category, count) in enumerate(sizes.items()):
+        captions = {}
+        for i in range(count):
+            for part in ("control", "target"):
+                (root / category / part).mkdir(parents=True, exist_ok=True)
+                pixels = rng.integers(0, 256, (*(shape or (side, side)), 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / category / part / f"{i:02d}.png")
+            captions[f"{i:02d}"] = f"{category} {'abcdefgh'[i % 8]}"
+        if place % 2:
+            for name, text in captions.items():
+                (root / category / "target" / f"{name}.txt").write_text(text + "\n")
+        else:
+            (root / category / "captions.json").write_text(json.dumps(captions))
+    return root

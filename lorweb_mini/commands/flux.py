@@ -16,14 +16,14 @@ from typing import Literal
 import torch
 import tyro
 from accelerate import PartialState
-from diffusers import FluxKontextPipeline, FluxTransformer2DModel
+from diffusers import FluxKontextPipeline
 from safetensors.torch import save_file
 
 from ..algebra import fold
 from ..errors import InputError
 from ..files import tolerant_console
-from ..flux import editor as flux
 from ..flux import inspect as measures
+from ..flux import load
 from ..flux.checkpoint import PAPER, ReleasedFile, open_released
 from ..flux.estimate import table
 from ..flux.lora_file import DTYPES, write_plain_lora
@@ -106,7 +106,7 @@ class Analogy:
     a: tyro.conf.Positional[Path]
     a_prime: tyro.conf.Positional[Path]
     b: tyro.conf.Positional[Path]
-    weights: str = flux.WEIGHTS
+    weights: str = load.WEIGHTS
     encoder: str | None = None
     dtype: Dtype = "bfloat16"
     side: int = 512
@@ -120,7 +120,7 @@ def edit(
     steps: int = 28,
     guidance: float = 2.5,
     seed: int = 0,
-    base: str = flux.BASE,
+    base: str = load.BASE,
     device: str = "cuda",
     quantize: Quantize | None = None,
     offload: bool = False,
@@ -145,7 +145,7 @@ def edit(
             "without it, and its own inference requires one; without it the pictures alone say what to do",
             stacklevel=2,
         )
-    editor = flux.load_flux(
+    editor = load.load_flux(
         base,
         analogy.weights,
         device=device,
@@ -197,7 +197,7 @@ def precompute(
     *,
     out: Path,
     settings: ShardSettings = ShardSettings(),  # noqa: B008
-    base: str = flux.BASE,
+    base: str = load.BASE,
     encoder: str = CLIP_L,
     splits: Path | None = None,
     device: str = "cuda",
@@ -215,8 +215,8 @@ def precompute(
         device: where to compute.
         dtype: of latents and prompts.
     """
-    place = flux.device_of(device)
-    pipeline = FluxKontextPipeline.from_pretrained(flux.readable(base), transformer=None, dtype=DTYPES[dtype]).to(place)
+    place = load.device_of(device)
+    pipeline = FluxKontextPipeline.from_pretrained(load.readable(base), transformer=None, dtype=DTYPES[dtype]).to(place)
     tower = PictureEncoder.load(encoder).to(place)
     shards = write_shards(pipeline, tower, data, out, settings, splits, place, {"base": base, "encoder": encoder})
     counts = ", ".join(f"{part} {shards.count(part):,}" for part in shards.categories)
@@ -230,7 +230,7 @@ def train(
     out: Path,
     sizes: FluxConfig = FluxConfig(),  # noqa: B008
     plan: TrainingConfig = TRAINING,
-    base: str = flux.BASE,
+    base: str = load.BASE,
     accumulate: int = 1,
     checkpointing: bool = True,
     quantize: Quantize | None = None,
@@ -256,16 +256,13 @@ def train(
     shards, kind = LatentShards(data), DTYPES[dtype]
     if quantize and sharding.asked():
         raise InputError("expected a base in floating point with FSDP, whose slices quantised weights do not take")
-    name = flux.readable(base)
-    quantization, _ = flux.quantisation(quantize, kind)
-    mapping = quantization._resolve_quant_config(module_name="transformer") if quantization else None
-    transformer = FluxTransformer2DModel.from_pretrained(
-        name, subfolder="transformer", torch_dtype=kind, quantization_config=mapping
-    )
+    quantization, _ = load.quantisation(quantize, kind)
     absent = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-    pipeline = FluxKontextPipeline.from_pretrained(name, transformer=transformer, dtype=kind, **absent)
+    pipeline = FluxKontextPipeline.from_pretrained(
+        load.readable(base), dtype=kind, quantization_config=quantization, **absent
+    )
     torch.manual_seed(plan.seed)  # every process starts from the same weights
-    recipe = FluxRecipe(transformer, shards, sizes, pipeline, accumulate, checkpointing)
+    recipe = FluxRecipe(pipeline.transformer, shards, sizes, pipeline, accumulate, checkpointing)
     if from_weights is not None:
         recipe.start_from(from_weights)
     summary = loop.train(recipe, plan, out, fresh)
@@ -294,7 +291,7 @@ def estimate(
 
 
 def _opened(checkpoint: str) -> ReleasedFile:
-    return open_released(flux.downloaded(checkpoint))
+    return open_released(load.downloaded(checkpoint))
 
 
 def _encoder(name: str | None, file: ReleasedFile) -> PictureEncoder:

@@ -244,10 +244,15 @@ def released_tensors(basis: Basis, router: Router, dtype: torch.dtype = torch.fl
     """A basis and its router under the released keys and in the released shapes.
 
     Raises:
-        InputError: a router that standardises its query, which this layout cannot say, or one of another basis.
+        InputError: a router of another basis, or one that standardises its query or does not mix by softmax, neither
+            of which this layout can say.
     """
     if bool(router.mean.any()) or bool((router.deviation != 1).any()):
         raise InputError("expected a router with mean 0 and deviation 1, got one that standardises its query")
+    if router.mixing != "softmax" or router.temperature != 1:
+        raise InputError(
+            f"expected a router with softmax at temperature 1, got {router.mixing} at {router.temperature:g}"
+        )
     if router.keys.shape[:2] != (len(basis.layers), basis.n_loras):
         raise InputError(
             f"expected a router for {len(basis.layers)} layers and {basis.n_loras} LoRAs, "

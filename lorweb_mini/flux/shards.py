@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, Features, Value, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from datasets.arrow_writer import ArrowWriter
 from diffusers import FluxKontextPipeline
 from safetensors.torch import load, save
@@ -49,9 +49,6 @@ from .picture_encoder import PictureEncoder, fit_pictures, read_picture, scaled_
 
 SETTINGS, DATA, INDEX = "settings.json", "data.json", "index.json"
 PROMPTS_A_FILE = 64
-TENSORS = {"caption": Value("string"), "tensors": Value("binary")}
-NAMES = {name: Value("string") for name in ("category", "first", "second")}
-NUMBERS = {name: Value("int32") for name in ("height", "width", "prompt")}
 Row = dict[str, Any]
 Analogy = tuple[PicturePair, PicturePair]
 
@@ -102,14 +99,7 @@ def write_shards(
     out.mkdir(parents=True, exist_ok=True)
     relations = read_relations(data)
     parts = read_splits(splits, list(relations)) if splits else split_categories(list(relations))
-    models = {part: getattr(pipeline, part) for part in ("vae", "text_encoder", "text_encoder_2")}
-    content = {
-        **asdict(settings),
-        "embedding_dim": encoder.embedding_dim,
-        "dtype": str(pipeline.vae.dtype).removeprefix("torch."),
-        "weights": {part: _digest(model) for part, model in {**models, "encoder": encoder}.items()},
-        **(names or {}),
-    }
+    content = {**asdict(settings), **_models_used(pipeline, encoder), **(names or {})}
     _claim(out, {SETTINGS: content, SPLITS: parts, DATA: check_pictures(relations)})
     captions = sorted({pair.caption for pairs in relations.values() for pair in pairs})
     prompts = {caption: number for number, caption in enumerate(["", *captions])}
@@ -134,10 +124,10 @@ def write_shards(
             "tensors": _packed(tensors),
         }
 
-    rows = _write(out, "prompts", list(prompts), PROMPTS_A_FILE, prompt, Features(TENSORS))
+    rows = _write(out, "prompts", list(prompts), PROMPTS_A_FILE, prompt)
     for part in PARTS:
         chosen = sample_analogies({k: relations[k] for k in parts[part]}, settings.each or None, settings.seed)
-        rows |= _write(out, part, chosen, settings.samples, sample, Features({**NAMES, **NUMBERS, **TENSORS}))
+        rows |= _write(out, part, chosen, settings.samples, sample)
     write_atomically(out / INDEX, json.dumps(rows, indent=1).encode())
     return LatentShards(out)
 
@@ -160,9 +150,7 @@ def _packed(tensors: Mapping[str, Tensor]) -> bytes:
     return save({k: v.cpu().contiguous() for k, v in tensors.items()})
 
 
-def _write(
-    out: Path, stem: str, items: Sequence[Any], size: int, row_of: Callable[[Any], Row], features: Features
-) -> dict[str, int]:
+def _write(out: Path, stem: str, items: Sequence[Any], size: int, row_of: Callable[[Any], Row]) -> dict[str, int]:
     """Writes the files ``<stem>-<number>.arrow`` that are not there yet, whole or not at all; returns their rows."""
     rows = {}
     with tqdm(total=len(items), desc=stem) as bar:
@@ -171,13 +159,23 @@ def _write(
             rows[path.name] = len(few)
             if not path.exists():
                 part = path.with_name(path.name + ".part")
-                with torch.no_grad(), ArrowWriter(path=str(part), features=features, writer_batch_size=16) as writer:
+                with torch.no_grad(), ArrowWriter(path=str(part), writer_batch_size=16) as writer:
                     for item in few:
                         writer.write(row_of(item))
                     writer.finalize()
                 os.replace(part, path)
             bar.update(len(few))
     return rows
+
+
+def _models_used(pipeline: FluxKontextPipeline, encoder: PictureEncoder) -> dict[str, Any]:
+    """Settings that follow from the models, and digests of their weights."""
+    models = {part: getattr(pipeline, part) for part in ("vae", "text_encoder", "text_encoder_2")}
+    return {
+        "embedding_dim": encoder.embedding_dim,
+        "dtype": str(pipeline.vae.dtype).removeprefix("torch."),
+        "weights": {part: _digest(model) for part, model in {**models, "encoder": encoder}.items()},
+    }
 
 
 def _digest(model: nn.Module) -> str:
@@ -242,8 +240,8 @@ class LatentShards:
         if gone := [name for name in (*rows, DATA) if not (self.folder / name).is_file()]:
             raise InputError(f"expected {len(rows)} shards in {folder}, got {len(gone)} missing: {some(gone)}")
         opened = {name: self._open(self.folder / name, count) for name, count in rows.items()}
-        self._files = {part: [x for x in opened if x.startswith(f"{part}-")] for part in (*PARTS, "prompts")}
-        self._data = {part: concatenate_datasets([opened[x] for x in few]) for part, few in self._files.items() if few}
+        parts = {part: [x for name, x in opened.items() if name.startswith(f"{part}-")] for part in (*PARTS, "prompts")}
+        self._data = {part: concatenate_datasets(few) for part, few in parts.items() if few}
         self.captions: list[str] = list(self._data["prompts"]["caption"])
         content = b"".join((self.folder / name).read_bytes() for name in (DATA, SPLITS))
         self.digest = hashlib.sha256(content).hexdigest()
@@ -265,7 +263,7 @@ class LatentShards:
 
     def files(self, part: str) -> list[Path]:
         """The Arrow files of a part, for readers that stream."""
-        return [self.folder / name for name in self._files[part]]
+        return sorted(self.folder.glob(f"{part}-*.arrow"))
 
     def buckets(self, part: str) -> list[list[int]]:
         """Numbers of the samples that share one size and can stand in one batch."""

@@ -178,6 +178,9 @@ def test_basis_and_router_go_out_and_come_back(
     router.mean += 1
     with pytest.raises(InputError, match="standardises"):
         released_tensors(basis, router)
+    for options in ({"mixing": "tanh"}, {"temperature": 2.0}):
+        with pytest.raises(InputError, match="softmax at temperature 1"):
+            released_tensors(basis, Router(len(basis.layers), N, EMBEDDING, KEYS_DIM, **options))
 
 
 def test_layers_stream_one_at_a_time(transformer: FluxTransformer2DModel, tmp_path: Path) -> None:

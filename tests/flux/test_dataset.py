@@ -15,6 +15,7 @@ import pytest
 import torch
 from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
 from PIL import Image
+from tiny_flux import folders
 
 from lorweb_mini.errors import InputError
 from lorweb_mini.flux.dataset import (
@@ -26,25 +27,6 @@ from lorweb_mini.flux.dataset import (
 )
 from lorweb_mini.flux.picture_encoder import fit_pictures, grid_size, resized
 from lorweb_mini.images import to_pil
-
-
-def folders(root: Path, sizes: dict[str, int], side: int = 16, shape: tuple[int, int] | None = None) -> Path:
-    """Categories of random pictures; captions in JSON for every other category, beside the pictures for the rest."""
-    rng = np.random.default_rng(0)
-    for place, (category, count) in enumerate(sizes.items()):
-        captions = {}
-        for i in range(count):
-            for part in ("control", "target"):
-                (root / category / part).mkdir(parents=True, exist_ok=True)
-                pixels = rng.integers(0, 256, (*(shape or (side, side)), 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / category / part / f"{i:02d}.png")
-            captions[f"{i:02d}"] = f"{category} {'abcdefgh'[i % 8]}"
-        if place % 2:
-            for name, text in captions.items():
-                (root / category / "target" / f"{name}.txt").write_text(text + "\n")
-        else:
-            (root / category / "captions.json").write_text(json.dumps(captions))
-    return root
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from tiny_flux import (
     SIDE,
     TEXT,
     N,
+    drawn_grids,
     squares,
     tiny_clip,
     tiny_pipeline,
@@ -41,10 +42,11 @@ from transformers.utils import logging
 
 from lorweb_mini.commands.flux import main
 from lorweb_mini.errors import InputError
-from lorweb_mini.flux import editor as flux
 from lorweb_mini.flux import estimate as memory
+from lorweb_mini.flux import load as flux
 from lorweb_mini.flux.checkpoint import ReleasedConfig, modules_of
-from lorweb_mini.flux.editor import FluxEditor, load_flux
+from lorweb_mini.flux.editor import FluxEditor
+from lorweb_mini.flux.load import load_flux
 from lorweb_mini.flux.picture_encoder import PictureEncoder, grid_size
 from lorweb_mini.images import read_images, to_pil
 
@@ -96,19 +98,7 @@ def _by_hand(pipeline: FluxKontextPipeline, triplet: list[Tensor], prompt: str, 
     canvas = Image.new("RGB", (2 * SIDE, 2 * SIDE))
     for picture, place in ((a, (0, 0)), (a_prime, (SIDE, 0)), (b, (0, SIDE)), (b, (SIDE, SIDE))):
         canvas.paste(picture, place)
-    drawn = pipeline(
-        image=canvas,
-        prompt=prompt,
-        height=2 * SIDE,
-        width=2 * SIDE,
-        max_area=4 * SIDE * SIDE,
-        _auto_resize=False,
-        num_inference_steps=STEPS,
-        guidance_scale=2.5,
-        generator=torch.Generator().manual_seed(seed),
-        output_type="np",
-    ).images[0]
-    return torch.from_numpy(drawn[SIDE:, SIDE:]).permute(2, 0, 1) * 2 - 1
+    return drawn_grids(pipeline, canvas, prompt, STEPS, seed)[0, :, SIDE:, SIDE:]
 
 
 # --- editing -------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_flux import EMBEDDING, KEYS_DIM, RANK, N, squares, tiny_clip, tiny_released, tiny_tensors, tiny_transformer
+from tiny_flux import EMBEDDING, KEYS_DIM, RANK, N, squares, tiny_released, tiny_tensors, tiny_transformer
 
 from lorweb_mini.algebra import cosines, effective_rank, pca
 from lorweb_mini.analysis.space import update_gram, update_spectrum
@@ -110,8 +110,7 @@ def _analogies(folder: Path, k: int) -> Path:
     return folder
 
 
-def test_ones_own_picture_pairs(file: ReleasedFile, tmp_path: Path) -> None:
-    encoder = PictureEncoder.load(tiny_clip(tmp_path / "clip"))
+def test_ones_own_picture_pairs(file: ReleasedFile, encoder: PictureEncoder, clip: Path, tmp_path: Path) -> None:
     names, triplets = read_analogies(_analogies(tmp_path / "pairs", 3))
     assert names == ["pair0", "pair1", "pair2"]
     assert [x.shape for triplet in triplets for x in triplet] == [(1, 3, 64, 64)] * 9
@@ -130,11 +129,11 @@ def test_ones_own_picture_pairs(file: ReleasedFile, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"one picture b .*pair1, got 0"):
         read_analogies(tmp_path / "pairs")
     with pytest.raises(InputError, match="folder of folders"):
-        read_analogies(tmp_path / "clip")
+        read_analogies(clip)
 
 
-def test_inspect_command(file: ReleasedFile, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    pairs, clip, out = _analogies(tmp_path / "pairs", 2), tiny_clip(tmp_path / "clip"), tmp_path / "out"
+def test_inspect_command(file: ReleasedFile, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pairs, out = _analogies(tmp_path / "pairs", 2), tmp_path / "out"
     main(["inspect", str(file.path), "--out", str(out), "--analogies", str(pairs), "--encoder", str(clip)])
     printed = capsys.readouterr().out
     assert "20 adapted layers, 20 of the 494 in FLUX.1-Kontext" in printed and "peak memory" in printed

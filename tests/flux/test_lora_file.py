@@ -9,7 +9,7 @@ import torch
 from diffusers import FluxKontextPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny_flux import EMBEDDING, KEYS_DIM, RANK, SIDE, N, squares, tiny_clip, tiny_pipeline, tiny_released
+from tiny_flux import EMBEDDING, KEYS_DIM, RANK, SIDE, N, drawn_grids, squares, tiny_pipeline, tiny_released
 from torch import Tensor
 
 from lorweb_mini.algebra import truncated
@@ -26,11 +26,6 @@ ROUNDING = {torch.float32: 2**-22, torch.float16: 2**-11, torch.bfloat16: 2**-8}
 # Largest difference of a picture in [-1, 1] to the one of the dynamic editor, when the file is rounded to a dtype and
 # the pipeline computes in single precision. The bare base is 0.3 and more away.
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> PictureEncoder:
-    return PictureEncoder.load(tiny_clip(tmp_path_factory.mktemp("clip")))
 
 
 def _editor(encoder: PictureEncoder, folder: Path, doubles: int = 1, singles: int = 1) -> FluxEditor:
@@ -63,19 +58,7 @@ def _mixtures(editor: FluxEditor, k: int) -> Tensor:
 def _drawn(pipeline: FluxKontextPipeline) -> Tensor:
     """The quarter that an unmodified pipeline draws, called as somebody would who knows only diffusers."""
     a, a_prime, b = _triplet()
-    image = pipeline(
-        image=(grid(a, a_prime, b, b) + 1) / 2,
-        prompt=[PROMPT],
-        height=2 * SIDE,
-        width=2 * SIDE,
-        max_area=4 * SIDE * SIDE,
-        _auto_resize=False,
-        num_inference_steps=STEPS,
-        guidance_scale=2.5,
-        generator=[torch.Generator().manual_seed(0)],
-        output_type="pt",
-    ).images
-    return 2 * image[:, :, SIDE:, SIDE:] - 1
+    return drawn_grids(pipeline, (grid(a, a_prime, b, b) + 1) / 2, [PROMPT], STEPS)[:, :, SIDE:, SIDE:]
 
 
 def _dynamic(editor: FluxEditor, coefficients: Tensor) -> Tensor:

@@ -13,8 +13,7 @@ import torch
 from datasets import load_dataset
 from PIL import Image
 from safetensors.torch import load
-from test_dataset import folders
-from tiny_flux import EMBEDDING, SIDE, TEXT, tiny_clip, tiny_pipeline
+from tiny_flux import EMBEDDING, SIDE, TEXT, folders, tiny_clip, tiny_pipeline
 
 from lorweb_mini.errors import InputError
 from lorweb_mini.flux.dataset import SPLITS
@@ -28,10 +27,9 @@ SETTINGS = ShardSettings(side=SIDE, text_tokens=TOKENS, each=4, samples=3)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory):
+def made(encoder: PictureEncoder, tmp_path_factory: pytest.TempPathFactory):
     root = folders(tmp_path_factory.mktemp("set"), SIZES)
     pipeline = tiny_pipeline()
-    encoder = PictureEncoder.load(tiny_clip(tmp_path_factory.mktemp("clip")))
     shards = write_shards(pipeline, encoder, root, tmp_path_factory.mktemp("shards"), SETTINGS)
     return root, pipeline, encoder, shards
 

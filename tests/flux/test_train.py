@@ -19,8 +19,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from test_dataset import folders
-from tiny_flux import KEYS_DIM, RANK, SIDE, N, squares, tiny_clip, tiny_pipeline
+from tiny_flux import KEYS_DIM, RANK, SIDE, N, drawn_grids, folders, squares, tiny_pipeline
 
 from lorweb_mini import flux
 from lorweb_mini.commands.flux import main
@@ -41,9 +40,9 @@ CONFIG = replace(TRAINING, steps=6, batch_size=4, log_every=1, checkpoint_minute
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+def made(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """A pipeline, a CLIP and shards of a few pictures, on disk."""
-    base, clip = tmp_path_factory.mktemp("base"), tiny_clip(tmp_path_factory.mktemp("clip"))
+    base = tmp_path_factory.mktemp("base")
     pipeline = tiny_pipeline()
     pipeline.save_pretrained(base)
     root = folders(tmp_path_factory.mktemp("set"), {"hats": 3, "blur": 2, "snow": 4, "rain": 3})
@@ -163,7 +162,7 @@ def test_start_is_the_released_one(made) -> None:
 
 
 @pytest.fixture(scope="module")
-def mixed(made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mixed(encoder: PictureEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of square pictures and of two other aspects."""
     root = folders(tmp_path_factory.mktemp("mixed"), {"a": 3, "b": 3, "c": 3, "d": 3, "e": 3, "f": 3})
     for place, category in enumerate("abcdef"):
@@ -172,7 +171,7 @@ def mixed(made, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 picture.resize(((24, 24), (24, 36), (40, 24))[place % 3]).save(path)
     settings = ShardSettings(64, TOKENS, each=4)
     folder = tmp_path_factory.mktemp("mixed shards")
-    write_shards(tiny_pipeline(), PictureEncoder.load(made[1]), root, folder, settings)
+    write_shards(tiny_pipeline(), encoder, root, folder, settings)
     return folder
 
 
@@ -241,7 +240,7 @@ def test_the_papers_setting() -> None:
     assert (FluxConfig().n_loras, FluxConfig().rank, FluxConfig().caption_dropout) == (32, 4, 0.05)
 
 
-def test_loss_falls_and_the_file_draws_what_was_trained(made, tmp_path: Path) -> None:
+def test_loss_falls_and_the_file_draws_what_was_trained(made, encoder: PictureEncoder, tmp_path: Path) -> None:
     _, clip, shards = made
     config = replace(CONFIG, steps=150, learning_rate=1e-2, log_every=10, checkpoint_minutes=10)
     recipe = recipe_of(shards, replace(SIZES, sample_every=75))
@@ -266,26 +265,15 @@ def test_loss_falls_and_the_file_draws_what_was_trained(made, tmp_path: Path) ->
     editor.load(file)
     a, a_prime, b = (squares(1, seed=i) for i in range(3))
     with torch.no_grad():
-        query = torch.stack([PictureEncoder.load(clip)(x) for x in (a, a_prime, b)], 1)
+        query = torch.stack([encoder(x) for x in (a, a_prime, b)], 1)
         trained = recipe.coefficients(query)
     torch.testing.assert_close(editor.route(a, a_prime, b), trained, atol=2e-3, rtol=1e-2)
     drawn = editor.edit(a, a_prime, b, steps=3).pictures
     grids = torch.cat([torch.cat([a, a_prime], 3), torch.cat([b, b], 3)], 2)
     with torch.no_grad(), recipe.basis.mixed(trained):
-        expected = recipe.drawing[0](
-            image=(grids + 1) / 2,
-            prompt="",
-            height=2 * SIDE,
-            width=2 * SIDE,
-            max_area=4 * SIDE * SIDE,
-            _auto_resize=False,
-            num_inference_steps=3,
-            guidance_scale=2.5,
-            generator=[torch.Generator().manual_seed(0)],
-            output_type="pt",
-        ).images
+        expected = drawn_grids(recipe.drawing[0], (grids + 1) / 2, "", steps=3)
     moved = editor.generate(b, torch.zeros_like(trained), (a, a_prime), steps=3).pictures
-    error = (drawn - (expected[:, :, SIDE:, SIDE:] * 2 - 1)).abs().max()
+    error = (drawn - expected[:, :, SIDE:, SIDE:]).abs().max()
     assert error < 0.02 and (drawn - moved).abs().max() > 5 * error, "the file is in half precision"
     trained_on = json.loads((tmp_path / "trained.json").read_text())["categories"]
     assert trained_on == LatentShards(shards).categories
@@ -296,7 +284,7 @@ def test_loss_falls_and_the_file_draws_what_was_trained(made, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("change", ["picture", "caption", "split"])
-def test_a_run_does_not_go_on_with_other_data(made, tmp_path: Path, change: str) -> None:
+def test_a_run_does_not_go_on_with_other_data(encoder: PictureEncoder, tmp_path: Path, change: str) -> None:
     """Settings alone do not tell: the shards lie in the same folder and have the same sizes."""
     root, names = folders(tmp_path / "set", {"a": 3, "b": 3, "c": 3}), {"test": ["a"], "val": ["b"], "train": ["c"]}
     (tmp_path / "splits.json").write_text(json.dumps(names))
@@ -309,7 +297,7 @@ def test_a_run_does_not_go_on_with_other_data(made, tmp_path: Path, change: str)
     def recipe() -> FluxRecipe:
         shutil.rmtree(tmp_path / "shards", ignore_errors=True)
         settings, splits = ShardSettings(SIDE, TOKENS, each=2), tmp_path / "splits.json"
-        encoder, pipeline = PictureEncoder.load(made[1]), tiny_pipeline()
+        pipeline = tiny_pipeline()
         shards = write_shards(pipeline, encoder, root, tmp_path / "shards", settings, splits)
         return Killed(pipeline.transformer, shards, SIZES)
 
@@ -325,11 +313,11 @@ def test_a_run_does_not_go_on_with_other_data(made, tmp_path: Path, change: str)
         train(recipe(), CONFIG, tmp_path / "run")
 
 
-def test_shards_of_another_model(made, tmp_path: Path) -> None:
+def test_shards_of_another_model(encoder: PictureEncoder, tmp_path: Path) -> None:
     settings = ShardSettings(SIDE, TOKENS, each=1)
     root = folders(tmp_path / "set", {"a": 2, "b": 2, "c": 2})
     pipeline = tiny_pipeline()
-    shards = write_shards(pipeline, PictureEncoder.load(made[1]), root, tmp_path / "out", settings)
+    shards = write_shards(pipeline, encoder, root, tmp_path / "out", settings)
     pipeline.transformer.register_to_config(joint_attention_dim=48)
     with pytest.raises(InputError, match=r"expected latents and prompts for a transformer of .* got \(64, 32, 32\)"):
         FluxRecipe(pipeline.transformer, shards, SIZES)
