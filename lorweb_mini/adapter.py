@@ -1,7 +1,4 @@
-"""One PEFT adapter on a transformer that other code uses as well: switching, merging, checking, copying and saving it.
-
-Nothing here knows what the adapter's weights mean; :class:`~lorweb_mini.core.basis.Basis` does.
-"""
+"""One PEFT adapter on a transformer that other code uses too: switching, merging, checking, copying and saving it."""
 
 from __future__ import annotations
 
@@ -65,8 +62,7 @@ class Adapter:
         return self._lock
 
     def disabled(self) -> AbstractContextManager[Any]:
-        """Within this context the transformer is the bare base, or the merged one inside :meth:`merging`, and costs
-        what it does without the adapter."""
+        """Within this context the transformer is the bare base, or the merged one inside :meth:`merging`."""
         return self._changed(self._switched_off())
 
     def merging(self, products: Iterable[tuple[Tensor, Tensor]], merged: Any, value: Any) -> AbstractContextManager:
@@ -122,11 +118,11 @@ class Adapter:
         Raises:
             InputError: another tool has removed, merged, scaled or switched it, or added one beside it.
         """
-        if others := set(getattr(self.transformer, "peft_config", ())) ^ {self.name}:
-            problem: str | None = f"{', '.join(sorted(others))} added or removed"
-        else:
-            problem = next(filter(None, map(self._problem, self.layers, self.modules)), None)
-        if problem:
+        others = sorted(set(getattr(self.transformer, "peft_config", ())) ^ {self.name})
+        problems = (
+            [f"{', '.join(others)} added or removed"] if others else map(self._problem, self.layers, self.modules)
+        )
+        if problem := next(filter(None, problems), None):
             raise InputError(
                 f"expected the transformer with the adapter {self.name!r} alone, active, not merged and at scale 1, "
                 f"got {problem}. Undo what changed it (unload_lora_weights, fuse_lora, set_adapters, "

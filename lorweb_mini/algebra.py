@@ -1,8 +1,7 @@
-"""Linear algebra that knows no model: low-rank products, principal components, cosines, effective rank.
+"""Low-rank products, principal components, cosines and effective rank; nothing here builds an out × in matrix.
 
 A layer of a basis holds N LoRAs as factors ``low`` = A [N, r, in] and ``high`` = B [N, out, r]; the n-th weight update
-is ΔW_n = B_n A_n, and a mixture c of them is one product B A of rank N·r (:func:`fold`). Nothing here builds an
-out × in matrix.
+is ΔW_n = B_n A_n, and a mixture c of them is one product B A of rank N·r (:func:`fold`).
 """
 
 from __future__ import annotations
@@ -42,12 +41,9 @@ def svd_of_product(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     With the QR decompositions B = Q_B R_B and Aᵀ = Q_A R_A the product is Q_B (R_B R_Aᵀ) Q_Aᵀ, and only the small
     matrix in the middle is decomposed.
 
-    Args:
-        high: B [out, R]; low: A [R, in].
-
     Returns:
-        U [out, k], s [k] in falling order, V [in, k] with B A = U diag(s) Vᵀ and k = min(R, out, in). Where B A has a
-        rank below k, the last s are zero up to rounding and their directions arbitrary.
+        U [out, k], s [k] in falling order, V [in, k] with B A = U diag(s) Vᵀ and k = min(R, out, in), for B [out, R]
+        and A [R, in]. Below rank k the last s are zero up to rounding and their directions arbitrary.
     """
     left, left_triangle = torch.linalg.qr(high)
     right, right_triangle = torch.linalg.qr(low.T)
@@ -56,10 +52,9 @@ def svd_of_product(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def gram(low: Tensor, high: Tensor) -> Tensor:
-    """Inner products ⟨ΔW_m, ΔW_n⟩ of N weight updates from A [N, r, in] and B [N, out, r]: float64 [N, N].
+    """Inner products G [N, N] of N weight updates from A [N, r, in] and B [N, out, r], in double precision.
 
-    tr((B_m A_m)ᵀ B_n A_n) = sum((A_m A_nᵀ) ∘ (B_mᵀ B_n)), so r × r products do. A mixture's update has the squared
-    norm cᵀ G c.
+    tr((B_m A_m)ᵀ B_n A_n) = sum((A_m A_nᵀ) ∘ (B_mᵀ B_n)). A mixture's update has the squared norm cᵀ G c.
     """
     low, high = low.detach().double(), high.detach().double()
     inner = torch.einsum("mri,nsi->mnrs", low, low)

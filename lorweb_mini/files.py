@@ -42,23 +42,22 @@ def write_atomically(path: Path, content: bytes) -> None:
 def read_text(path: Path) -> str:
     """A UTF-8 text without its byte order mark; InputError, with the file's name, for another encoding."""
     raw = path.read_bytes()
+    kind = "UTF-16" if b"\0" in raw or raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "cp1252 or another 8-bit encoding"
     try:
-        text = raw.decode("utf-8-sig")
+        if b"\0" not in raw:
+            return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = None
-    if text is None or "\0" in text:
-        kind = "UTF-16" if b"\0" in raw or raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "cp1252 or another 8-bit encoding"
-        raise InputError(f"expected UTF-8 text in {path}, got what looks like {kind}: save it as UTF-8")
-    return text
+        pass
+    raise InputError(f"expected UTF-8 text in {path}, got what looks like {kind}: save it as UTF-8")
 
 
 def read_json(path: Path) -> Any:
     """What a JSON file holds; InputError, with the file's name, where there is none or half of one."""
     try:
         return json.loads(read_text(path))
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"expected JSON in {path}, got something else: {error}") from None
 
 

@@ -40,15 +40,15 @@ def read_image(x: Any, name: str = "a", side: int = SIZE) -> Tensor:
     Raises:
         InputError: anything else; more than 64 megapixels; values out of range or not finite.
     """
-    if isinstance(x, (str, os.PathLike)):
-        return _to_square(_on_white(_open(Path(x), name), name), side)
-    if isinstance(x, Image.Image):
-        return _to_square(_on_white(x, name), side)
     if isinstance(x, Tensor):
         return _from_tensor(x, name, side)
-    if isinstance(x, np.ndarray):
-        return _to_square(_on_white(_from_array(x, name), name), side)
-    raise InputError(f"{name}: expected a path, PIL picture, array or tensor; got {_kind(x)}")
+    if isinstance(x, (str, os.PathLike)):
+        x = _open(Path(x), name)
+    elif isinstance(x, np.ndarray):
+        x = _from_array(x, name)
+    if not isinstance(x, Image.Image):
+        raise InputError(f"{name}: expected a path, PIL picture, array or tensor; got {_kind(x)}")
+    return _to_square(_on_white(x, name), side)
 
 
 def read_images(x: Any, name: str = "a", side: int = SIZE) -> Tensor:
@@ -106,12 +106,11 @@ def _open(path: Path, name: str) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow's own limits on size come later or never; ours is checked before anything is decoded.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(path)
+            return Image.open(path)
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: expected at most {MAX_PIXELS // 10**6} megapixels; got {path}: {error}") from error
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"{name}: expected a readable picture file; got {path}: {error}") from error
-    return picture
 
 
 def _on_white(picture: Image.Image, name: str) -> Image.Image:
@@ -122,8 +121,7 @@ def _on_white(picture: Image.Image, name: str) -> Image.Image:
         raise InputError(
             f"{name}: expected a whole picture; got one that cannot be decoded: {error or type(error).__name__}"
         ) from error
-    white = Image.new("RGBA", rgba.size, "white")
-    return Image.alpha_composite(white, rgba).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def _to_rgba(picture: Image.Image) -> Image.Image:
@@ -173,9 +171,8 @@ def _to_square(picture: Image.Image, side: int) -> Tensor:
     if (width, height) != picture.size:
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     if (width, height) != (side, side):
-        square = Image.new("RGB", (side, side), "white")
-        square.paste(picture, ((side - width) // 2, (side - height) // 2))
-        picture = square
+        picture, small = Image.new("RGB", (side, side), "white"), picture
+        picture.paste(small, ((side - width) // 2, (side - height) // 2))
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div_(127.5).sub_(1).contiguous()
 
 
@@ -183,7 +180,7 @@ def _from_array(x: np.ndarray, name: str) -> Image.Image:
     expected = f"{name}: expected an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
     if x.ndim == 3 and x.shape[2] == 1:
         x = x[:, :, 0]
-    if x.ndim not in (2, 3) or (x.ndim == 3 and x.shape[2] not in (3, 4)):
+    if x.ndim != 2 and (x.ndim != 3 or x.shape[2] not in (3, 4)):
         raise InputError(f"{expected}; got {_kind(x)}")
     _check_size(x.shape[1], x.shape[0], name)
     if x.dtype == np.bool_:
@@ -202,8 +199,8 @@ def _from_array(x: np.ndarray, name: str) -> Image.Image:
 def _from_tensor(x: Tensor, name: str, side: int) -> Tensor:
     if x.ndim == 4 and x.shape[0] == 1:
         x = x[0]
-    held = x.layout == torch.strided and not x.is_meta  # neither sparse nor without values
-    if x.ndim != 3 or x.shape[0] != 3 or not x.is_floating_point() or not held:
+    dense = x.layout == torch.strided and not x.is_meta
+    if x.ndim != 3 or x.shape[0] != 3 or not x.is_floating_point() or not dense:
         raise InputError(f"{name}: expected a float tensor [3, H, W] in [-1, 1]; got {_kind(x)}")
     _check_size(x.shape[2], x.shape[1], name)
     x = x.detach().to("cpu", torch.float32)

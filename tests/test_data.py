@@ -483,7 +483,7 @@ def test_held_out_phrasings_are_new_words() -> None:
     assert Counter(len(relation.instructions) for relation in relations().values()) == {3: 294, 4: 89}
     taught = {text.lower() for relation in relations().values() for text in relation.instructions[:-1]}
     for relation in relations().values():
-        training, held_out = relation.training_instructions, relation.held_out_instruction
+        training, held_out = relation.training_instructions, relation.instructions[-1]
         assert (*training, held_out) == relation.instructions and len(training) >= 2, relation.name
         assert held_out.lower() not in taught, f"{held_out!r} is shown in training"
         for text in training:
@@ -494,7 +494,7 @@ def test_held_out_phrasings_are_new_words() -> None:
 def test_held_out_phrasings_tell_relations_apart() -> None:
     users: dict[str, set[str]] = {}
     for relation in relations().values():
-        users.setdefault(relation.held_out_instruction.lower(), set()).add(relation.name)
+        users.setdefault(relation.instructions[-1].lower(), set()).add(relation.name)
     shared = [names for names in users.values() if len(names) > 1]
     # Only a style says where to and not where from, whatever it starts from.
     assert sorted(map(len, shared)) == [len(STYLES) - 1] * len(STYLES)

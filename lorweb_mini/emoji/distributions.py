@@ -32,11 +32,11 @@ Sampler = Callable[[np.random.Generator, int], np.ndarray]
 def _uniform(*ranges: tuple[float, float]) -> Sampler:
     """One of the ranges, each as likely as the others, then uniform in it: [n, 1]."""
 
-    def draw(rng: np.random.Generator, n: int) -> np.ndarray:
+    def sample(rng: np.random.Generator, n: int) -> np.ndarray:
         low, high = np.array(ranges)[rng.integers(len(ranges), size=n)].T
         return (low + (high - low) * rng.random(n))[:, None]
 
-    return draw
+    return sample
 
 
 def _one_of(*values: float) -> Sampler:
@@ -47,25 +47,17 @@ def _mostly(share: float, first: Sampler, second: Sampler) -> Sampler:
     return lambda rng, n: np.where(rng.random((n, 1)) < share, first(rng, n), second(rng, n))
 
 
-def _channel_matrix(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Three rows of a random matrix, each of which sums to 1 and often has one large entry: [n, 9]."""
-    return rng.dirichlet([0.35] * 3, (n, 3)).reshape(n, 9)
+def _shift(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Pixels right and down, [n, 2]: any direction, a distance of 5 to 26 pixels."""
+    angle, distance = 2 * np.pi * rng.random(n), 5 + 21 * rng.random(n)
+    return np.stack([distance * np.cos(angle), distance * np.sin(angle)], 1)
 
 
-def _direction(low: float, high: float) -> Sampler:
-    """Pixels right and down, [n, 2]: any direction, a distance in [low, high]."""
-
-    def draw(rng: np.random.Generator, n: int) -> np.ndarray:
-        angle, distance = 2 * np.pi * rng.random(n), low + (high - low) * rng.random(n)
-        return np.stack([distance * np.cos(angle), distance * np.sin(angle)], 1)
-
-    return draw
-
-
-# Kind to (weight, sampler of strengths). What is learnt slowly is drawn more often.
+# Kind to (weight, sampler of strengths). What is learnt slowly comes more often.
 TRAINED: dict[str, tuple[float, Sampler]] = {
     "hue": (2.0, _uniform((25, 335))),
-    "mix": (2.0, _channel_matrix),
+    # Three rows that sum to 1, most with one large entry.
+    "mix": (2.0, lambda rng, n: rng.dirichlet([0.35] * 3, (n, 3)).reshape(n, 9)),
     "grey": (1.0, _mostly(0.6, _one_of(1.0), _uniform((0.5, 1)))),
     "invert": (1.0, _one_of(1.0)),
     "tint": (1.5, _uniform((0, 360))),
@@ -85,7 +77,7 @@ TRAINED: dict[str, tuple[float, Sampler]] = {
     "rotate": (2.5, _mostly(0.5, _one_of(90, 180, 270), _uniform((15, 345)))),
     "shrink": (1.5, _uniform((0.3, 0.85))),
     "zoom": (1.5, _uniform((1.2, 2.4))),
-    "move": (1.5, _direction(5, 26)),
+    "move": (1.5, _shift),
     "tile": (1.0, _one_of(2, 3, 4)),
     "frame": (0.5, _uniform((2, 8))),
     "wave": (1.0, _uniform((2, 8))),

@@ -1,9 +1,8 @@
 """Procedural edits with a strength: exact ground truth for the analogy a : a' :: b : b'.
 
-Every edit is a function of a batch of pictures and one strength for each of them, so that b' is known exactly and the
-strength can be varied continuously. A strength is one number, or a vector for the kinds that need more (a channel
-matrix, a direction). Pictures: [B, 3, n, n] in [-1, 1] on a white (+1) ground. A new edit is one entry of the table
-below, with a function from :mod:`~lorweb_mini.emoji.pixels`.
+Every edit is a function of a batch of pictures, [B, 3, n, n] in [-1, 1] on a white (+1) ground, and one strength for
+each of them: a number, or a vector for the kinds that need more (a channel matrix, a direction). A new edit is one
+entry of the table below, with a function from :mod:`~lorweb_mini.emoji.pixels`.
 """
 
 from __future__ import annotations

@@ -142,10 +142,8 @@ def stencil(x: Tensor, hue: Tensor) -> Tensor:
     return 1 - ink * 2 * (1 - dark(hue))
 
 
-@blend
-def invert_lightness(x: Tensor) -> Tensor:
-    """The HSL lightness is inverted; hue and chroma stay."""
-    return x - x.amax(1, keepdim=True) - x.amin(1, keepdim=True)
+# The HSL lightness is inverted; hue and chroma stay.
+invert_lightness = blend(lambda x: x - x.amax(1, keepdim=True) - x.amin(1, keepdim=True))
 
 
 def background(x: Tensor, hue: Tensor) -> Tensor:
@@ -161,9 +159,7 @@ def background(x: Tensor, hue: Tensor) -> Tensor:
     return torch.where(torch.from_numpy(area).to(x.device).unsqueeze(1), painted * 2 - 1, x)
 
 
-@in_unit
-def threshold(x: Tensor, level: Tensor) -> Tensor:
-    return (luminance(x) >= column(level)).to(x).expand_as(x)
+threshold = in_unit(lambda x, level: (luminance(x) >= column(level)).to(x).expand_as(x))
 
 
 @in_unit
@@ -229,16 +225,12 @@ def _quarter_turns(x: Tensor, turns: float) -> Tensor:
     return torch.rot90(x, -int(turns), dims=(2, 3))
 
 
-@warp
-def _rotate(right: Tensor, down: Tensor, degrees: Tensor, _n: int) -> tuple[Tensor, Tensor]:
-    return _turned(right, down, torch.deg2rad(degrees))
-
-
 def rotate(x: Tensor, degrees: Tensor) -> Tensor:
     """Turn clockwise; quarter turns are exact, without resampling."""
     quarter = degrees % 90 == 0
     out = torch.empty_like(x)
-    for rows, turn in ((quarter, _quarter_turns), (~quarter, _rotate)):
+    any_angle = warp(lambda right, down, angle, _: _turned(right, down, torch.deg2rad(angle)))
+    for rows, turn in ((quarter, _quarter_turns), (~quarter, any_angle)):
         if bool(rows.any()):
             out[rows] = turn(x[rows], degrees[rows])
     return out
@@ -251,10 +243,10 @@ def swirl(right: Tensor, down: Tensor, degrees: Tensor, _n: int) -> tuple[Tensor
     return _turned(right, down, torch.deg2rad(degrees) * falling)
 
 
-@warp
-def wave(right: Tensor, down: Tensor, pixels: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Push rows sideways along two sine periods of the given amplitude."""
-    return right - 2 * pixels / n * torch.sin(2 * math.pi * down), down
+# Rows pushed sideways along two sine periods of the given amplitude, a shift by [B, 2] pixels, the middle enlarged.
+wave = warp(lambda right, down, pixels, n: (right - 2 * pixels / n * torch.sin(2 * math.pi * down), down))
+move = warp(lambda right, down, pixels, n: (right - (2 * pixels / n)[:, :1], down - (2 * pixels / n)[:, 1:]))
+zoom = warp(lambda right, down, factor, _: (right / factor, down / factor))
 
 
 @warp
@@ -263,19 +255,6 @@ def ripple(right: Tensor, down: Tensor, pixels: Tensor, n: int) -> tuple[Tensor,
     radius = (right.square() + down.square()).sqrt().clamp_min(1e-6)
     push = 2 * pixels / n * torch.sin(6 * math.pi * radius) / radius
     return right * (1 - push), down * (1 - push)
-
-
-@warp
-def move(right: Tensor, down: Tensor, pixels: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Shift by [B, 2] pixels to the right and down."""
-    by = 2 * pixels / n
-    return right - by[:, :1], down - by[:, 1:]
-
-
-@warp
-def zoom(right: Tensor, down: Tensor, factor: Tensor, _n: int) -> tuple[Tensor, Tensor]:
-    """Enlarge the middle."""
-    return right / factor, down / factor
 
 
 def _resized(x: Tensor, size: int) -> Tensor:

@@ -1,13 +1,9 @@
 """Relations, their splits, and the analogies a : a' :: b : b' that they give.
 
-Three sorts of relation share one description: pairs of pictures, then edits of the second one.
-
-* semantic (``tone/yellow>dark``): two emojis in one style;
-* style (``style/noto>twemoji``): one emoji in two styles;
-* edit (``edit/hue=120``): one picture and its edited self;
-
-and a composition (``compose/first+second``) applies two of them in turn. Every b' is thus an artist's drawing or an
-exact edit, never a model's guess.
+A relation is pairs of pictures, then edits of the second one. Semantic relations (``tone/yellow>dark``) pair two emojis
+in one style, style relations (``style/noto>twemoji``) one emoji in two styles, edits (``edit/hue=120``) a picture with
+its edited self, and a composition (``compose/first+second``) applies two of them in turn. Every b' is thus an artist's
+drawing or an exact edit, never a model's guess.
 """
 
 from __future__ import annotations
@@ -46,8 +42,7 @@ class Relation:
         name: for example ``tone/yellow>dark``; ``family`` is its first part.
         degree: ``seen`` by the basis in training, or held out as ``strength``, ``composition`` or ``family``.
         known_to_base: whether the frozen base was taught it (with the instructions).
-        instructions: the same request in three or four phrasings: the first is the usual one, the last is held out.
-            The base is trained on :attr:`training_instructions`, all but the last.
+        instructions: three or four phrasings: the first is the usual one, the last is held out of training.
         edits: (kind, strength) applied in turn to the second picture of a pair.
         all_pairs: int array [P, 4]: emoji and style of the first picture, emoji and style of the second.
     """
@@ -67,13 +62,8 @@ class Relation:
 
     @property
     def training_instructions(self) -> tuple[str, ...]:
-        """The phrasings that training may show, at least two: all but the last."""
+        """The phrasings that training may show: all but the last, which is held out."""
         return self.instructions[:-1]
-
-    @property
-    def held_out_instruction(self) -> str:
-        """The last phrasing, which no training shows."""
-        return self.instructions[-1]
 
     def pairs(self, split: str) -> np.ndarray:
         """Pairs of one split, [P, 4].
@@ -191,7 +181,7 @@ def _composed(first: Relation, second: Relation) -> tuple[list[str], np.ndarray,
     The pairs are those of the second that start where a pair of the first ends.
     """
     shared = zip(first.training_instructions, second.training_instructions, strict=False)
-    phrases = [f"{x} and {y}" for x, y in (*shared, (first.held_out_instruction, second.held_out_instruction))]
+    phrases = [f"{x} and {y}" for x, y in (*shared, (first.instructions[-1], second.instructions[-1]))]
     if second.edits:
         return phrases, first.all_pairs, first.edits + second.edits
     if first.edits:
