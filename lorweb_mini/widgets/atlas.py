@@ -1,7 +1,7 @@
 """The LoRA space as a map: the plane of its first two principal components, and one picture edited from anywhere on it.
 
-:mod:`~lorweb_mini.analysis.plane` has the geometry, :mod:`~lorweb_mini.widgets.atlas_html` the
-parts of the page, :mod:`~lorweb_mini.widgets.atlas_figure` the fallback.
+:mod:`~lorweb_mini.analysis.plane` has the geometry, :mod:`~lorweb_mini.widgets.atlas_html` the parts of the page and
+the fallback figure.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from torch import Tensor
 from ..algebra import pca
 from ..analysis.plane import Decoded, decode, thin, view_of
 from ..analysis.space import routing_vectors
+from ..analysis.walking import render
 from ..core.editor import Editor
 from ..emoji.relations import Analogy, analogies, get_relation, relations
 from ..errors import InputError
 from ..images import read_image, to_pil
 from ..show.figures import appearance
 from ..show.pictures import relation_label
-from .atlas_figure import atlas_figure, check_editor, draw_all
-from .atlas_html import card_html, legend_html, number, plane_svg
-from .base import Widget, figure_tag, picture_tag
+from .atlas_html import atlas_figure, card_html, legend_html, number, plane_svg
+from .base import Widget, button, figure_tag, picture_tag
 from .rendering import Renderer
 
 EACH = 12  # analogies of a family on a map that was given none
 SIDE, RESULT = 38, 160  # sides of pictures on the page in CSS pixels: on the map, of b and result
+COLUMNS = 9  # of the grid in the fallback figure
 KINDS = {
     "truth": "each true b′",
     "edited": "each b, edited",
@@ -56,7 +57,7 @@ class Atlas(Widget):
     """Analogies on the plane of their routing's first two components, and b edited from anywhere on it.
 
     Every action of the page has a method: :meth:`move_to`, :meth:`home`, :meth:`take`, :meth:`look`, :meth:`choose`,
-    :meth:`show`, :meth:`highlight`.
+    :meth:`show`, :meth:`highlight`. They raise InputError for places, analogies, families that are not on the map.
 
     Attributes:
         map: the principal components; map.points[i] is the place of items[i].
@@ -96,7 +97,11 @@ class Atlas(Widget):
         steps: int = 4,
         seed: int = 0,
     ) -> None:
-        check_editor(editor)
+        if editor.router is None or editor.layout.needs_context:
+            raise InputError(
+                "expected an editor with a router and the layout 'b', whose mixture alone determines the picture; "
+                f"got layout {editor.config.layout!r}{'' if editor.router is not None else ' without a router'}"
+            )
         super().__init__()
         self.editor, self.steps, self.seed = editor, steps, seed
         self.items = list(some_of_each_family() if items is None else items)
@@ -105,16 +110,14 @@ class Atlas(Widget):
             raise InputError(f"expected a routing vector for each of {len(self.items)} items, got {len(self.vectors)}")
         self.map = pca(self.vectors)
         self.families = [get_relation(item.relation).family for item in self.items]
-        self.b = read_image(self.items[0].b if b is None else b, "b")
-        self._render = Renderer(editor, self.b, steps=steps, seed=seed)
         self.view = view_of(self.map.points)
         names = np.array([item.relation for item in self.items])
         self._middles = {name: self.map.points[names == name].mean(0) for name in dict.fromkeys(names.tolist())}
         self.kind, self.family, self._looked = "truth", "", -1
+        self._read(self.items[0].b if b is None else b)
         self.write(
-            kinds="<span>Show</span>"
-            + "".join(f"<button data-ask='show' data-value='{kind}'>{text}</button>" for kind, text in KINDS.items()),
-            plane=plane_svg(self.view, self.map.points, self.families, self.map.explained.tolist()),
+            kinds="<span>Show</span>" + "".join(button("show", kind, text) for kind, text in KINDS.items()),
+            plane=plane_svg(self.view, self.map, self.families),
             legend=legend_html(self.families),
         )
         self.show(self.kind)
@@ -123,9 +126,7 @@ class Atlas(Widget):
     def move_to(self, x: float, y: float) -> Decoded:
         """Puts the crosshair on a place of the map and renders b with the mixture that the place decodes to."""
         decoded = decode(self.map, np.array([[x, y]]), self.editor.config.n_loras)
-        self.place = (float(x), float(y))
-        nearest = int(np.linalg.norm(self.map.points - self.place, axis=1).argmin())
-        moved, rows, away = float(decoded.moved[0]), float(decoded.rows[0]), math.hypot(*self.place)
+        moved, rows, away = float(decoded.moved[0]), float(decoded.rows[0]), math.hypot(x, y)
         if rows:
             text = (
                 f"To become a mixture it was moved by {moved:.3f} (the mean is {away:.3f} away), in "
@@ -133,9 +134,10 @@ class Atlas(Widget):
             )
         else:
             text = "It is a mixture as it stands: nothing had to be moved onto the simplex."
-        with self.hold_sync():
-            self._draw(decoded.coefficients[0], decoded.landed[0], f"This place is decoded. {text}")
-            self.look(nearest)
+        nearest = int(np.linalg.norm(self.map.points - (x, y), axis=1).argmin())
+        self._put(
+            np.array([x, y]), decoded.coefficients[0], decoded.landed[0], f"This place is decoded. {text}", nearest
+        )
         return decoded
 
     def home(self) -> Decoded:
@@ -145,17 +147,13 @@ class Atlas(Widget):
     def take(self, index: int) -> None:
         """Edits b with the mixture of one analogy as the router gave it, and puts the crosshair there."""
         self._item(index)
-        vector = self.vectors[index].astype(np.float64)
-        self.place = (float(self.map.points[index, 0]), float(self.map.points[index, 1]))
-        total = float(((vector - self.map.centre) ** 2).sum())
-        kept = float((self.map.points[index] ** 2).sum()) / total if total else 1.0
+        place, total = self.map.points[index], float(((self.vectors[index].astype(float) - self.map.centre) ** 2).sum())
+        kept = float((place**2).sum()) / total if total else 1.0
         text = (
             f"Rendered with this analogy's own mixture, not a decoded one. The plane holds {kept:.0%} of what sets "
             "it apart from the mean (squared distance)."
         )
-        with self.hold_sync():
-            self._draw(self._mixtures([index])[0], self.map.points[index], text)
-            self.look(index)
+        self._put(place, self._mixtures([index])[0], place, text, index)
 
     def look(self, index: int) -> None:
         """Shows the pictures and the relation of one analogy; renders nothing."""
@@ -166,10 +164,9 @@ class Atlas(Widget):
 
     def choose(self, b: Any) -> None:
         """Edits another picture from now on, here at once."""
-        self.b = read_image(b, "b")
-        self._render = Renderer(self.editor, self.b, steps=self.steps, seed=self.seed)
+        self._read(b)
         with self.hold_sync():
-            self._draw(self.coefficients, self._landed, self._text)
+            self._draw()
             if self.kind == "chosen":
                 self.show(self.kind)
 
@@ -182,7 +179,7 @@ class Atlas(Widget):
         self.highlight(self.family)
 
     def highlight(self, family: str = "") -> None:
-        """Dims all families but one; the empty name brings all back. InputError for one that is not on the map."""
+        """Dims all families but one; the empty name brings all back."""
         if family and family not in self.families:
             raise InputError(f"expected a family on the map, {', '.join(sorted(set(self.families)))}; got {family!r}")
         self.family = family
@@ -191,35 +188,53 @@ class Atlas(Widget):
     def nearest_relations(self, count: int = 3) -> dict[str, float]:
         """Relations whose analogies' mean place is nearest to the crosshair, and how far it is on the map."""
         apart = {name: math.dist(self.place, middle) for name, middle in self._middles.items()}
-        return {name: apart[name] for name in sorted(apart, key=lambda name: apart[name])[:count]}
+        return dict(sorted(apart.items(), key=lambda pair: pair[1])[:count])
 
-    def fallback(self) -> Figure:
-        """The map, and b edited by a grid of places on it."""
-        note = "Dragging over it needs a running kernel: run this cell."
-        return atlas_figure(self.editor, self.map, self.families, self.b, 9, self.steps, self.seed, note=note)
+    def fallback(self, columns: int = COLUMNS) -> Figure:
+        """The map, and b edited by a grid of places on it: so many in a row, and as many rows as its shape gives."""
+        view = self.view
+        cell = (view.x1 - view.x0) / columns
+        rows = max(1, round((view.y1 - view.y0) / cell))
+        bottom = (view.y0 + view.y1 - rows * cell) / 2
+        grid = np.meshgrid(view.x0 + cell * (np.arange(columns) + 0.5), bottom + cell * (np.arange(rows) + 0.5))
+        places = np.stack(grid, -1)
+        mixtures = decode(self.map, places.reshape(-1, 2), self.editor.config.n_loras).coefficients
+        (pictures,) = render(self.editor, self.b[None], mixtures[None], self.steps, self.seed)
+        return atlas_figure(self.map, self.families, view, places, pictures, self.b)
 
     def _item(self, index: int) -> Analogy:
         if not 0 <= index < len(self.items):
             raise InputError(f"expected an analogy from 0 to {len(self.items) - 1}, got {index}")
         return self.items[index]
 
+    def _read(self, b: Any) -> None:
+        self.b = read_image(b, "b")
+        self._render = Renderer(self.editor, self.b, steps=self.steps, seed=self.seed)
+
     def _mixtures(self, indices: Sequence[int]) -> Tensor:
         """The items' own mixtures, [k, layers, N]."""
         vectors = torch.from_numpy(self.vectors[list(indices)]).float()
         return vectors.unflatten(1, (-1, self.editor.config.n_loras))
 
-    def _draw(self, coefficients: Tensor, landed: np.ndarray, text: str) -> None:
+    def _put(self, place: np.ndarray, coefficients: Tensor, landed: np.ndarray, text: str, nearest: int) -> None:
+        """Puts the crosshair on a place; its mixture lies where it ``landed``."""
+        self.place = (float(place[0]), float(place[1]))
         self.coefficients, self._landed, self._text = coefficients, landed, text
-        drawn = self._render(coefficients)
+        with self.hold_sync():
+            self._draw()
+            self.look(nearest)
+
+    def _draw(self) -> None:
+        drawn = self._render(self.coefficients)
         self.picture = to_pil(drawn)
         near = "; ".join(f"{escape(relation_label(n))} ({d:.3f})" for n, d in self.nearest_relations().items())
         place = ", ".join(number(x, ".3f") for x in self.place)
         self.write(
             result=figure_tag(self.b, "b", RESULT) + figure_tag(drawn, "result", RESULT),
             where=f"<p><b>At ({place})</b>. Nearest relations, by the mean place of their analogies: {near}.</p>"
-            f"<p>{text}</p>",
+            f"<p>{self._text}</p>",
         )
-        (x, y), (u, v) = self.view.to_page(np.array([self.place, landed])).round(1).tolist()
+        (x, y), (u, v) = self.view.to_page(np.array([self.place, self._landed])).round(1).tolist()
         self.tell(cross={"x": x, "y": y, "u": u, "v": v})
 
     def _pictures(self) -> str:
@@ -233,8 +248,8 @@ class Atlas(Widget):
         if self.kind == "truth":
             shown = torch.stack([self.items[i].b_prime for i in kept])
         else:
-            b = self.b if self.kind == "chosen" else torch.stack([self.items[i].b for i in kept])
-            shown = draw_all(self.editor, b, self._mixtures(kept), self.steps, self.seed)
+            b = torch.stack([self.b if self.kind == "chosen" else self.items[i].b for i in kept])
+            shown = render(self.editor, b, self._mixtures(kept)[:, None], self.steps, self.seed)[:, 0]
         looks = appearance(self.families)
         return "".join(
             f"<span data-family='{escape(self.families[i])}' style='left:{page[i, 0]:.1f}px; top:{page[i, 1]:.1f}px; "

@@ -14,7 +14,7 @@ import io
 import sys
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,14 +28,12 @@ from torch import Tensor
 from ..errors import InputError
 from ..images import to_pil
 
-Bundle = tuple[dict[str, Any], dict[str, Any]]
-HERE = Path(__file__).parent
 ONLY_BASE = "export default { render: (view) => openPage(view).close };"
 # JupyterLab may deliver a page's messages on a second thread (a subshell): two frames must not be rendered at once.
 TURN = threading.RLock()
 
 
-# --- pictures as HTML -----------------------------------------------------------------------------
+# --- HTML -----------------------------------------------------------------------------------------
 
 
 def png_bytes(picture: Figure | Image.Image, dpi: float = 80) -> bytes:
@@ -74,6 +72,24 @@ def plot_tag(figure: Figure, alt: str, dpi: int = 92) -> str:
     return f"<img class='plot' alt='{escape(alt)}' width='{width:.0f}' height='{height:.0f}' src='{source}'>"
 
 
+def button(ask: str, value: object, text: str, attributes: str = "") -> str:
+    """A button that asks the kernel for something; ``text`` and ``attributes`` are HTML."""
+    return f"<button data-ask='{ask}' data-value='{escape(str(value))}'{attributes}>{text}</button>"
+
+
+def options_html(options: Iterable[tuple[object, str]]) -> str:
+    """Values and texts as the options of a menu."""
+    return "".join(f"<option value='{escape(str(value))}'>{escape(text)}</option>" for value, text in options)
+
+
+def grouped_options_html(options: Iterable[tuple[str, object, str]]) -> str:
+    """As :func:`options_html`, in groups: the name of the group, value and text of each option."""
+    groups: dict[str, list[tuple[object, str]]] = {}
+    for group, value, text in options:
+        groups.setdefault(group, []).append((value, text))
+    return "".join(f"<optgroup label='{escape(x)}'>{options_html(own)}</optgroup>" for x, own in groups.items())
+
+
 # --- the widget -----------------------------------------------------------------------------------
 
 
@@ -83,8 +99,9 @@ def _sources(module: str) -> dict[str, str]:
     own = Path(sys.modules[module].__file__ or "")
     files = {kind: own.with_suffix(f".{kind}") for kind in ("html", "js", "css")}
     text = {kind: path.read_text("utf-8") if path.exists() else "" for kind, path in files.items()}
-    text["js"] = (HERE / "base.js").read_text("utf-8") + (text["js"] or ONLY_BASE)
-    text["css"] = (HERE / "base.css").read_text("utf-8") + text["css"]
+    base = Path(__file__)
+    text["js"] = base.with_suffix(".js").read_text("utf-8") + (text["js"] or ONLY_BASE)
+    text["css"] = base.with_suffix(".css").read_text("utf-8") + text["css"]
     return text
 
 
@@ -152,7 +169,7 @@ class Widget(anywidget.AnyWidget):
             finally:
                 self.answered = {"id": message.get("id", ""), "error": error}
 
-    def _repr_mimebundle_(self, **named: Any) -> Bundle:
+    def _repr_mimebundle_(self, **named: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The live widget and the fallback figure, as Jupyter's data and metadata."""
         live = super()._repr_mimebundle_(**named)
         sentence = f"{self.title}, a static picture: the widget itself needs a running kernel"

@@ -19,16 +19,14 @@ from ..emoji.relations import SPLITS, STYLE_NAMES, concept_sides, differ, get_re
 from ..emoji.sheets import STYLES, load_emoji
 from ..errors import InputError
 from ..show.pictures import picture_rows, relation_label
-from .base import Widget, picture_tag
-from .search import column_of, pairs_of, relations_of, search
+from .base import Widget, button, picture_tag
+from .search import column_of, pairs_of, position_of, relations_of, search
 
 PAGE = 48  # emojis in the grid of results
+FAMILIES = 4  # in the fallback figure
 THUMBNAIL, DRAWING, ANSWER = 48, 64, 96  # sides in CSS pixels
 SORTS = {"style": "Another artist's style", "edit": "Exact edits", "compose": "Two in turn"}
 DRAWN = "Drawn by artists"
-
-
-# --- HTML of the parts ----------------------------------------------------------------------------
 
 
 def toolbar(name: str, css: str, buttons: Sequence[str]) -> str:
@@ -44,18 +42,17 @@ def results_html(positions: tuple[int, ...], page: int, style: str) -> str:
     if not len(shown):
         return ""
     present, column = emoji.present[shown], column_of(style)
-    columns = np.where(present[:, column], column, present.argmax(1))
-    cells = [
-        f"<button data-ask='emoji' data-value='{i}' title='{escape(emoji.emojis[i].name)}'>"
-        f"{picture_tag(picture, emoji.emojis[i].name, THUMBNAIL)}</button>"
-        for i, picture in zip(shown.tolist(), emoji.tensor(shown, columns), strict=True)
-    ]
+    pictures = emoji.tensor(shown, np.where(present[:, column], column, present.argmax(1)))
+    cells = []
+    for i, picture in zip(shown.tolist(), pictures, strict=True):
+        name = emoji.emojis[i].name
+        cells.append(button("emoji", i, picture_tag(picture, name, THUMBNAIL), f" title='{escape(name)}'"))
     last = (len(positions) - 1) // PAGE
-    turn = "".join(
-        f"<button data-ask='page' data-value='{target}'{'' if 0 <= target <= last else ' disabled'}>{text}</button>"
-        for target, text in ((page - 1, "← previous"), (page + 1, "next →"))
-    )
-    pages = f"<nav aria-label='pages of results'>{turn} page {page + 1} of {last + 1}</nav>" if last else ""
+    if not last:
+        return toolbar("results", "grid", cells)
+    turn = button("page", page - 1, "← previous", "" if page else " disabled")
+    turn += button("page", page + 1, "next →", "" if page < last else " disabled")
+    pages = f"<nav aria-label='pages of results'>{turn} page {page + 1} of {last + 1}</nav>"
     return toolbar("results", "grid", cells) + pages
 
 
@@ -74,7 +71,7 @@ def emoji_html(position: int, style: str) -> str:
     for column, (name, label) in enumerate(STYLE_NAMES.items()):
         if emoji.present[position][column]:
             picture = picture_tag(emoji.tensor(position, column)[0], entry.name, DRAWING)
-            drawings.append(f"<button data-ask='style' data-value='{name}'>{picture}<span>{label}</span></button>")
+            drawings.append(button("style", name, f"{picture}<span>{label}</span>"))
         else:
             drawings.append(f"<div class='absent'><div>not drawn</div><span>{label}</span></div>")
     groups: dict[str, list[str]] = {title: [] for title in (DRAWN, *SORTS.values())}
@@ -83,7 +80,7 @@ def emoji_html(position: int, style: str) -> str:
         title, label = SORTS.get(name.split("/")[0], DRAWN), relation_label(name)
         # Without the word that the heading says already.
         text = label if title in (DRAWN, SORTS["compose"]) else label.partition(": ")[2]
-        groups[title].append(f"<button data-ask='relation' data-value='{escape(name)}'>{escape(text)}</button>")
+        groups[title].append(button("relation", name, escape(text)))
     chips = "".join(f"<h4>{escape(x)}</h4>{toolbar(x, 'chips', inside)}" for x, inside in groups.items() if inside)
     return (
         f"<h3>{escape(entry.name)}</h3>"
@@ -94,58 +91,33 @@ def emoji_html(position: int, style: str) -> str:
     )
 
 
+def _pairs(relation: str, rows: np.ndarray, side: int, caption: str = "") -> str:
+    """Pairs of pictures with an arrow between them."""
+    tags = []
+    for row, first, second in zip(rows, *get_relation(relation).pictures(rows), strict=True):
+        name = load_emoji().emojis[row[0]].name
+        left, right = picture_tag(first, name, side), picture_tag(second, "what it becomes", side)
+        text = f"<figcaption>{escape(name)}: {caption}</figcaption>" if caption else ""
+        tags.append(f"<figure title='{escape(name)}'>{left}<b aria-hidden='true'>→</b>{right}{text}</figure>")
+    return f"<div class='pairs'>{''.join(tags)}</div>"
+
+
 def pairs_html(relation: str | None, emoji: int, style: str) -> str:
     """A relation's pairs: b and true b' for an emoji, then other things in the same style."""
     if relation is None:
         return "<p class='pale'>Choose a relation to see what it makes of this drawing.</p>"
     chosen = get_relation(relation)
     own, others = pairs_of(relation, emoji, style)
-    if not len(own):
-        return f"<p>{escape(relation_label(relation))} does not start at this drawing.</p>"
-    names = [x.name for x in load_emoji().emojis]
-
-    def figures(rows: np.ndarray, side: int, caption: bool) -> str:
-        tags = []
-        for row, first, second in zip(rows, *chosen.pictures(rows), strict=True):
-            name = escape(names[row[0]])
-            left, right = picture_tag(first, names[row[0]], side), picture_tag(second, "what it becomes", side)
-            text = f"<figcaption>{name}: b, and the true b′</figcaption>" if caption else ""
-            tags.append(f"<figure title='{name}'>{left}<b aria-hidden='true'>→</b>{right}{text}</figure>")
-        return f"<div class='pairs'>{''.join(tags)}</div>"
-
     known = "known to the frozen base" if chosen.known_to_base else "known to nobody"
     degree = "seen in training" if chosen.degree == "seen" else f"held out (unseen {chosen.degree}), {known}"
-    text = (
-        f"<h3>{escape(relation_label(relation))}</h3><p class='pale'>“{escape(chosen.instructions[0])}” · {degree}</p>"
-    )
-    text += figures(own, ANSWER, True)
+    instruction = escape(chosen.instructions[0])
+    text = f"<h3>{escape(relation_label(relation))}</h3><p class='pale'>“{instruction}” · {degree}</p>"
+    text += _pairs(relation, own, ANSWER, "b, and the true b′")
     if not bool(differ(*chosen.pictures(own)).any()):
         text += "<p>The two look the same in this style; no measure counts such a pair.</p>"
     if len(others):
-        return text + "<h4>The same relation on other things</h4>" + figures(others, DRAWING, False)
+        return text + "<h4>The same relation on other things</h4>" + _pairs(relation, others, DRAWING)
     return text + "<p class='pale'>No other drawing of this style has a pair of this relation that can be seen.</p>"
-
-
-def static(emoji: int, style: str, relation: str | None, families: int = 4) -> Figure:
-    """What a :class:`Browser` shows, as one picture: an emoji's drawings, then one relation each of a few families."""
-    data = load_emoji()
-    names = [name for name in (relation, *relations_of(emoji, style)) if name is not None]
-    first = {name.split("/")[0]: name for name in reversed(names)}
-    columns = np.flatnonzero(data.present[emoji])
-    name = data.emojis[emoji].name
-    rows = {name: data.tensor(emoji, columns)}
-    captions = {name: [STYLE_NAMES[STYLES[c]] for c in columns]}
-    for one in sorted(first.values(), key=names.index)[:families]:
-        own, others = pairs_of(one, emoji, style, others=2)
-        pairs = np.concatenate([own[:1], others])
-        label = relation_label(one).replace(": ", ":\n", 1)
-        rows[label] = torch.stack(get_relation(one).pictures(pairs), 1).flatten(0, 1)
-        captions[label] = ["b", "true b′", *["a", "a′"] * len(others)]
-    note = "Search and buttons need a running kernel: run this cell."
-    return picture_rows(rows, captions, title="An emoji and its relations", note=note)
-
-
-# --- widgets --------------------------------------------------------------------------------------
 
 
 class Results(Widget):
@@ -215,13 +187,10 @@ class Browser(Results):
 
     def choose(self, emoji: int | str) -> None:
         """Shows an emoji, by position, key, character or name; the relation stays if it starts there too."""
-        data = load_emoji()
-        position = data.find(emoji) if isinstance(emoji, str) else emoji
-        if not 0 <= position < len(data.emojis):
-            raise InputError(f"expected an emoji in 0..{len(data.emojis) - 1}; got {position}")
-        self.emoji = position
-        if self.style not in data.emojis[position].styles:
-            self.style = data.emojis[position].styles[0]
+        self.emoji = position_of(emoji)
+        styles = load_emoji().emojis[self.emoji].styles
+        if self.style not in styles:
+            self.style = styles[0]
         self._show_emoji()
 
     def draw_as(self, style: str) -> None:
@@ -244,8 +213,20 @@ class Browser(Results):
         self._show_pairs()
 
     def fallback(self) -> Figure:
-        """The emoji with some of its relations."""
-        return static(self.emoji, self.style, self.relation)
+        """The emoji's drawings, then one relation each of a few families."""
+        data = load_emoji()
+        names = relations_of(self.emoji, self.style)
+        first = {name.split("/")[0]: name for name in (*reversed(names), *([self.relation] if self.relation else []))}
+        columns, name = np.flatnonzero(data.present[self.emoji]), data.emojis[self.emoji].name
+        rows, captions = {name: data.tensor(self.emoji, columns)}, {name: [STYLE_NAMES[STYLES[c]] for c in columns]}
+        for one in sorted(first.values(), key=[self.relation, *names].index)[:FAMILIES]:
+            own, others = pairs_of(one, self.emoji, self.style, others=2)
+            label = relation_label(one).replace(": ", ":\n", 1)
+            pairs = get_relation(one).pictures(np.concatenate([own[:1], others]))
+            rows[label] = torch.stack(pairs, 1).flatten(0, 1)
+            captions[label] = ["b", "true b′", *["a", "a′"] * len(others)]
+        note = "Search and buttons need a running kernel: run this cell."
+        return picture_rows(rows, captions, title="An emoji and its relations", note=note)
 
     def _show_emoji(self) -> None:
         if self.relation not in relations_of(self.emoji, self.style):

@@ -15,11 +15,14 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
 
 from ..errors import InputError
-from .base import Widget, plot_tag
+from ..images import to_pil
+from .base import Widget, button, figure_tag, options_html, plot_tag
 
-FRAME = """
+PAGE = """
 <div class="columns"><div><div class="pictures enlarged" data-part="pictures"></div><div data-part="below"></div></div>
 <div class="controls"><div data-part="controls"></div><p data-part="numbers"></p></div></div>
 <p class="pale" data-part="hint"></p>
@@ -51,15 +54,6 @@ class Slider:
             raise InputError(f"expected {self.label}{kind} from {self.low:g} to {self.high:g}, got {value!r}")
         return number
 
-    @property
-    def first(self) -> float:
-        """The value at first."""
-        return self.start
-
-    def shown(self, value: Any) -> Any:
-        """The value as the page knows it."""
-        return value
-
     def html(self, key: str, unit: str = "") -> str:
         """The slider with its label and a read-out, which the page fills in."""
         name = escape(self.says or self.label)
@@ -79,69 +73,75 @@ class Menu:
     start: Any = None
     says: str = ""
 
-    def check(self, value: Any) -> Any:
-        """The value if it is on the menu, else InputError."""
-        if value not in self.options.values():
-            raise InputError(f"expected {self.label} out of {list(self.options.values())}, got {value!r}")
-        return value
+    def __post_init__(self) -> None:
+        if self.start is None:
+            object.__setattr__(self, "start", self.values[0])
 
     @property
-    def first(self) -> Any:
-        """The value at first."""
-        return next(iter(self.options.values())) if self.start is None else self.start
+    def values(self) -> list[Any]:
+        """The values; the page knows each by its position, so that values of any type survive it."""
+        return list(self.options.values())
 
-    def shown(self, value: Any) -> int:
-        """The value as the page knows it: its number on the menu."""
-        return list(self.options.values()).index(value)
+    def check(self, value: Any) -> Any:
+        """The value if it is on the menu, else InputError."""
+        if value not in self.values:
+            raise InputError(f"expected {self.label} out of {self.values}, got {value!r}")
+        return value
 
     def html(self, key: str) -> str:
-        """The menu with its label. Options are numbered, so that values of any type survive the page."""
-        options = "".join(f"<option value='{i}'>{escape(text)}</option>" for i, text in enumerate(self.options))
+        """The menu with its label."""
         name = escape(self.says or self.label)
         return (
-            f"<label title='{name}'><span>{escape(self.label)}</span>"
-            f"<select data-set='{escape(key)}' aria-label='{name}'>{options}</select></label>"
+            f"<label title='{name}'><span>{escape(self.label)}</span><select data-set='{escape(key)}' "
+            f"aria-label='{name}'>{options_html(enumerate(self.options))}</select></label>"
         )
 
 
 class Panel(Widget):
-    """A widget with pictures on its left, controls on its right, and a button that takes the controls back."""
+    """A widget with pictures on its left, controls on its right, and a button that takes the controls back.
 
-    page = FRAME
+    A subclass has the methods ``refresh``, which renders and tells the page where the controls stand, ``reset`` and
+    ``change``, which moves a control as the page asks for it.
+
+    Attributes:
+        picture: the result, a PIL picture.
+    """
+
+    page = PAGE
     parts = ("pictures", "below", "controls", "numbers", "hint")
     asks: ClassVar = {"set": lambda self, pair: self.change(*pair), "reset": lambda self, _: self.reset()}
     back: ClassVar[str] = "Back to the start"
+    side: ClassVar[int] = 192  # of a picture in CSS pixels
+    picture: Image.Image
 
     def begin(self, controls: str, hint: str, below: str = "") -> None:
         """Builds the page and renders for the first time; ``controls`` and ``below`` are HTML."""
-        button = f"<button data-ask='reset'>{self.back}</button>"
-        self.write(controls=controls + button, below=below, hint=f"{hint} The controls need a running kernel.".strip())
+        controls += button("reset", "", self.back)
+        self.write(controls=controls, below=below, hint=f"{hint} The controls need a running kernel.".strip())
         self.refresh()
 
-    @abstractmethod
-    def refresh(self) -> None:
-        """Renders, and tells the page where the controls stand."""
+    def show(self, b: Tensor, result: Tensor, name: str = "result", caption: str | None = None) -> str:
+        """b and the result as HTML, the latter with a name and a caption; keeps it as ``picture``."""
+        self.picture = to_pil(result)
+        return figure_tag(b, "b", self.side) + figure_tag(self.picture, name, self.side, caption)
 
     @abstractmethod
-    def reset(self) -> None:
-        """All controls back to where they started."""
-
-    @abstractmethod
-    def change(self, key: str, value: Any) -> None:
-        """Moves a control as the page asks for it, and renders."""
+    def refresh(self) -> None: ...
 
 
 class Controls(Panel):
-    """A panel whose controls are declared.
+    """A panel whose controls are declared; its ``render`` writes the pictures for their values, by name.
 
     Attributes:
         values: where the controls stand, by name.
     """
 
+    render: ClassVar[Callable[..., None]]
+
     def build(self, hint: str, **controls: Slider | Menu) -> None:
         """Puts the controls onto the page, at their starts, and renders for the first time."""
         self.controls = controls
-        self.starts: dict[str, Any] = {key: control.check(control.first) for key, control in controls.items()}
+        self.starts: dict[str, Any] = {key: control.check(control.start) for key, control in controls.items()}
         self.values = self.starts
         rows = "".join(f"<div class='row'>{control.html(key)}</div>" for key, control in controls.items())
         self.begin(rows, f"{hint} Tab and arrow keys work.")
@@ -159,19 +159,14 @@ class Controls(Panel):
         self.set(**self.starts)
 
     def refresh(self) -> None:
-        """Renders, and tells the page where the controls stand."""
+        menus = {key: control for key, control in self.controls.items() if isinstance(control, Menu)}
         with self.hold_sync():
             self.render(**self.values)
-            self.tell(values={key: self.controls[key].shown(value) for key, value in self.values.items()})
-
-    @abstractmethod
-    def render(self, *_: Any, **values: Any) -> None:
-        """Writes the pictures for these values of the controls."""
+            self.tell(values=self.values | {key: menu.values.index(self.values[key]) for key, menu in menus.items()})
 
     def change(self, key: str, value: Any) -> None:
-        """Moves a control as the page asks for it: a menu by the number of the option."""
         control = self.controls.get(key)
-        self.set(**{key: list(control.options.values())[int(value)] if isinstance(control, Menu) else value})
+        self.set(**{key: control.values[int(value)] if isinstance(control, Menu) else value})
 
 
 class Choice(Controls):
@@ -190,10 +185,8 @@ class Choice(Controls):
         self.draw, self.static = draw, static
         self.build("", **{name: Menu(name, options) for name, options in menus.items()})
 
-    def render(self, *_: Any, **values: Any) -> None:
-        """Draws the figure."""
+    def render(self, **values: Any) -> None:
         self.write(pictures=plot_tag(self.draw(**values), ", ".join(map(str, values.values()))))
 
     def fallback(self) -> Figure:
-        """The figure that was given."""
         return self.static

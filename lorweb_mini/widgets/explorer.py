@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any, ClassVar
 
@@ -18,16 +19,25 @@ from ..core.editor import Editor
 from ..emoji.relations import STYLE_NAMES, Analogy, analogies, get_relation
 from ..emoji.relations import relations as all_relations
 from ..emoji.sheets import STYLES, load_emoji
-from ..errors import InputError
+from ..errors import InputError, check_seed, check_steps
 from ..images import SIZE, read_image
 from .browser import Results
-from .controls import Slider
-from .explorer_html import answer_html, constant_parts, mixture_html, neighbours_html, slots_html, static, title_text
+from .explorer_html import (
+    NEAREST,
+    answer_html,
+    constant_parts,
+    mixture_html,
+    neighbours_html,
+    slots_html,
+    static,
+    title_text,
+    waiting_html,
+)
 from .questions import NAMES, NEIGHBOURS, Slot, drawn, nearest, paint, read_upload, relation_means, slots_of, solve
-from .search import column_of
+from .search import column_of, position_of
 
 FIRST = "tone/yellow>dark"  # the relation at first
-STEPS, SEED = Slider("steps", 1, 32, 1, 8), Slider("a seed", 0, 2**63 - 1, 1, 0)
+STEPS_MAX = 32
 UNDO = 100
 SLICE = 4  # relations whose mean is taken between two messages of the page
 
@@ -37,7 +47,8 @@ class Explorer(Results):
 
     Every control of the page has a method: :meth:`random`, :meth:`take`, :meth:`select`, :meth:`search`, :meth:`turn`,
     :meth:`choose`, :meth:`draw_as`, :meth:`upload`, :meth:`stroke`, :meth:`clear`, :meth:`swap`, :meth:`use_result`,
-    :meth:`undo`, :meth:`set`. A method that raises leaves everything as it was.
+    :meth:`undo`, :meth:`set`. A method that raises leaves everything as it was. All raise InputError for a slot other
+    than ``a``, ``a_prime`` and ``b``.
 
     Args:
         editor: any editor.
@@ -84,7 +95,8 @@ class Explorer(Results):
         self.slots: dict[str, Slot] = {**default, **given}
         self._all, self._means = len(self._missing), dict[str, np.ndarray]()
         self._turns, self._past = 0, list[dict[str, Slot]]()
-        self.style = self._style_of("b") or STYLES[0]
+        drawing = self.slots["b"].drawing
+        self.style = STYLES[drawing[1] if drawing else 0]
         self.write(**constant_parts())
         self.search("")
         self._solve()
@@ -107,11 +119,9 @@ class Explorer(Results):
     def take(self, analogy: Analogy) -> None:
         """Shows a, a' and b of an analogy from the data, whose true b' is then known."""
         self._change(slots_of(analogy))
-        style = self._style_of("b")
-        if style is not None and style != self.style:
-            self.style = style
-            self.show_results()
-            self._tell()
+        drawing = self.slots["b"].drawing
+        if drawing is not None and STYLES[drawing[1]] != self.style:
+            self._show_style(STYLES[drawing[1]])
 
     def select(self, slot: str) -> None:
         """Which of the three pictures the controls change: ``a``, ``a_prime`` or ``b``."""
@@ -119,23 +129,14 @@ class Explorer(Results):
         self._tell()
 
     def choose(self, slot: str, emoji: int | str, style: str | None = None) -> None:
-        """Puts an emoji into a slot.
+        """Puts an emoji, by position, key, character or name, into a slot; InputError for an unknown one.
 
-        Args:
-            emoji: position, key, character or name.
-            style: whose drawing; that of the results when None. An emoji that it lacks comes in the first style that
-                has it.
-
-        Raises:
-            InputError: an unknown slot, emoji or style.
+        ``style`` says whose drawing; that of the results when None. An emoji that it lacks comes in the first style
+        that has it.
         """
-        data = load_emoji()
-        position = data.find(emoji) if isinstance(emoji, str) else emoji
-        if not 0 <= position < len(data.emojis):
-            raise InputError(f"expected an emoji in 0..{len(data.emojis) - 1}; got {position}")
-        column, styles = column_of(self.style if style is None else style), data.emojis[position].styles
-        column = column if STYLES[column] in styles else STYLES.index(styles[0])
-        self._change({_name(slot): drawn(position, column)})
+        position, column = position_of(emoji), column_of(self.style if style is None else style)
+        present = load_emoji().present[position]
+        self._change({_name(slot): drawn(position, column if present[column] else int(present.argmax()))})
 
     def draw_as(self, style: str, slot: str) -> None:
         """Shows the results, and the slot's emoji if it has one, in another style.
@@ -143,17 +144,16 @@ class Explorer(Results):
         Raises:
             InputError: an unknown style, or one that lacks the slot's emoji, which then stays as it is.
         """
-        shown, column = self.slots[_name(slot)].drawing, column_of(style)
-        self.style = style
-        self.show_results()
-        self._tell()
-        if shown is not None:
-            entry = load_emoji().emojis[shown[0]]
-            if style not in entry.styles:
-                raise InputError(
-                    f"expected a style that has {entry.name}, got {STYLE_NAMES[style]}; other emojis come in this style"
-                )
-            self._change({slot: drawn(shown[0], column)})
+        drawing, column = self.slots[_name(slot)].drawing, column_of(style)
+        self._show_style(style)
+        if drawing is None:
+            return
+        entry = load_emoji().emojis[drawing[0]]
+        if style not in entry.styles:
+            raise InputError(
+                f"expected a style that has {entry.name}, got {STYLE_NAMES[style]}; other emojis come in this style"
+            )
+        self._change({slot: drawn(drawing[0], column)})
 
     def upload(self, slot: str, content: bytes) -> None:
         """Puts the bytes of a picture file into a slot; InputError as :func:`read_upload`."""
@@ -187,21 +187,19 @@ class Explorer(Results):
 
     def set(self, steps: int | None = None, seed: int | None = None) -> None:
         """Euler steps, 1 to 32, and seed of the noise, in [0, 2^63); InputError for others."""
-        new = STEPS.check(self.steps if steps is None else steps), SEED.check(self.seed if seed is None else seed)
-        self.steps, self.seed = map(int, new)
+        steps, seed = self.steps if steps is None else steps, self.seed if seed is None else seed
+        self.steps, self.seed = check_steps(steps, STEPS_MAX), check_seed(seed)
         self._solve()
 
     def change(self, key: str, value: str) -> None:
-        """A control below the pictures, steps or seed, or the menu of relations."""
+        """What the page asks for with a control: steps or seed, or the menu of relations."""
         if key == "relation":
             self.relation = value and get_relation(value).name
             self._tell()
-            return
-        try:
-            number = int(value)
-        except ValueError as error:
-            raise InputError(f"expected a whole number, got {value!r}") from error
-        self.set(**{key: number})
+        elif re.fullmatch(r"-?\d+", value):
+            self.set(**{key: int(value)})
+        else:
+            raise InputError(f"expected a whole number, got {value!r}")
 
     def nearest(self, count: int = NEIGHBOURS) -> list[tuple[str, float]]:
         """The relations whose mean routing is nearest to this one: name and cosine; see :func:`nearest`.
@@ -223,13 +221,12 @@ class Explorer(Results):
         self._tell()
 
     def fallback(self) -> Figure:
-        """The page as one picture, with the nearest relations if they are known."""
         return static(self.slots, self.answer, [] if self._missing else self._nearest())
 
-    def _change(self, slots: Mapping[str, Slot], keep: bool = True) -> None:
+    def _change(self, slots: dict[str, Slot], keep: bool = True) -> None:
         if keep:
             self._past = [*self._past, self.slots][-UNDO:]
-        self.slots = {**self.slots, **slots}
+        self.slots = self.slots | slots
         self._solve()
 
     def _solve(self) -> None:
@@ -238,7 +235,7 @@ class Explorer(Results):
         self.answer = solve(self.editor, self.slots, self.steps, self.seed)
         self.write(
             answer=answer_html(self.answer),
-            title=escape(title_text(self.slots, self.answer.names, self.answer.truths)),
+            title=escape(title_text(self.slots, self.answer)),
             mixture=mixture_html(self.answer.coefficients),
         )
         self._show_neighbours()
@@ -246,29 +243,25 @@ class Explorer(Results):
     def _nearest(self, count: int = NEIGHBOURS) -> list[tuple[str, float]]:
         return nearest(self.answer.coefficients.flatten().numpy(), self._means, count)
 
-    def _style_of(self, slot: str) -> str | None:
-        shown = self.slots[slot].drawing
-        return None if shown is None else STYLES[shown[1]]
+    def _show_style(self, style: str) -> None:
+        self.style = style
+        self.show_results()
+        self._tell()
 
     def _tell(self) -> None:
-        shown = self.slots[self.selected].drawing
+        drawing = self.slots[self.selected].drawing
         self.tell(
             selected=self.selected,
-            chosen={"emoji": "" if shown is None else str(shown[0]), "style": self.style},
+            chosen={"emoji": "" if drawing is None else str(drawing[0]), "style": self.style},
             values={"steps": self.steps, "seed": self.seed, "relation": self.relation},
             more=bool(self._missing) and self.editor.router is not None,
         )
 
     def _show_neighbours(self) -> None:
-        heading = "<h3>Nearest known relations</h3>"
         if self.editor.router is None:
-            html = f"{heading}<p>Without a router every mixture is the same.</p>"
+            html = f"<h3>{NEAREST}</h3><p>Without a router every mixture is the same.</p>"
         elif self._missing:
-            done = self._all - len(self._missing)
-            html = (
-                f"{heading}<p>Taking the mean routing of every relation: {done} of {self._all} …</p>"
-                f"<progress value='{done}' max='{self._all}'></progress>"
-            )
+            html = waiting_html(self._all - len(self._missing), self._all)
         else:
             html = neighbours_html(self._nearest(), self.answer.names)
         self.write(neighbours=html)

@@ -1,12 +1,10 @@
 """Sliders over the LoRA space: change a mixture, and see what the editor renders with it.
 
-:class:`Mixer` has a slider for each LoRA, :func:`static` shows one of them as a strip of pictures.
 :class:`MixturePanel` is what :class:`Mixer` and :class:`~lorweb_mini.widgets.pads.Pads` share.
 """
 
 from __future__ import annotations
 
-import itertools
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,19 +17,17 @@ from torch import Tensor
 
 from ..analysis.mixtures import remix, shares, strongest
 from ..core.editor import Editor
-from ..errors import InputError
-from ..images import read_image, to_pil
+from ..images import read_image
 from ..show.pictures import picture_rows
-from .base import figure_tag
+from .base import grouped_options_html
 from .controls import Panel, Slider
-from .rendering import Renderer
+from .rendering import Renderer, one_mixture
 
 GAIN_MAX = 8.0
 GAIN = Slider("LoRA", 0, GAIN_MAX, 0.25, 1, 2)
 GAINS = (0.0, 1.0, 2.0, 4.0, 8.0)  # in the fallback figure
 ALL_LAYERS = ""
 KINDS = {"transformer_blocks": "double", "single_transformer_blocks": "single"}
-SIDE = 192
 
 
 def bar_html(key: str) -> str:
@@ -44,7 +40,6 @@ class MixturePanel(Panel):
 
     Attributes:
         mixture: coefficients as the controls stand, [layers, N].
-        picture: the result, a PIL picture.
     """
 
     def prepare(self, editor: Editor, b: Any, context: tuple[Any, Any] | None, steps: int, seed: int) -> None:
@@ -62,11 +57,10 @@ class MixturePanel(Panel):
         """The page's state: ``values`` of the controls, and shares as ``bars``."""
 
     def refresh(self) -> None:
-        """Renders the mixture, and tells the page where the controls stand."""
         mixture = self.mixture
-        self.picture = to_pil(self.renderer(mixture))
+        pictures = self.show(self.b, self.renderer(mixture))
         with self.hold_sync():
-            self.write(pictures=figure_tag(self.b, "b", SIDE) + figure_tag(self.picture, "result", SIDE))
+            self.write(pictures=pictures)
             self.tell(**self.stand(mixture))
 
 
@@ -106,7 +100,7 @@ class Mixer(MixturePanel):
         steps: int = 2,
         seed: int = 0,
     ) -> None:
-        self.coefficients = _one(editor, coefficients)
+        self.coefficients = one_mixture(editor, coefficients).detach()
         self.loras = strongest(self.coefficients) if loras is None else tuple(loras)
         remix(self.coefficients, dict.fromkeys(self.loras, 1.0))  # refuses LoRAs that are not there
         super().__init__()
@@ -148,7 +142,6 @@ class Mixer(MixturePanel):
         self.refresh()
 
     def change(self, key: str, value: Any) -> None:
-        """The menu of layers, or the slider of a LoRA by its number."""
         if key == "layer":
             self.look_at(None if value == ALL_LAYERS else int(value))
         else:
@@ -163,28 +156,35 @@ class Mixer(MixturePanel):
         return {"values": {str(n): gain for n, gain in self.gains.items()} | {"layer": chosen}, "bars": bars}
 
     def fallback(self) -> Figure:
-        """The first slider as a strip of pictures."""
-        lora = self.loras[0] if self.loras else None
-        return static(self.editor, self.b, self.coefficients, self.context, lora, self.steps, self.seed)
+        """The first slider as a strip of pictures: b, then the result at rising gains of one LoRA."""
+        lora = (self.loras or strongest(self.coefficients, 1))[0]
+        mixtures = torch.stack([remix(self.coefficients, {lora: gain}) for gain in GAINS])
+        pictures = self.editor.generate(self.b, mixtures, self.context, steps=self.steps, seed=self.seed).pictures
+        return picture_rows(
+            {"": [self.b, *pictures]},
+            captions={"": ["", *(f"{float(shares(mixture)[lora]):.0%}" for mixture in mixtures)]},
+            columns=["b", *(f"gain {gain:g}" for gain in GAINS)],
+            note=f"LoRA {lora} turned down and up; below each picture its share of the mixture. "
+            "The sliders need a running kernel: run this cell.",
+            size=1.3,
+            label_width=0.0,
+        )
 
     def _controls(self) -> str:
-        layers, count = self.editor.basis.layers, self.coefficients.shape[-1]
-        groups = itertools.groupby(enumerate(layers), key=lambda item: item[1].split(".")[:2])
-        options = ""
-        for (kind, number), members in groups:
-            block = f"{KINDS[kind]} {number}"
-            inside = (f"<option value='{i}'>{block} · {name.split('.', 2)[2]}</option>" for i, name in members)
-            options += f"<optgroup label='{KINDS[kind]} block {number}'>{''.join(inside)}</optgroup>"
-        rest = [n for n in range(count) if n not in self.loras]
+        options = []
+        for i, name in enumerate(self.editor.basis.layers):
+            kind, number, rest = name.split(".", 2)
+            options.append((f"{KINDS[kind]} block {number}", i, f"{KINDS[kind]} {number} · {rest}"))
+        folded = [n for n in range(self.coefficients.shape[-1]) if n not in self.loras]
         fold = (
-            f"<details><summary>The other {len(rest)} LoRAs {bar_html('others')}</summary>"
-            f"<div>{''.join(map(_slider, rest))}</div></details>"
+            f"<details><summary>The other {len(folded)} LoRAs {bar_html('others')}</summary>"
+            f"<div>{''.join(map(_slider, folded))}</div></details>"
         )
         return (
             "<label>Change in <select data-set='layer' aria-label='layers that the sliders change'>"
-            f"<option value='{ALL_LAYERS}'>all {len(layers)} layers</option>{options}</select></label>"
-            "<div class='row head'><span></span><span>gain</span><span></span><span>share of the mixture</span></div>"
-            f"{''.join(map(_slider, self.loras))}{fold if rest else ''}"
+            f"<option value='{ALL_LAYERS}'>all {len(options)} layers</option>{grouped_options_html(options)}</select>"
+            "</label><div class='row head'><span></span><span>gain</span><span></span><span>share of the mixture</span>"
+            f"</div>{''.join(map(_slider, self.loras))}{fold if folded else ''}"
         )
 
 
@@ -192,40 +192,3 @@ def _slider(lora: int) -> str:
     """The row of one LoRA: its gain, and its share of the mixture."""
     slider = replace(GAIN, label=f"LoRA {lora}", says=f"gain of LoRA {lora}")
     return f"<div class='row'>{slider.html(str(lora), 'gain')}{bar_html(str(lora))}</div>"
-
-
-def static(
-    editor: Editor,
-    b: Any,
-    coefficients: Tensor,
-    context: tuple[Any, Any] | None = None,
-    lora: int | None = None,
-    steps: int = 2,
-    seed: int = 0,
-    gains: Sequence[float] = GAINS,
-) -> Figure:
-    """One slider of a :class:`Mixer` as a strip of pictures: b, then the result at rising gains of one LoRA.
-
-    Args:
-        lora: which; the one with the largest share when None. The others are those of :class:`Mixer`.
-    """
-    mixture = _one(editor, coefficients)
-    lora = strongest(mixture, 1)[0] if lora is None else lora
-    mixtures = torch.stack([remix(mixture, {lora: gain}) for gain in gains])
-    pictures = editor.generate(b, mixtures, context, steps=steps, seed=seed).pictures
-    return picture_rows(
-        {"": [read_image(b, "b"), *pictures]},
-        captions={"": ["", *(f"{float(shares(one)[lora]):.0%}" for one in mixtures)]},
-        columns=["b", *(f"gain {gain:g}" for gain in gains)],
-        note=f"LoRA {lora} turned down and up; below each picture its share of the mixture. "
-        "The sliders need a running kernel: run this cell.",
-        size=1.3,
-        label_width=0.0,
-    )
-
-
-def _one(editor: Editor, coefficients: Tensor) -> Tensor:
-    checked = editor.basis.check(coefficients)
-    if len(checked) != 1:
-        raise InputError(f"expected the coefficients of one analogy, got a batch of {len(checked)}")
-    return checked[0].detach()

@@ -1,8 +1,4 @@
-"""A pad between three analogies (a triangle) or four (a square): every point of it is a mixture of theirs.
-
-:func:`weights_at` maps a point to weights, :func:`static` shows pictures all over a pad, :class:`Pads` the one at a
-point that is dragged.
-"""
+"""A pad between three analogies (a triangle) or four (a square): every point of it is a mixture of theirs."""
 
 from __future__ import annotations
 
@@ -32,17 +28,19 @@ TRIANGLE: tuple[Point, ...] = ((0.5, 0.0), (0.0, 1.0), (1.0, 1.0))
 SQUARE: tuple[Point, ...] = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
 CLOCKWISE = {3: [TRIANGLE[k] for k in (0, 2, 1)], 4: [SQUARE[k] for k in (0, 1, 3, 2)]}
 HEIGHT = {3: math.sqrt(3) / 2, 4: 1.0}  # of a pad, its width being 1
+# With the medians of the triangle, the midlines of the square.
+OUTLINE = {
+    3: "<polygon points='.5,0 1,.866 0,.866'/><path d='M.5 0V.866M1 .866L.25 .433M0 .866L.75 .433'/>",
+    4: "<polygon points='0,0 1,0 1,1 0,1'/><path d='M.5 0V1M0 .5H1'/>",
+}
 STATIC = 5  # pictures along a side of the fallback figure
 
 
 def weights_at(x: float, y: float, corners: int) -> Tensor:
-    """Weights of the analogies at the corners at one point of a pad.
+    """Weights of the analogies at the corners at one point of a pad: [corners], none negative, their sum 1.
 
     The pad lies in the unit square, x to the right and y downwards. With three corners (top, bottom left, bottom right)
     the weights are barycentric, with four (top left, top right, bottom left, bottom right) bilinear.
-
-    Returns:
-        [corners], none negative, their sum 1.
 
     Raises:
         InputError: another number of corners, or a point outside the pad.
@@ -53,13 +51,12 @@ def weights_at(x: float, y: float, corners: int) -> Tensor:
         raise InputError(f"expected two finite numbers, got {x!r} and {y!r}")
     if corners == 3:
         right = x - (1 - y) / 2
-        weights = torch.tensor([1 - y, y - right, right])
+        inside = weights = torch.tensor([1 - y, y - right, right])
     else:
         weights = torch.tensor([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y])
-        if not -1e-6 <= x <= 1 + 1e-6 or not -1e-6 <= y <= 1 + 1e-6:
-            raise InputError(f"expected a point in the unit square, got ({x:g}, {y:g})")
-    if weights.min() < -1e-6:
-        raise InputError(f"expected a point inside the triangle, got ({x:g}, {y:g})")
+        inside = torch.tensor([x, y, 1 - x, 1 - y])
+    if inside.min() < -1e-6:
+        raise InputError(f"expected a point inside the {'triangle' if corners == 3 else 'square'}, got ({x:g}, {y:g})")
     weights = weights.clamp(min=0)
     return weights / weights.sum()
 
@@ -74,12 +71,7 @@ def places(corners: int, side: int) -> list[Point]:
 
 @dataclass(frozen=True)
 class Corner:
-    """An analogy at a corner of a pad: what its pair shows, and the mixture that the router gives it for b.
-
-    Attributes:
-        a, a_prime: [3, 64, 64].
-        label: the relation's name, or the number of the pair.
-    """
+    """An analogy at a corner of a pad: its pair, [3, 64, 64] each, and its relation or the number of the pair."""
 
     a: Tensor
     a_prime: Tensor
@@ -121,16 +113,15 @@ class Pads(MixturePanel):
         super().__init__()
         self.prepare(editor, b, None, steps, seed)
         self.corners = [_corner(analogy, k) for k, analogy in enumerate(analogies, 1)]
-        pairs = [c.a for c in self.corners], [c.a_prime for c in self.corners]
-        self.coefficients = editor.route(*pairs, self.b)
-        self._shape = TRIANGLE if len(self.corners) == 3 else SQUARE
+        self._shape = TRIANGLE if len(analogies) == 3 else SQUARE
+        self.coefficients = editor.route([c.a for c in self.corners], [c.a_prime for c in self.corners], self.b)
         self.point = self._middle
-        rows = "".join(
-            f"<div class='row'><span>{k} · {escape(corner.label)}</span>{bar_html(str(k))}</div>"
-            for k, corner in enumerate(self.corners, 1)
-        )
+        labels = [f"{k} · {escape(corner.label)}" for k, corner in enumerate(self.corners, 1)]
+        rows = (f"<div class='row'><span>{x}</span>{bar_html(str(k))}</div>" for k, x in enumerate(labels, 1))
         hint = "Drag the point, or use the arrow keys, with Shift by smaller steps;"
-        self.begin(self._pad(), f"{hint} 1 to {len(self.corners)} go to a corner, 0 to the middle.", rows)
+        self.begin(
+            self._pad(labels), f"{hint} 1 to {len(self.corners)} go to a corner, 0 to the middle.", "".join(rows)
+        )
 
     @property
     def weights(self) -> Tensor:
@@ -139,11 +130,9 @@ class Pads(MixturePanel):
 
     @property
     def mixture(self) -> Tensor:
-        """Coefficients as the pad stands, [layers, N]."""
         return torch.einsum("k,kln->ln", self.weights, self.coefficients)
 
     def stand(self, mixture: Tensor) -> dict[str, Any]:
-        """The point, and the weights of the corners, counted from 1."""
         bars = {str(k): round(weight, 4) for k, weight in enumerate(self.weights.tolist(), 1)}
         return {"values": {"point": list(self.point)}, "bars": bars}
 
@@ -158,39 +147,60 @@ class Pads(MixturePanel):
         self.move(*self._middle)
 
     def change(self, key: str, value: Any) -> None:
-        """The point was moved on the page, to [x, y]."""
         if key != "point" or not isinstance(value, (list, tuple)) or len(value) != 2:
             raise InputError(f"expected a point (x, y), got {key}: {value!r}")
         self.move(*value)
 
     def fallback(self) -> Figure:
-        """Pictures all over the pad, its analogies beside it."""
-        return static(self.editor, self.corners, self.coefficients, self.b, self.steps, self.seed)
+        """b and the analogies to the left, and to the right the results all over the pad."""
+        points = places(len(self.corners), STATIC)
+        weights = torch.stack([weights_at(*point, len(self.corners)) for point in points])
+        mixtures = torch.einsum("pk,kln->pln", weights, self.coefficients)
+        pictures = self.editor.generate(self.b, mixtures, steps=self.steps, seed=self.seed).pictures
+        size, apart, left, top = 0.72, 0.77, 3.1, 0.34
+        across = (STATIC - 1) * apart
+        board = Board(left + across + apart + 0.1, top + across + apart + 0.32)
+        for (x, y), picture in zip(points, pictures, strict=True):
+            board.picture(picture, left + x * across, top + y * across, size)
+        for k, (x, y) in enumerate(self._shape, 1):
+            above = top - 0.12 if y == 0 else board.height - 0.17
+            board.text(left + x * across + size / 2, above, f"{k}", size=9, weight="bold", ha="center")
+        each = (board.height - 0.3) / (len(self.corners) + 1)
+        edge = min(0.5, each - 0.14)
+        board.text(0.2, 0.15 + edge / 2, "b", size=9, weight="bold", ha="center")
+        board.picture(self.b, 0.4, 0.15, edge)
+        for k, corner in enumerate(self.corners, 1):
+            y = 0.15 + k * each
+            board.text(0.2, y + edge / 2, f"{k}", size=9, weight="bold", ha="center")
+            board.picture(corner.a, 0.4, y, edge)
+            board.text(0.51 + edge, y + edge / 2, "→", size=9, ha="center")
+            board.picture(corner.a_prime, 0.62 + edge, y, edge)
+            board.text(0.72 + 2 * edge, y + edge / 2, corner.label.replace(": ", ":\n", 1), size=7.5)
+        board.text(0.12, board.height - 0.06, "The pad needs a running kernel.", size=7.5, color=PALE, va="bottom")
+        return board.figure
 
     @property
     def _middle(self) -> Point:
         x, y = (sum(z) / len(self._shape) for z in zip(*self._shape, strict=True))
         return x, y
 
-    def _pad(self) -> str:
+    def _pad(self, labels: Sequence[str]) -> str:
         """The pad with its analogies at the corners, as HTML."""
-        count, height, around = len(self.corners), HEIGHT[len(self.corners)], CLOCKWISE[len(self.corners)]
-        outline = " ".join(f"{x},{y * height:.4f}" for x, y in around)
-        middles = [((p[0] + q[0]) / 2, (p[1] + q[1]) / 2) for p, q in zip(around, around[1:] + around[:1], strict=True)]
-        # Medians of the triangle, from a corner to the middle of the side across; midlines of the square.
-        lines = [(around[i], middles[(i + 1) % 3]) for i in range(3)] if count == 3 else [middles[::2], middles[1::2]]
-        drawn = "".join(
-            f"<line x1='{p[0]:.4f}' y1='{p[1] * height:.4f}' x2='{q[0]:.4f}' y2='{q[1] * height:.4f}'/>"
-            for p, q in lines
-        )
-        places = {str(k): place for k, place in enumerate(self._shape, 1)} | {"0": self._middle}
-        labels = [corner.label for corner in self.corners]
-        shape = escape(json.dumps({"corners": around, "ratio": height, "places": places, "labels": labels}))
-        blocks, upper = [_corner_html(corner, k) for k, corner in enumerate(self.corners, 1)], 1 if count == 3 else 2
+        count = len(self.corners)
+        height = HEIGHT[count]
+        keys = {str(k): place for k, place in enumerate((self._middle, *self._shape))}
+        names = [corner.label for corner in self.corners]
+        shape = escape(json.dumps({"corners": CLOCKWISE[count], "ratio": height, "places": keys, "labels": names}))
+        blocks = [
+            f"<div class='corner'><div>{picture_tag(corner.a, 'a', 40)}<span aria-hidden='true'>→</span>"
+            f"{picture_tag(corner.a_prime, 'a′', 40)}</div>{label}</div>"
+            for corner, label in zip(self.corners, labels, strict=True)
+        ]
+        upper = count - 2
         return (
             f"<div class='field'><div class='corners{' single' if upper == 1 else ''}'>{''.join(blocks[:upper])}</div>"
             f"<div class='pad' data-shape='{shape}'>"
-            f"<svg viewBox='0 0 1 {height:.4f}' aria-hidden='true'><polygon points='{outline}'/>{drawn}</svg>"
+            f"<svg viewBox='0 0 1 {height:.4f}' aria-hidden='true'>{OUTLINE[count]}</svg>"
             "<div role='slider' tabindex='0' aria-roledescription='pad' aria-valuemin='0' aria-valuemax='100' "
             "aria-label='mixture of the analogies; arrow keys move it'></div></div>"
             f"<div class='corners'>{''.join(blocks[upper:])}</div></div>"
@@ -202,55 +212,4 @@ def _corner(analogy: Analogy | tuple[Any, Any], number: int) -> Corner:
         return Corner(analogy.a, analogy.a_prime, relation_label(analogy.relation))
     if not isinstance(analogy, (tuple, list)) or len(analogy) != 2:
         raise InputError(f"expected an Analogy or a pair (a, a_prime), got {type(analogy).__name__}")
-    a, a_prime = (read_image(x, name) for x, name in zip(analogy, ("a", "a_prime"), strict=True))
-    return Corner(a, a_prime, f"pair {number}")
-
-
-def _corner_html(corner: Corner, number: int) -> str:
-    a, a_prime = picture_tag(corner.a, "a", 40), picture_tag(corner.a_prime, "a′", 40)
-    return (
-        f"<div class='corner'><div>{a}<span aria-hidden='true'>→</span>{a_prime}</div>"
-        f"{number} · {escape(corner.label)}</div>"
-    )
-
-
-def static(
-    editor: Editor,
-    corners: Sequence[Corner],
-    coefficients: Tensor,
-    b: Any,
-    steps: int = 2,
-    seed: int = 0,
-    side: int = STATIC,
-) -> Figure:
-    """A pad as a field of pictures: b and the analogies to the left, the results where the pad would render them.
-
-    Args:
-        corners: three or four. coefficients: their mixtures, [corners, layers, N].
-        side: pictures along each side of the pad.
-    """
-    points = places(len(corners), side)
-    weights = torch.stack([weights_at(*point, len(corners)) for point in points])
-    mixtures = torch.einsum("pk,kln->pln", weights, coefficients)
-    pictures = editor.generate(b, mixtures, steps=steps, seed=seed).pictures
-    size, gap, left, top = 0.72, 0.05, 3.1, 0.34
-    across = (side - 1) * (size + gap)
-    board = Board(left + across + size + gap + 0.1, top + across + size + gap + 0.32)
-    for (x, y), picture in zip(points, pictures, strict=True):
-        board.picture(picture, left + x * across, top + y * across, size)
-    for k, (x, y) in enumerate(TRIANGLE if len(corners) == 3 else SQUARE, 1):
-        board.text(left + x * across + size / 2, top - 0.12 if y == 0 else board.height - 0.17, f"{k}", size=9,
-                   weight="bold", ha="center")  # fmt: skip
-    lines = [("b", [read_image(b, "b")], ""), *((f"{k}", [c.a, c.a_prime], c.label) for k, c in enumerate(corners, 1))]
-    each = (board.height - 0.3) / len(lines)
-    edge = min(0.5, each - 0.14)
-    for row, (name, shown, label) in enumerate(lines):
-        y = 0.15 + row * each
-        board.text(0.2, y + edge / 2, name, size=9, weight="bold", ha="center")
-        for i, picture in enumerate(shown):
-            board.picture(picture, 0.4 + i * (edge + 0.22), y, edge)
-        if label:
-            board.text(0.4 + edge + 0.11, y + edge / 2, "→", size=9, ha="center")
-            board.text(0.5 + 2 * edge + 0.22, y + edge / 2, label.replace(": ", ":\n", 1), size=7.5)
-    board.text(0.12, board.height - 0.06, "The pad needs a running kernel.", size=7.5, color=PALE, va="bottom")
-    return board.figure
+    return Corner(read_image(analogy[0], "a"), read_image(analogy[1], "a_prime"), f"pair {number}")

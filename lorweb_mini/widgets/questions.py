@@ -59,15 +59,12 @@ def drawn(emoji: int, style: int, edits: tuple[tuple[str, Strength], ...] = (), 
 
 def slots_of(analogy: Analogy) -> dict[str, Slot]:
     """a, a' and b of an analogy from the data, with where they come from."""
-    ends = []
-    for key in analogy.keys[:3]:
-        emoji, style = key.rsplit("@", 1)
-        ends.append((load_emoji().index[emoji], STYLES.index(style)))
-    return {
-        "a": drawn(*ends[0], picture=analogy.a),
-        "a_prime": drawn(*ends[1], get_relation(analogy.relation).edits, analogy.a_prime),
-        "b": drawn(*ends[2], picture=analogy.b),
-    }
+    slots = {}
+    for name, key in zip(NAMES, analogy.keys[:3], strict=True):
+        emoji, _, style = key.rpartition("@")
+        edits = get_relation(analogy.relation).edits if name == "a_prime" else ()
+        slots[name] = drawn(load_emoji().index[emoji], STYLES.index(style), edits, getattr(analogy, name))
+    return slots
 
 
 def read_upload(content: bytes, name: str) -> Tensor:
@@ -81,11 +78,10 @@ def read_upload(content: bytes, name: str) -> Tensor:
             # Pillow's own limits on size come later or never; read_image has ours.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(content))
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: expected at most {MAX_PIXELS // 10**6} megapixels; got more") from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(
-            f"{name}: expected a picture file, such as PNG, JPEG or WebP; got {len(content):,} bytes that are none"
+            f"{name}: expected a picture file, such as PNG, JPEG or WebP, of at most {MAX_PIXELS // 10**6} megapixels; "
+            f"got {len(content):,} bytes that are none"
         ) from error
     return read_image(picture, name)
 
@@ -116,8 +112,8 @@ def paint(picture: Tensor, points: Sequence[Sequence[float]], colour: str, size:
     pen = ImageDraw.Draw(cover)
     radius = FINER * size / 2
     pen.line(places, fill=255, width=max(1, round(2 * radius)))
-    for x, y in places:
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+    for place in places:
+        pen.circle(place, radius, fill=255)
     alpha = torch.from_numpy(np.array(cover.resize((SIZE, SIZE), Image.Resampling.BOX))).float() / 255
     ink = picture.new_tensor([int(colour[i : i + 2], 16) for i in (1, 3, 5)]).view(3, 1, 1) / 127.5 - 1
     return torch.lerp(picture, ink.expand_as(picture), alpha.expand_as(picture))
@@ -131,12 +127,9 @@ def known_relations(a: Slot, a_prime: Slot) -> list[str]:
     """Names of the relations that have (a, a') as one of their pairs; a drawing with an edit starts none."""
     if a.drawing is None or a_prime.drawing is None or a.edits:
         return []
-    row = np.array([*a.drawing, *a_prime.drawing])
-    return [
-        name
-        for name, relation in relations().items()
-        if relation.edits == a_prime.edits and bool((relation.all_pairs == row).all(1).any())
-    ]
+    row = (*a.drawing, *a_prime.drawing)
+    same = {name: relation for name, relation in relations().items() if relation.edits == a_prime.edits}
+    return [name for name, relation in same.items() if (relation.all_pairs == row).all(1).any()]
 
 
 def true_answers(names: Iterable[str], b: Slot) -> list[tuple[str, Tensor]]:
@@ -149,7 +142,7 @@ def true_answers(names: Iterable[str], b: Slot) -> list[tuple[str, Tensor]]:
     answers: list[tuple[str, Tensor]] = []
     for name in names:
         relation = get_relation(name)
-        rows = relation.all_pairs[(relation.all_pairs[:, :2] == np.array(b.drawing)).all(1)]
+        rows = relation.all_pairs[(relation.all_pairs[:, :2] == b.drawing).all(1)]
         for picture in relation.pictures(rows)[1]:
             others = torch.stack([b.picture, *(shown for _, shown in answers)])
             if bool(differ(picture.expand_as(others), others).all()):
@@ -199,25 +192,14 @@ def solve(editor: Editor, slots: Mapping[str, Slot], steps: int = 8, seed: int =
 def relation_means(editor: Editor, names: Iterable[str], n: int = MEAN_OF, seed: int = 0) -> dict[str, np.ndarray]:
     """Mean routing vector of each relation over up to n analogies of train concepts, [layers · N].
 
-    A relation without two such pairs that look different is left out.
-
-    Raises:
-        InputError: an unknown relation.
+    A relation without two such pairs that look different is left out; InputError for an unknown one.
     """
     items = {name: analogies("train", name, seed=seed, n=n) for name in names}
-    items = {name: own for name, own in items.items() if own}
-    if not items:
-        return {}
-    vectors = routing_vectors(editor, [x for own in items.values() for x in own])
-    ends = np.cumsum([len(own) for own in items.values()])[:-1]
-    return {name: part.mean(0) for name, part in zip(items, np.split(vectors, ends), strict=True)}
+    return {name: routing_vectors(editor, own).mean(0) for name, own in items.items() if own}
 
 
 def nearest(vector: np.ndarray, means: Mapping[str, np.ndarray], count: int = NEIGHBOURS) -> list[tuple[str, float]]:
     """The relations whose means point most nearly where a routing vector does: name and cosine, the nearest first."""
-    if not means:
-        return []
-    matrix = np.stack(list(means.values()))
-    cosine = matrix @ vector / (np.linalg.norm(matrix, axis=1) * np.linalg.norm(vector))
-    names = list(means)
-    return [(names[i], float(cosine[i])) for i in np.argsort(-cosine, kind="stable")[:count]]
+    length = np.linalg.norm(vector)
+    cosines = [(name, float(mean @ vector / (np.linalg.norm(mean) * length))) for name, mean in means.items()]
+    return sorted(cosines, key=lambda pair: -pair[1])[:count]

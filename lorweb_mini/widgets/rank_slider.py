@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from ..analysis.one_lora import energy_kept, kept, render, strengths
 from ..core.editor import Editor
 from ..errors import InputError
-from ..images import read_image, to_pil
+from ..images import read_image
 from ..show.pictures import picture_rows
 from .base import figure_tag
 from .controls import Controls, Menu, Slider
 
 STRENGTHS_SHOWN = (0.0, 0.5, 1.0, 1.5, 2.0)  # in the fallback figure
-SIDE = 192
 
 
 class RankSlider(Controls):
@@ -58,41 +58,30 @@ class RankSlider(Controls):
         self.set(rank=self.editor.basis.n_loras, strength=1.0)
 
     def render(self, b: str, rank: int, strength: float) -> None:
-        """Edits b with the first directions of the LoRA, and measures the error."""
         (picture, truth), basis = self.pairs[b], self.editor.basis
-        drawn, (self.error,) = render(
-            self.editor, picture, truth, kept(basis, rank, strength)[None], steps=self.steps, seed=self.seed
-        )
-        self.picture = to_pil(drawn[0])
+        drawn, (self.error,) = self._drawn(b, [(rank, strength)])
         size = rank * sum(low.shape[-1] + high.shape[-2] for low, high in map(basis.factors, range(len(basis.layers))))
-        shown = (
-            ("b", picture, None),
-            ("result", self.picture, f"result: error {self.error:.2f}"),
-            ("true b′", truth, None),
-        )
+        shown = self.show(picture, drawn[0], caption=f"result: error {self.error:.2f}")
         self.write(
-            pictures="".join(figure_tag(x, name, SIDE, caption) for name, x, caption in shown),
+            pictures=shown + figure_tag(truth, "true b′", self.side),
             numbers=f"{size:,} parameters, {energy_kept(basis, rank):.0%} of ‖ΔW‖²",
         )
 
     def fallback(self) -> Figure:
-        """Both sliders as rows of pictures, for the first pair."""
-        return static(self.editor, *next(iter(self.pairs.values())), self.steps, self.seed)
+        """The two sliders as rows of pictures for the first pair: rising rank above, rising strength below."""
+        first, most = next(iter(self.pairs)), self.editor.basis.n_loras
+        ranks = sorted({0, *(2**i for i in range(int(math.log2(most)) + 1)), most})
+        rows, captions = {"b and true b′": torch.stack(self.pairs[first])}, {"b and true b′": ["b", "true b′"]}
+        for label, settings, names in (
+            ("rank", [(rank, 1.0) for rank in ranks], [f"rank {rank}" for rank in ranks]),
+            ("strength", [(most, x) for x in STRENGTHS_SHOWN], [f"× {x:g}" for x in STRENGTHS_SHOWN]),
+        ):
+            rows[label], errors = self._drawn(first, settings)
+            captions[label] = [f"{name}: {error:.2f}" for name, error in zip(names, errors, strict=True)]
+        note = "Below each picture its error. The sliders need a running kernel."
+        return picture_rows(rows, captions, note=note, label_width=1.1)
 
-
-def static(editor: Editor, b: Any, b_prime: Any, steps: int = 4, seed: int = 0) -> Figure:
-    """The two sliders of a :class:`RankSlider` as two rows of pictures: rising rank above, rising strength below."""
-    basis = editor.basis
-    b, b_prime = read_image(b, "b"), read_image(b_prime, "b_prime")
-    most = basis.n_loras
-    ranks = sorted({0, *(2**i for i in range(int(math.log2(most)) + 1)), most})
-    rows, captions = {"b and true b′": torch.stack([b, b_prime])}, {"b and true b′": ["b", "true b′"]}
-    for label, settings, names in (
-        ("rank", [(rank, 1.0) for rank in ranks], [f"rank {rank}" for rank in ranks]),
-        ("strength", [(most, x) for x in STRENGTHS_SHOWN], [f"× {x:g}" for x in STRENGTHS_SHOWN]),
-    ):
-        mixtures = torch.stack([kept(basis, rank, strength) for rank, strength in settings])
-        rows[label], errors = render(editor, b, b_prime, mixtures, steps=steps, seed=seed)
-        captions[label] = [f"{name}: {error:.2f}" for name, error in zip(names, errors, strict=True)]
-    note = "Below each picture its error. The sliders need a running kernel."
-    return picture_rows(rows, captions, note=note, label_width=1.1)
+    def _drawn(self, name: str, settings: list[tuple[int, float]]) -> tuple[Tensor, Any]:
+        """Pictures and errors of a pair at ranks and strengths."""
+        mixtures = torch.stack([kept(self.editor.basis, rank, strength) for rank, strength in settings])
+        return render(self.editor, *self.pairs[name], mixtures, steps=self.steps, seed=self.seed)

@@ -30,6 +30,19 @@ from ..images import read_image
 from ..models.base import TEXT_WIDTH, noise_for
 
 ALL = slice(None)
+TEXT, PICTURE = slice(0, 1), slice(1, None)  # rows of the tokens
+
+
+def one_mixture(editor: Editor, coefficients: Tensor) -> Tensor:
+    """Coefficients [layers, N] or [1, layers, N] as [layers, N].
+
+    Raises:
+        InputError: coefficients of another shape or not finite, or those of several pictures.
+    """
+    checked = editor.basis.check(coefficients)
+    if len(checked) != 1:
+        raise InputError(f"expected the coefficients of one analogy, got a batch of {len(checked)}")
+    return checked[0]
 
 
 class _Linears:
@@ -37,15 +50,13 @@ class _Linears:
 
         [W_1; …; W_k; A_1; …; A_k] x,   then   y_i = W_i x + B_i (gate_i ∘ A_i x)
 
-    Attributes:
-        layers: their positions in the basis.
-        gate: coefficients as the gate applies them, [k · N · r]; set before every picture.
+    ``layers`` are their positions in the basis; ``gate``, the coefficients as [k · N · r], is set before every picture.
     """
 
     gate: Tensor
 
-    def __init__(self, basis: Basis, names: Sequence[str]) -> None:
-        self.layers = [basis.layers.index(name) for name in names]
+    def __init__(self, basis: Basis, *names: str, block: str = "") -> None:
+        self.layers = [basis.layers.index(block + name) for name in names]
         modules = [basis.modules[layer] for layer in self.layers]
         bases = [module.get_base_layer() for module in modules]
         lows = [module.lora_A[ADAPTER].weight for module in modules]
@@ -67,6 +78,10 @@ class _Linears:
 def _normed(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Layer norm whose weight and bias are the modulation of this step; ``scale`` has its 1 already."""
     return F.layer_norm(x, scale.shape, scale, shift, 1e-6)
+
+
+def _activated(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
 
 
 class _Heads:
@@ -96,39 +111,30 @@ class _DoubleBlock:
     """A block with weights of their own for text and picture, which meet in the attention."""
 
     chunks = 12  # norm1 and norm1_context: shift, scale and gate of the attention and of the feed-forward layer
+    modulation = ("norm1.linear", "norm1_context.linear")
 
-    def __init__(self, basis: Basis, name: str, attention: FluxAttention, rotary: tuple[Tensor, Tensor]) -> None:
-        def linears(*names: str) -> _Linears:
-            return _Linears(basis, [f"{name}.{each}" for each in names])
-
-        self.modulation = [f"{name}.norm1.linear", f"{name}.norm1_context.linear"]
-        self.picture = (
-            linears("attn.to_q", "attn.to_k", "attn.to_v"),
-            *map(linears, ("attn.to_out.0", "ff.net.0.proj", "ff.net.2")),
+    def __init__(self, basis: Basis, block: str, attention: FluxAttention, rotary: tuple[Tensor, Tensor]) -> None:
+        picture = ("attn.to_q", "attn.to_k", "attn.to_v"), ("attn.to_out.0",), ("ff.net.0.proj",), ("ff.net.2",)
+        text = (
+            *(("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"), ("attn.to_add_out",)),
+            *(("ff_context.net.0.proj",), ("ff_context.net.2",)),
         )
-        self.text = (
-            linears("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-            *map(linears, ("attn.to_add_out", "ff_context.net.0.proj", "ff_context.net.2")),
-        )
+        self.text, self.picture = ([_Linears(basis, *names, block=block) for names in own] for own in (text, picture))
         self.products = [*self.picture, *self.text]
-        tokens = len(rotary[0]) - 1
         norms = (attention.norm_added_q, attention.norm_q), (attention.norm_added_k, attention.norm_k)
+        tokens = len(rotary[0]) - 1
         weights = [torch.cat([text.weight[None], picture.weight.expand(tokens, -1)]) for text, picture in norms]
         self.heads = _Heads(rotary, *weights, eps=attention.norm_q.eps)
 
     def __call__(self, x: Tensor, modulation: Sequence[Tensor]) -> Tensor:
         """Tokens [1 + T + R, width], the text first, to as many."""
-        streams = (
-            (self.text, x[:1], modulation[6:], slice(0, 1)),
-            (self.picture, x[1:], modulation[:6], slice(1, None)),
-        )
-        joined = [linears[0](_normed(part, mod[1], mod[0])) for linears, part, mod, _ in streams]
-        query, key, value = (torch.cat(both) for both in zip(*joined, strict=True))
-        attended = self.heads(query, key, value)
+        streams = (self.text, modulation[6:], TEXT), (self.picture, modulation[:6], PICTURE)
+        joined = [linears[0](_normed(x[rows], mod[1], mod[0])) for linears, mod, rows in streams]
+        attended = self.heads(*(torch.cat(both) for both in zip(*joined, strict=True)))
         parts = []
-        for (_, out, up, down), part, mod, own in streams:
-            part = torch.addcmul(part, mod[2], out(attended[own])[0])
-            hidden = F.gelu(up(_normed(part, mod[4], mod[3]))[0], approximate="tanh")
+        for (_, out, up, down), mod, rows in streams:
+            part = torch.addcmul(x[rows], mod[2], out(attended[rows])[0])
+            hidden = _activated(up(_normed(part, mod[4], mod[3]))[0])
             parts.append(torch.addcmul(part, mod[5], down(hidden)[0]))
         return torch.cat(parts)
 
@@ -137,32 +143,26 @@ class _SingleBlock:
     """A block in which text and picture share weights, and the feed-forward layer runs beside the attention."""
 
     chunks = 3  # shift, scale, gate
+    modulation = ("norm.linear",)
 
     def __init__(
-        self, basis: Basis, name: str, attention: FluxAttention, rotary: tuple[Tensor, Tensor], rows: slice = ALL
+        self, basis: Basis, block: str, attention: FluxAttention, rotary: tuple[Tensor, Tensor], rows: slice = ALL
     ) -> None:
         """``rows`` are the tokens that the next block needs."""
-
-        def linears(*names: str) -> _Linears:
-            return _Linears(basis, [f"{name}.{each}" for each in names])
-
         self.rows = rows
-        self.modulation = [f"{name}.norm.linear"]
-        self.context, self.own = linears("attn.to_k", "attn.to_v"), linears("attn.to_q", "proj_mlp")
-        self.out = linears("proj_out")
-        self.products = [self.context, self.own, self.out]
+        names = ("attn.to_k", "attn.to_v"), ("attn.to_q", "proj_mlp"), ("proj_out",)
+        self.products = [_Linears(basis, *own, block=block) for own in names]
         weights = [norm.weight[None] for norm in (attention.norm_q, attention.norm_k)]
         self.heads = _Heads(rotary, *weights, eps=attention.norm_q.eps)
 
     def __call__(self, x: Tensor, modulation: Sequence[Tensor]) -> Tensor:
         """Tokens [1 + T + R, width] to those in ``rows``."""
-        shift, scale, gate = modulation
+        (shift, scale, gate), (context, own, out) = modulation, self.products
         normed = _normed(x, scale, shift)
-        query, hidden = self.own(normed[self.rows])
-        key, value = self.context(normed)
-        attended = self.heads(query, key, value, self.rows)
-        both = torch.cat([attended, F.gelu(hidden, approximate="tanh")], 1)
-        return torch.addcmul(x[self.rows], gate, self.out(both)[0])
+        query, hidden = own(normed[self.rows])
+        key, value = context(normed)
+        both = torch.cat([self.heads(query, key, value, self.rows), _activated(hidden)], 1)
+        return torch.addcmul(x[self.rows], gate, out(both)[0])
 
 
 class Renderer:
@@ -180,9 +180,6 @@ class Renderer:
         InputError: a picture that cannot be read, a missing context, steps below 1, a seed outside [0, 2^63), or an
             editor inside ``freeze``, whose weights are not those that it would copy.
     """
-
-    editor: Editor
-    steps: int
 
     def __init__(
         self, editor: Editor, b: Any, context: tuple[Any, Any] | None = None, steps: int = 4, seed: int = 0
@@ -203,7 +200,7 @@ class Renderer:
 
     def _prepare(self, pictures: Tensor, seed: int) -> None:
         """Everything that no mixture changes."""
-        layout, basis, transformer = self.editor.layout, self.editor.basis, self.editor.base.transformer
+        layout, transformer = self.editor.layout, self.editor.base.transformer
         latents = self.editor.autoencoder.to_latent(pictures).split(1)
         self.size = (latents[0].shape[2], latents[0].shape[3])
         a, a_prime = latents[1:] if layout.needs_context else (None, None)
@@ -220,17 +217,23 @@ class Renderer:
         self.time = F.silu(transformer.time_text_embed(times, nothing.expand(self.steps, -1)))
         scale, shift = transformer.norm_out.linear(self.time).chunk(2, 1)
         self.outermost = list(zip(1 + scale, shift, strict=True))
+        self._prepare_blocks(transformer.pos_embed(torch.cat([ids.new_zeros(1, 3), ids])), slice(1, 1 + drawn))
 
-        rotary = transformer.pos_embed(torch.cat([ids.new_zeros(1, 3), ids]))
-        self.blocks: list[_DoubleBlock | _SingleBlock] = [
-            _DoubleBlock(basis, f"transformer_blocks.{i}", block.attn, rotary)
-            for i, block in enumerate(transformer.transformer_blocks)
-        ]
+    def _prepare_blocks(self, rotary: tuple[Tensor, Tensor], drawn: slice) -> None:
+        """The weights; ``drawn`` are the rows of the tokens that become the picture."""
+        basis, transformer = self.editor.basis, self.editor.base.transformer
+        self.blocks: list[_DoubleBlock | _SingleBlock] = []
+        names: list[str] = []
+        for i, block in enumerate(transformer.transformer_blocks):
+            name = f"transformer_blocks.{i}."
+            self.blocks.append(_DoubleBlock(basis, name, block.attn, rotary))
+            names += [name + own for own in _DoubleBlock.modulation]
         last = len(transformer.single_transformer_blocks) - 1
         for i, block in enumerate(transformer.single_transformer_blocks):
-            rows = slice(1, 1 + drawn) if i == last else ALL
-            self.blocks.append(_SingleBlock(basis, f"single_transformer_blocks.{i}", block.attn, rotary, rows))
-        self.modulation = _Linears(basis, [name for block in self.blocks for name in block.modulation])
+            name = f"single_transformer_blocks.{i}."
+            self.blocks.append(_SingleBlock(basis, name, block.attn, rotary, drawn if i == last else ALL))
+            names += [name + own for own in _SingleBlock.modulation]
+        self.modulation = _Linears(basis, *names)
         self.products = [self.modulation, *(product for block in self.blocks for product in block.products)]
         self.order = torch.tensor([layer for product in self.products for layer in product.layers])
 
@@ -240,9 +243,8 @@ class Renderer:
         for product, gate in zip(self.products, gates.split([len(p.layers) for p in self.products]), strict=True):
             product.gate = gate.flatten()
         chunks = torch.cat(self.modulation(self.time), 1).unflatten(1, (-1, self.time.shape[1]))
+        chunks[:, 1::3] += 1  # shift, scale and gate follow each other everywhere
         counts = [block.chunks for block in self.blocks]
-        # Shift, scale and gate follow each other everywhere.
-        chunks[:, 1::3] += 1
         return [[list(part) for part in step.split(counts)] for step in chunks]
 
     def tokens(self, coefficients: Tensor) -> Tensor:
@@ -258,15 +260,9 @@ class Renderer:
         return z
 
     def __call__(self, coefficients: Tensor) -> Tensor:
-        """The picture [3, 64, 64] in [-1, 1] under a mixture, [layers, N] or [1, layers, N].
-
-        Raises:
-            InputError: coefficients of another shape or not finite, or those of several pictures.
-        """
-        checked = self.editor.basis.check(coefficients)
-        if len(checked) != 1:
-            raise InputError(f"expected the coefficients of one picture, got a batch of {len(checked)}")
+        """The picture [3, 64, 64] in [-1, 1] under a mixture, :func:`one_mixture` says in which form."""
+        mixture = one_mixture(self.editor, coefficients)
         with torch.inference_mode():
-            latent = self.editor.layout.result(self.tokens(checked[0])[None], *self.size)
+            latent = self.editor.layout.result(self.tokens(mixture)[None], *self.size)
             picture = self.editor.autoencoder.to_picture(latent)[0]
         return picture.clone()  # outside of inference mode a tensor like any other

@@ -15,22 +15,18 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..core.layout import unpack
-from ..errors import InputError
-from ..images import read_image, to_pil
+from ..errors import InputError, check_seed
+from ..images import read_image
 from ..models.autoencoder import MiniAutoencoder
 from ..models.base import Base
 from ..models.text import vectors_of
 from ..show.pictures import picture_rows
-from .base import figure_tag
 from .controls import Controls, Menu, Slider
 
-STEPS_MAX, GUIDANCE_MAX = 16, 4.0
 STEPS_SHOWN, GUIDANCE_SHOWN = (1, 2, 4, 8, 16), (1.0, 2.0, 4.0)  # in the fallback figure
-STEPS = Slider("steps", 1, STEPS_MAX, 1, 8, says="steps: Euler steps from noise")
-GUIDANCE = Slider("guidance", 1.0, GUIDANCE_MAX, 0.25, 1.0, 2, "guidance: 1 is none")
-SEED = Slider("a seed", 0, 2**63 - 1, 1, 0)
+STEPS = Slider("steps", 1, 16, 1, 8, says="steps: Euler steps from noise")
+GUIDANCE = Slider("guidance", 1.0, 4.0, 0.25, 1.0, 2, "guidance: 1 is none")
 NO_INSTRUCTION = "(no instruction)"
-SIDE = 256
 
 
 @dataclass(frozen=True)
@@ -88,19 +84,18 @@ def strip(
 ) -> Figure:
     """A trajectory as two rows of pictures: z_t above, the estimate x̂ below; b (and the true b') to their left.
 
-    Args:
-        size: side of a picture, in inches.
+    ``size`` is the side of a picture in inches.
     """
     with torch.no_grad():
         upper, lower = autoencoder.to_picture(path.states), autoencoder.to_picture(path.estimates)
-    times = [f"{float(t):.3g}" for t in path.times]
+    times = [f"{float(t):.3g}" for t in path.times[:-1]]
     truth = None if b_prime is None else read_image(b_prime, "b_prime")
     states, heading = "what is there\n$z_t$", "where it heads\n$\\hat x = z_t - t\\,v$"
     return picture_rows(
         {states: [read_image(b, "b"), *upper], heading: [truth, *lower]},
         captions={
-            states: ["b", *(f"t = {t}" for t in times[:-1]), "the result"],
-            heading: ["" if truth is None else "true b′", *(f"seen from {t}" for t in times[:-1])],
+            states: ["b", *(f"t = {t}" for t in times), "the result"],
+            heading: ["" if truth is None else "true b′", *(f"seen from {t}" for t in times)],
         },
         title=title,
         size=size,
@@ -150,6 +145,7 @@ class Sampler(Controls):
     """
 
     title = "Sampler with sliders for steps and guidance"
+    side = 256
 
     def __init__(
         self,
@@ -175,48 +171,33 @@ class Sampler(Controls):
         )
 
     def render(self, instruction: str, steps: int, guidance: float) -> None:
-        """Edits b by the instruction, and counts the transformer's runs."""
-        drawn = draw(self.base, self.autoencoder, self.b, instruction, steps, guidance, self.seed)
-        self.picture = to_pil(drawn)
         runs = cost(steps, guidance, instruction)
         self.write(
-            pictures=figure_tag(self.b, "b", SIDE) + figure_tag(self.picture, "result", SIDE),
+            pictures=self.show(self.b, self._drawn(instruction, steps, guidance)),
             numbers=f"The transformer runs <b>{runs}</b> time{'s' if runs > 1 else ''} for this picture.",
         )
 
     def fallback(self) -> Figure:
-        """The table of steps and guidance for the first instruction."""
-        return static(self.base, self.autoencoder, self.b, self.starts["instruction"], self.seed)
+        """The first instruction as a table of pictures: more steps to the right, more guidance downwards."""
+        instruction = self.starts["instruction"]
+        rows: dict[str, list[Tensor | None]] = {}
+        for guidance in GUIDANCE_SHOWN:
+            pictures = [self._drawn(instruction, steps, guidance) for steps in STEPS_SHOWN]
+            rows[f"guidance {guidance:g}"] = [None if rows else self.b, *pictures]
+        asked = f"“{instruction}”" if instruction else NO_INSTRUCTION
+        return picture_rows(
+            rows,
+            columns=["b", *(f"{n} step{'s' if n > 1 else ''}" for n in STEPS_SHOWN)],
+            note=f"{asked}, always from the same noise. The sliders need a running kernel.",
+            size=1.2,
+            label_width=0.9,
+        )
 
-
-def static(
-    base: Base,
-    autoencoder: MiniAutoencoder,
-    b: Any,
-    instruction: str,
-    seed: int = 0,
-    steps: Sequence[int] = STEPS_SHOWN,
-    guidance: Sequence[float] = GUIDANCE_SHOWN,
-) -> Figure:
-    """The sliders of a :class:`Sampler` as a table of pictures: more steps to the right, more guidance downwards."""
-    picture = read_image(b, "b")
-    rows = {
-        f"guidance {strength:g}": [
-            None if i else picture,
-            *(draw(base, autoencoder, picture, instruction, n, strength, seed) for n in steps),
-        ]
-        for i, strength in enumerate(guidance)
-    }
-    asked = f"“{instruction}”" if instruction else NO_INSTRUCTION
-    return picture_rows(
-        rows,
-        columns=["b", *(f"{n} step{'s' if n > 1 else ''}" for n in steps)],
-        note=f"{asked}, always from the same noise. The sliders need a running kernel.",
-        size=1.2,
-        label_width=0.9,
-    )
+    def _drawn(self, instruction: str, steps: int, guidance: float) -> Tensor:
+        return draw(self.base, self.autoencoder, self.b, instruction, steps, guidance, self.seed)
 
 
 def _check(seed: Any, steps: Any, guidance: Any) -> None:
-    for slider, value in ((STEPS, steps), (GUIDANCE, guidance), (SEED, seed)):
-        slider.check(value)
+    STEPS.check(steps)
+    GUIDANCE.check(guidance)
+    check_seed(seed)

@@ -43,22 +43,16 @@ def search(query: str) -> list[int]:
     """
     if not isinstance(query, str):
         raise InputError(f"expected words to search for, got {type(query).__name__}")
-    wanted = _words(query)
-    if not wanted and not query.strip():
+    if not query.strip():
         return list(range(len(load_emoji().emojis)))
     try:
         exact = [load_emoji().find(query)]
     except InputError:
         exact = []
-    if not wanted:
-        return exact
-    ranks: dict[int, int] = {}
-    for position, (name, keywords) in enumerate(_vocabulary()):
-        rank = max(_rank(word, name, keywords) for word in wanted)
-        if rank < NOWHERE:
-            ranks[position] = rank
-    ordered = sorted(ranks, key=lambda position: (ranks[position], position))
-    return exact + [position for position in ordered if position not in exact]
+    words = _words(query)
+    ranks = [max((_rank(word, *entry) for word in words), default=NOWHERE) for entry in _vocabulary()]
+    ranked = sorted((rank, position) for position, rank in enumerate(ranks) if rank < NOWHERE)
+    return exact + [position for _, position in ranked if position not in exact]
 
 
 def _rank(word: str, name: Sequence[str], keywords: Sequence[str]) -> int:
@@ -78,8 +72,13 @@ def column_of(style: str) -> int:
     return STYLES.index(style)
 
 
-def _starting_at(rows: np.ndarray, emoji: int, style: str) -> np.ndarray:
-    return rows[(rows[:, 0] == emoji) & (rows[:, 1] == column_of(style))]
+def position_of(emoji: int | str) -> int:
+    """Position of an emoji given by position, key, character or name; InputError if there is none."""
+    data = load_emoji()
+    position = data.find(emoji) if isinstance(emoji, str) else emoji
+    if not 0 <= position < len(data.emojis):
+        raise InputError(f"expected an emoji in 0..{len(data.emojis) - 1}; got {position}")
+    return position
 
 
 def relations_of(emoji: int, style: str) -> list[str]:
@@ -89,7 +88,8 @@ def relations_of(emoji: int, style: str) -> list[str]:
         emoji: its position.
         style: one of :data:`~lorweb_mini.emoji.sheets.STYLES`; a style that lacks the emoji gives an empty list.
     """
-    return [name for name, relation in relations().items() if len(_starting_at(relation.all_pairs, emoji, style))]
+    start = (emoji, column_of(style))
+    return [name for name, relation in relations().items() if (relation.all_pairs[:, :2] == start).all(1).any()]
 
 
 def pairs_of(relation: str, emoji: int, style: str, others: int = OTHERS) -> tuple[np.ndarray, np.ndarray]:
@@ -103,19 +103,17 @@ def pairs_of(relation: str, emoji: int, style: str, others: int = OTHERS) -> tup
         InputError: an unknown relation or style.
     """
     chosen = get_relation(relation)
-    rows = chosen.all_pairs
-    own = _starting_at(rows, emoji, style)
-    concept = [x.concept for x in load_emoji().emojis]
-    rest = rows[(rows[:, 1] == column_of(style)) & (rows[:, 0] != emoji)]
+    rows = chosen.all_pairs[chosen.all_pairs[:, 1] == column_of(style)]
+    own, rest = rows[rows[:, 0] == emoji], rows[rows[:, 0] != emoji]
     rest = rest[np.random.default_rng(zlib.crc32(relation.encode())).permutation(len(rest))]
+    concept = [x.concept for x in load_emoji().emojis]
     shown = {concept[emoji], *(concept[i] for i in own[:, 2])}
-    fresh: list[int] = []
-    stale: list[int] = []
-    for i, row in enumerate(rest):
+    repeats = []
+    for row in rest:
         ends = {concept[row[0]], concept[row[2]]}
-        (stale if ends & shown else fresh).append(i)
+        repeats.append(bool(ends & shown))
         shown |= ends
-    rest = rest[(fresh + stale)[: CANDIDATES * others]]
+    rest = rest[np.argsort(repeats, kind="stable")[: CANDIDATES * others]]
     if len(rest):
         rest = rest[differ(*chosen.pictures(rest)).numpy()]
     return own, rest[:others]

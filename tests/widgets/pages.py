@@ -8,7 +8,9 @@ import itertools
 import re
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import nn
 
 from lorweb_mini.widgets.base import Widget
 
@@ -22,6 +24,25 @@ def ask(widget: Widget, what: str, value: object = None, *buffers: bytes) -> str
     widget._handle_custom_msg({"ask": what, "value": value, "id": name}, [memoryview(x) for x in buffers])
     assert widget.answered["id"] == name
     return widget.answered["error"]
+
+
+def press(widget: Widget, what: str, value: object = None, *buffers: bytes) -> None:
+    """Sends a message that must not be refused."""
+    assert ask(widget, what, value, *buffers) == ""
+
+
+def with_large_weights(base: nn.Module) -> None:
+    """Fresh output and modulation weights are small: without this a picture hardly depends on anything."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in base.parameters():
+            if parameter.ndim == 2:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[1] ** 0.5)
+
+
+def grey_levels(first: object, second: object) -> int:
+    """The largest difference of two pictures; two renderers may round to neighbouring grey levels."""
+    return int(np.abs(np.asarray(first, int) - np.asarray(second, int)).max())
 
 
 def part(widget: Widget, name: str) -> str:

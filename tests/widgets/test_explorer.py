@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pages import SOURCE, ask, fallback, images, part
+from pages import SOURCE, ask, fallback, images, part, press
 from PIL import Image
 from tiny_models import pictures, tiny_editor
 from torch import Tensor
@@ -74,11 +74,6 @@ def shown(explorer: Explorer) -> dict[str, str]:
 
 def pixels(explorer: Explorer, name: str) -> np.ndarray:
     return images(shown(explorer)[name])[0]
-
-
-def press(explorer: Explorer, what: str, value: object = None, *buffers: bytes) -> None:
-    """The message that the page sends."""
-    assert ask(explorer, what, value, *buffers) == ""
 
 
 # --- what is asked --------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pages import ask, fallback, images, part
+from pages import fallback, images, part, press, with_large_weights
 from tiny_models import mixtures, pictures, tiny_editor
 from torch import Tensor
 
@@ -16,26 +16,16 @@ from lorweb_mini.analysis.layers import CHANGES, difference, layer_changes, laye
 from lorweb_mini.core.editor import Editor
 from lorweb_mini.errors import InputError
 from lorweb_mini.images import to_pil
-from lorweb_mini.widgets.microscope import Microscope, heat_html
-from lorweb_mini.widgets.microscope_figure import bars_figure, gate_strip, microscope_figure
+from lorweb_mini.widgets.microscope import Microscope
+from lorweb_mini.widgets.microscope_html import bars_figure, gate_strip, heat_html
 
 LAYERS, N = 20, 3
-
-
-def press(scope: Microscope, what: str, value: object = "") -> None:
-    """The message that the page sends when a button is pressed."""
-    assert ask(scope, what, str(value)) == ""
 
 
 @pytest.fixture(scope="module")
 def editor() -> Editor:
     made = tiny_editor()
-    # Fresh output and modulation weights are small: without this the picture hardly depends on anything.
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in made.base.parameters():
-            if parameter.ndim == 2:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[1] ** 0.5)
+    with_large_weights(made.base)
     return made
 
 
@@ -65,7 +55,7 @@ def test_it_begins_at_the_layer_that_the_picture_needs_most(scope: Microscope, e
 def test_a_layer_shows_its_picture_with_the_mixture_replaced(
     scope: Microscope, editor: Editor, triplet: Tensor
 ) -> None:
-    press(scope, "layer", 7)
+    press(scope, "layer", "7")
     assert scope.state["chosen"]["layer"] == "7"
     plain = editor.generate(triplet[2], scope.coefficients, steps=2).pictures[0]
     torch.testing.assert_close(scope.drawn["routed"], plain, atol=1e-4, rtol=1e-3)
@@ -105,7 +95,7 @@ def test_a_sweep_puts_a_bar_beside_every_layer(scope: Microscope, editor: Editor
     assert part(scope, "heat") != before and part(scope, "heat").count("<i>") == LAYERS
     assert f"changes the picture by {expected[3]:.2f}" in part(scope, "heat")
     assert "<b style='width:100.0%'>" in part(scope, "heat")
-    press(scope, "layer", 2)
+    press(scope, "layer", "2")
     assert scope.state["chosen"] == {"layer": "2", "sweep": "other"}
 
 
@@ -141,14 +131,14 @@ def test_without_a_kernel_a_picture_is_shown(scope: Microscope) -> None:
 
 
 def test_the_figure_shows_everything(scope: Microscope) -> None:
-    figure = microscope_figure(scope, "a note")
+    figure = scope.fallback()
     heat = figure.axes[0]
     np.testing.assert_allclose(heat.images[0].get_array(), scope.coefficients)
     assert len(heat.get_yticklabels()) == LAYERS
     assert [patch.get_width() for patch in figure.axes[1].patches[:LAYERS]] == pytest.approx(scope.profile.tolist())
     titles = [axes.get_title("center") for axes in figure.axes]
     assert ["b", "as routed", *CHANGES.values()] == [title for title in titles if title and "step" not in title]
-    assert figure.get_supxlabel() == "a note"
+    assert "running kernel" in figure.get_supxlabel()
     bars = bars_figure(scope.coefficients[3], scope.other[3]).axes[0]
     assert [patch.get_height() for patch in bars.patches] == pytest.approx(scope.coefficients[3].tolist())
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import pytest
 import torch
-from pages import ask, fallback, image, part
-from PIL import Image
+from pages import ask, fallback, grey_levels, image, part, press
 from tiny_models import tiny_editor
 
 from lorweb_mini.analysis.mixtures import remix, strongest
 from lorweb_mini.core.editor import Editor
 from lorweb_mini.errors import InputError
-from lorweb_mini.widgets.mixer import GAIN_MAX, Mixer, static
+from lorweb_mini.widgets.mixer import GAIN_MAX, Mixer
 
 N = 6
 
@@ -34,20 +32,10 @@ def b() -> torch.Tensor:
     return torch.rand(3, 64, 64) * 2 - 1
 
 
-def press(mixer: Mixer, *changes: tuple[str, object]) -> None:
+def turn(mixer: Mixer, *changes: tuple[str, object]) -> None:
     """What the page sends."""
     for change in changes:
-        assert ask(mixer, "set", list(change)) == ""
-
-
-def grey_levels(first: Image.Image, second: Image.Image) -> int:
-    """The largest difference of two pictures."""
-    return int(np.abs(np.asarray(first, int) - np.asarray(second, int)).max())
-
-
-def result(mixer: Mixer) -> Image.Image:
-    """The picture that the page shows."""
-    return Image.fromarray(image(mixer).astype(np.uint8))
+        press(mixer, "set", list(change))
 
 
 def test_a_slider_changes_the_picture_to_what_generate_draws(
@@ -56,12 +44,12 @@ def test_a_slider_changes_the_picture_to_what_generate_draws(
     mixer = Mixer(editor, b, mixture, steps=2)
     assert mixer.loras == strongest(mixture)
     first = part(mixer, "pictures")
-    assert grey_levels(result(mixer), editor.generate(b, mixture, steps=2).image) <= 1
+    assert grey_levels(image(mixer), editor.generate(b, mixture, steps=2).image) <= 1
     lora = mixer.loras[0]
-    press(mixer, (str(lora), GAIN_MAX))
+    turn(mixer, (str(lora), GAIN_MAX))
     assert part(mixer, "pictures") != first
     expected = editor.generate(b, remix(mixture, {lora: GAIN_MAX}), steps=2).image
-    assert grey_levels(result(mixer), expected) <= 1 and grey_levels(mixer.picture, expected) <= 1
+    assert grey_levels(image(mixer), expected) <= 1 and grey_levels(mixer.picture, expected) <= 1
     assert mixer.state["values"][str(lora)] == GAIN_MAX
     assert ask(mixer, "reset") == "" and part(mixer, "pictures") == first
     assert mixer.state["values"][str(lora)] == 1
@@ -69,14 +57,14 @@ def test_a_slider_changes_the_picture_to_what_generate_draws(
 
 def test_one_layer_alone(editor: Editor, b: torch.Tensor, mixture: torch.Tensor) -> None:
     mixer = Mixer(editor, b, mixture, steps=1)
-    press(mixer, ("2", 3.0), ("layer", "4"), ("2", 0.0), ("1", 2.0))
+    turn(mixer, ("2", 3.0), ("layer", "4"), ("2", 0.0), ("1", 2.0))
     assert mixer.layer == 4 and mixer.gains[2] == 0 and mixer.gains[1] == 2
     expected = remix(mixture, {2: 3.0})
     expected[4] = mixture[4] * torch.tensor([1, 2, 0, 1, 1, 1])
     expected[4] /= expected[4].sum()
     torch.testing.assert_close(mixer.mixture, expected)
     assert mixer.state["bars"]["2"] == 0 and mixer.state["bars"]["1"] == pytest.approx(float(expected[4, 1]), abs=1e-3)
-    press(mixer, ("layer", ""))
+    turn(mixer, ("layer", ""))
     assert mixer.layer is None and mixer.gains[2] == 3 and mixer.gains[1] == 1
     torch.testing.assert_close(mixer.mixture, expected)
     assert mixer.state["bars"]["2"] == pytest.approx(float(expected[:, 2].mean()), abs=1e-3)
@@ -89,7 +77,7 @@ def test_methods_do_what_the_page_asks_for(editor: Editor, b: torch.Tensor, mixt
     byhand.turn(3, 4.0)
     byhand.look_at(7)
     byhand.turn(0, 0.5)
-    press(bypage, ("3", 4.0), ("layer", "7"), ("0", 0.5))
+    turn(bypage, ("3", 4.0), ("layer", "7"), ("0", 0.5))
     assert part(byhand, "pictures") == part(bypage, "pictures") and byhand.state == bypage.state
     assert byhand.state["values"]["layer"] == "7"
     byhand.look_at(None)
@@ -120,10 +108,13 @@ def test_without_a_kernel_a_picture_is_shown(editor: Editor, b: torch.Tensor, mi
 
 
 def test_the_strip_shows_b_and_every_gain(editor: Editor, b: torch.Tensor, mixture: torch.Tensor) -> None:
-    figure = static(editor, b, mixture, lora=1, steps=1, gains=(0, 1, 8))
+    figure = Mixer(editor, b, mixture, loras=(1,), steps=1).fallback()
     written = [text.get_text() for text in figure.axes[0].texts]
-    assert [text for text in written if text == "b" or "gain " in text] == ["b", "gain 0", "gain 1", "gain 8"]
-    assert "kernel" in written[-1] and len(figure.axes[0].images) == 4
+    assert [text for text in written if text == "b" or "gain " in text] == [
+        "b",
+        *(f"gain {gain}" for gain in (0, 1, 2, 4, 8)),
+    ]
+    assert "kernel" in written[-1] and len(figure.axes[0].images) == 6 and "LoRA 1 " in written[-1]
 
 
 @pytest.mark.parametrize("loras", [(0, N), (-1,)])

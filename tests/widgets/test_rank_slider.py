@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pages import ask, fallback, image, part
+from pages import fallback, image, part, press
 from tiny_models import pictures, tiny_base, tiny_editor
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from lorweb_mini.analysis.one_lora import by_direction, energy_kept
 from lorweb_mini.core.editor import Editor
 from lorweb_mini.errors import InputError
 from lorweb_mini.images import to_pil
-from lorweb_mini.widgets.rank_slider import RankSlider, static
+from lorweb_mini.widgets.rank_slider import RankSlider
 
 RANK = 6
 
@@ -51,7 +51,7 @@ def test_moving_a_control_moves_the_picture_and_back(slider: RankSlider) -> None
     start, error = slider.picture.tobytes(), slider.error
     for control, value in (("rank", 0), ("rank", 1), ("strength", 2.0), ("b", "1")):
         before = slider.picture.tobytes()
-        assert ask(slider, "set", [control, value]) == ""
+        press(slider, "set", [control, value])
         assert slider.picture.tobytes() == image(slider).astype("uint8").tobytes() != before
         assert f"error {slider.error:.2f}" in part(slider, "pictures")
     assert slider.values["b"] == "two"
@@ -67,9 +67,9 @@ def test_the_slider_counts_parameters_and_energy(slider: RankSlider, lora: Edito
     assert f"{energy_kept(slider.editor.basis, 2):.0%}" in part(slider, "numbers")
 
 
-def test_without_a_kernel_there_is_a_picture(slider: RankSlider, directions: Editor) -> None:
+def test_without_a_kernel_there_is_a_picture(slider: RankSlider) -> None:
     fallback(slider, 300, 400_000)
-    figure = static(directions, *pictures(2), steps=1)
+    figure = slider.fallback()
     written = [text.get_text() for text in figure.axes[0].texts]
     assert [text.split(":")[0] for text in written if text.startswith("rank ")] == [
         f"rank {k}" for k in (0, 1, 2, 4, RANK)
