@@ -124,7 +124,7 @@ def inspect_released(file: ReleasedFile, progress: bool = False) -> Inspection:
 
 def _measured(layer: ReleasedLayer) -> dict[str, Tensor]:
     """Norms, cosines and effective ranks of a layer's updates and keys, and the spectrum of the even mixture."""
-    # Not algebra's gram and svd_of_product: the triangles of two QR decompositions suffice for all, in half the memory.
+    # Not algebra's gram and svd_of_product: two triangles suffice here, in less memory and a third of the time.
     low, high = (x.double() for x in layer.factors())  # [N, r, in], [N, out, r]
     keys, (n, r) = layer.keys.double(), low.shape[:2]
     inner = torch.linalg.qr(low.flatten(0, 1).T, mode="r").R  # [min(N·r, in), N·r]
