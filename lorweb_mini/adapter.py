@@ -23,11 +23,7 @@ Change = tuple[Any, str, Any]
 class Adapter:
     """A LoRA adapter of PEFT, added in place with alpha = rank, so that its own factor alpha / rank is 1.
 
-    Args:
-        transformer: carries no adapter yet.
-        name: of the adapter.
-        layers: names of the Linear modules that it adapts.
-        rank: of its LoRAs.
+    ``layers`` names the Linear modules that it adapts.
 
     Attributes:
         modules: PEFT's layers, in the order of ``layers``.

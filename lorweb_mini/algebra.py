@@ -23,12 +23,7 @@ Layers = Mapping[str, tuple[Tensor, Tensor]]
 def fold(low: Tensor, high: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:
     """One layer's mixture sum_n c_n B_n A_n as one LoRA, in single precision or, from double factors, in double.
 
-    Args:
-        low, high: A [N, r, in] and B [N, out, r] of N LoRAs.
-        mixture: coefficients c [N].
-
-    Returns:
-        A [N·r, in] and B [out, N·r], with c multiplied into B.
+    From A [N, r, in], B [N, out, r] and coefficients c [N] to A [N·r, in] and B [out, N·r], with c multiplied into B.
     """
     dtype = torch.promote_types(high.dtype, torch.float32)
     scaled = high.detach().to(dtype) * mixture.to(high.device, dtype)[:, None, None]

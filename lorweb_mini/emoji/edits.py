@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from . import pixels
-from .pixels import WHITE, Function, blend, column, dark, pale
+from .pixels import DARK, PALE, WHITE, Function, blend, colour, column
 
 RANGE_TOLERANCE = 1e-3  # decoded pictures may miss [-1, 1] by rounding
 
@@ -63,7 +63,7 @@ _TABLE = (
     Edit("flip_vertical", "whole", lambda x, _: x.flip(2), (1,), (1, 1),
          ("flip it vertically", "mirror it top to bottom", "turn it upside down like a reflection in water",
           "reflect it so that up becomes down")),
-    Edit("grey", "amount", blend(pixels.grey), (1,), (0, 1),
+    Edit("grey", "amount", blend(pixels.luminance), (1,), (0, 1),
          ("make it grey", "remove the colours", "convert it to black and white tones",
           "drain every bit of colour from it"),
          {0.25: "a quarter of the way", 0.5: "half of the way", 0.75: "almost wholly", 1: ""}),
@@ -77,7 +77,7 @@ _TABLE = (
          ("make the background {strength}", "put it on a {strength} ground",
           "fill the empty space behind it with {strength}"),
          {0: "red", 120: "green", 220: "blue"}),
-    Edit("tint", "degrees of hue", lambda x, hue: (x + 1) * pale(hue) - 1, (0, 120, 240), (0, 360),
+    Edit("tint", "degrees of hue", lambda x, hue: (x + 1) * colour(hue, *PALE) - 1, (0, 120, 240), (0, 360),
          ("tint everything {strength}", "look at it through {strength} glass", "bathe the whole scene in {strength}"),
          {0: "red", 120: "green", 240: "blue"}),
     Edit("darken", "of the light kept", lambda x, kept: (x + 1) * column(kept) - 1, (0.65, 0.45, 0.25), (0, 1),
@@ -86,7 +86,7 @@ _TABLE = (
     Edit("fade", "of white", blend(lambda x: torch.full_like(x, WHITE)), (0.4, 0.6, 0.8), (0, 1),
          ("fade it {strength} to white", "make it {strength} paler", "whiten it all over, {strength}"),
          {0.2: "barely", 0.4: "a little", 0.6: "clearly", 0.8: "very much", 0.95: "almost wholly"}),
-    Edit("saturate", "times", lambda x, factor: torch.lerp(pixels.grey(x), x, column(factor)), (0.3, 3), (0, 4),
+    Edit("saturate", "times", lambda x, factor: torch.lerp(pixels.luminance(x), x, column(factor)), (0.3, 3), (0, 4),
          ("make the colours {strength}", "give it {strength} colours", "render it with {strength} saturation"),
          {0: "colourless", 0.3: "dull", 0.6: "slightly dull", 1.6: "slightly vivid", 3: "vivid", 4: "garish"}),
     Edit("contrast", "times", lambda x, factor: x * column(factor), (0.4, 2), (0, 4),
@@ -141,7 +141,7 @@ _TABLE = (
     Edit("mix", "weights, row by row", pixels.mix_channels, (), (0, 1),
          ("mix the channels: {strength}", "exchange the colour channels: {strength}",
           "recombine red, green and blue: {strength}"), parameters=9),
-    Edit("screen", "degrees of hue", lambda x, hue: 1 - (1 - x) * (1 - dark(hue)), (), (0, 360),
+    Edit("screen", "degrees of hue", lambda x, hue: 1 - (1 - x) * (1 - colour(hue, *DARK)), (), (0, 360),
          ("turn black into dark {strength}", "lighten the shadows with {strength}",
           "let {strength} light fall on all dark places")),
     Edit("move", "pixels right and down", pixels.move, (), (-32, 32),

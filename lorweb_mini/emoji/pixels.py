@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 WHITE, BLACK = 1.0, -1.0
+DARK, PALE = (1.0, 0.65), (0.6, 1.0)  # saturation and value
 GROUND_LEVEL = 0.92  # every channel above this (0.96 in [0, 1]) counts as white ground
 CROSS = generate_binary_structure(2, 1)[None]  # a pixel's four neighbours in its own picture
 
@@ -83,29 +84,15 @@ def luminance(x: Tensor) -> Tensor:
     return (x * weight).sum(1, keepdim=True)
 
 
-def grey(x: Tensor) -> Tensor:
-    return luminance(x).expand_as(x)
-
-
 def _rgb(sextant: Tensor, chroma: Tensor | float, value: Tensor | float) -> Tensor:
     """Colours [B, 3, n, n] of HSV hues in units of 60 degrees, [B, 1, n, n], by chroma and value."""
     k = (sextant + sextant.new_tensor([5.0, 3.0, 1.0]).view(3, 1, 1)) % 6
     return value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
 
 
-def _colour(hue: Tensor, saturation: float, value: float) -> Tensor:
+def colour(hue: Tensor, saturation: float, value: float) -> Tensor:
     """HSV colours of hues [B] in degrees, as RGB in [0, 1], [B, 3, 1, 1]."""
     return _rgb(column(hue) / 60, value * saturation, value)
-
-
-def dark(hue: Tensor) -> Tensor:
-    """The dark colour [B, 3, 1, 1] in [0, 1] of hues [B] in degrees."""
-    return _colour(hue, 1.0, 0.65)
-
-
-def pale(hue: Tensor) -> Tensor:
-    """The pale colour [B, 3, 1, 1] in [0, 1] of hues [B] in degrees."""
-    return _colour(hue, 0.6, 1.0)
 
 
 def turn_hue(x: Tensor, degrees: Tensor) -> Tensor:
@@ -121,7 +108,7 @@ def turn_hue(x: Tensor, degrees: Tensor) -> Tensor:
 @blend
 def sepia(x: Tensor) -> Tensor:
     """A ramp from black to tan. The usual 3x3 matrix would clip, and a pale drawing on white would vanish."""
-    return (luminance(x) + 1) * _colour(x.new_tensor([33.0]), 0.42, 1.0) - 1
+    return (luminance(x) + 1) * colour(x.new_tensor([33.0]), 0.42, 1.0) - 1
 
 
 def mix_channels(x: Tensor, weights: Tensor) -> Tensor:
@@ -132,14 +119,14 @@ def mix_channels(x: Tensor, weights: Tensor) -> Tensor:
 
 def duotone(x: Tensor, hues: Tensor) -> Tensor:
     """Luminance as a ramp from a dark colour to a pale one; their hues [B, 2]."""
-    black = dark(hues[:, 0])
-    return (black + (1 - black) * (luminance(x) + 1) / 2) * pale(hues[:, 1]) * 2 - 1
+    dark = colour(hues[:, 0], *DARK)
+    return (dark + (1 - dark) * (luminance(x) + 1) / 2) * colour(hues[:, 1], *PALE) * 2 - 1
 
 
 def stencil(x: Tensor, hue: Tensor) -> Tensor:
     """Everything darker than a luminance of 0.7 becomes one dark colour, the rest white."""
     ink = (luminance(x) < 0.4).to(x)
-    return 1 - ink * 2 * (1 - dark(hue))
+    return 1 - ink * 2 * (1 - colour(hue, *DARK))
 
 
 # The HSL lightness is inverted; hue and chroma stay.
@@ -155,7 +142,7 @@ def background(x: Tensor, hue: Tensor) -> Tensor:
     # otherwise a pale halo would stay.
     area = binary_dilation(binary_propagation(border, CROSS, white), CROSS)
     unit = (x + 1) / 2
-    painted = unit - unit.amin(1, keepdim=True) * (1 - _colour(hue, 0.55, 0.95))
+    painted = unit - unit.amin(1, keepdim=True) * (1 - colour(hue, 0.55, 0.95))
     return torch.where(torch.from_numpy(area).to(x.device).unsqueeze(1), painted * 2 - 1, x)
 
 

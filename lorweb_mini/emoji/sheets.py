@@ -30,8 +30,7 @@ class Emoji:
         key: code points in lowercase hex joined by "-", without the variation selector fe0f.
         tone: skin tone 1 (light) to 5 (dark), a pair of them for two people, None without one.
         gender: "woman" or "man" where Unicode spells one out, else None.
-        concept: key that names the class of all tones, genders and mirrored versions of the same thing;
-            the unit by which the data are split.
+        concept: key of the class of all tones, genders and mirrored versions of a thing, by which the data are split.
         styles: the styles that draw it.
     """
 
@@ -78,15 +77,12 @@ class EmojiSet:
         style: int | Sequence[int] | np.ndarray | Tensor,
         background: float | Sequence[float] = 1.0,
     ) -> Tensor:
-        """Pictures composed on a plain background.
+        """Pictures composed on a plain background, float32 [k, 3, 64, 64] in [-1, 1].
 
         Args:
             emoji: k positions in `emojis`.
             style: k positions in `STYLES` (or one for all).
             background: grey or RGB in [0, 1].
-
-        Returns:
-            float32 [k, 3, 64, 64] in [-1, 1].
 
         Raises:
             InputError: a position out of range, an emoji that a style lacks, or a background out of range.
@@ -108,13 +104,11 @@ class EmojiSet:
 
     def find(self, key_or_char_or_name: str) -> int:
         """Position of an emoji given by key, character or (English CLDR) name; InputError if there is none."""
-        position = self._names.get(key_or_char_or_name.strip().lower().replace("\ufe0f", ""))
-        if position is None:
-            raise InputError(
-                f"expected the key, character or name of an emoji, such as '1f525', '🔥' or 'fire'; "
-                f"got {key_or_char_or_name!r}"
-            )
-        return position
+        try:
+            return self._names[key_or_char_or_name.strip().lower().replace("\ufe0f", "")]
+        except KeyError:
+            expected = "the key, character or name of an emoji, such as '1f525', '🔥' or 'fire'"
+            raise InputError(f"expected {expected}; got {key_or_char_or_name!r}") from None
 
     def picture(self, key_or_char_or_name: str, style: str = "noto") -> Image.Image:
         """One picture, 64×64 RGBA; InputError for an unknown emoji or style, or one that the style lacks."""

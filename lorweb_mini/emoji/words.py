@@ -1,8 +1,8 @@
 """Words for an edit of any strength: sentence vectors on a grid of strengths, interpolated between neighbours.
 
-Training draws a fresh strength for every sample and cannot embed a fresh sentence for each. So every kind has a grid of
+Training has a fresh strength for every sample and cannot embed a fresh sentence for each. So every kind has a grid of
 sentences whose vectors are cached; a strength between two of them gets the vector between theirs, of the same norm, and
-a chain of edits the normalised sum of its parts. No sentence model is needed.
+a chain of edits the normalised sum of its parts.
 """
 
 from __future__ import annotations
@@ -90,13 +90,10 @@ class Grid:
 
     def sentences(self, phrase: str) -> list[str]:
         """The phrase at every node, in the order of :meth:`weights`."""
-        return [_sentence(phrase, self.words(*node)) for node in itertools.product(*(axis.nodes for axis in self.axes))]
-
-
-def _sentence(phrase: str, words: str) -> str:
-    if "{strength}" in phrase:
-        return phrase.format(strength=words)
-    return f"{phrase}, {words}" if words else phrase
+        words = [self.words(*node) for node in itertools.product(*(axis.nodes for axis in self.axes))]
+        if "{strength}" in phrase:
+            return [phrase.format(strength=text) for text in words]
+        return [f"{phrase}, {text}" if text else phrase for text in words]
 
 
 def _circle(words: Callable[..., str], step: int = 30, columns: int = 1) -> Grid:

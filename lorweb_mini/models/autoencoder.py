@@ -1,11 +1,8 @@
 """The autoencoder: pictures to latents and back, with Flux's own geometry (f = 8, 16 channels).
 
-A 64×64 picture becomes a 16×8×8 latent; Flux packs 2×2 latent pixels into one token, so a picture is 16 tokens.
-Convolutions at full resolution cost most of the time on a CPU, so the first two halvings are a pixel-unshuffle by 4,
-which is exact and free, and the learned layers work at 16×16 and 8×8 only.
-
-The class follows the interface of diffusers' ``AutoencoderKL`` (``encode(x).latent_dist``, ``decode(z).sample``,
-``config.scaling_factor``, ``config.shift_factor``), so that diffusers' pipelines take it as their ``vae``.
+A 64×64 picture becomes a 16×8×8 latent, hence 16 tokens. Convolutions at full resolution cost most of the time on a
+CPU, so the first two halvings are a pixel-unshuffle by 4, and the learned layers work at 16×16 and 8×8 only. The class
+follows the interface of diffusers' ``AutoencoderKL``, so that diffusers' pipelines take it as their ``vae``.
 """
 
 from __future__ import annotations
@@ -86,14 +83,13 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
     """Pixel-unshuffle autoencoder.
 
     Args:
-        block_out_channels: channels at resolutions 64, 32, 16 and 8. The first two are given by the pixel-unshuffle
-            (3 and 12); they are listed because diffusers reads the downsampling factor off this tuple's length.
+        block_out_channels: channels at resolutions 64, 32, 16 and 8. The first two follow from the pixel-unshuffle;
+            diffusers reads the downsampling factor off this tuple's length.
         latent_channels: channels of a latent, 16 as in Flux.
         layers_per_block: residual blocks at each learned resolution, in the encoder.
         decoder_blocks: residual blocks at 8×8, 16×16 and 32×32, in the decoder.
         detail_channels: channels at 32×32, in the decoder alone; 0 leaves that stage out.
-        latent_noise: standard deviation of the posterior in units of the raw latent. It is fixed, not learned: its
-            only task is to make the latent space smooth.
+        latent_noise: standard deviation of the posterior in units of the raw latent, fixed; it makes the space smooth.
         scaling_factor, shift_factor: ``(z - shift_factor) * scaling_factor`` has mean 0 and deviation 1 on the
             training pictures.
     """

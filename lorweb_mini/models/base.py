@@ -62,7 +62,7 @@ class Base(nn.Module):
     def velocity(
         self, noisy: Tensor, t: Tensor, references: Tensor, ids: Tensor, instruction: Tensor | None = None
     ) -> Tensor:
-        """Predicted velocity v = e − x.
+        """Predicted velocity v = e − x, [B, T, 64].
 
         Args:
             noisy: tokens z_t [B, T, 64].
@@ -70,9 +70,6 @@ class Base(nn.Module):
             references: tokens of all reference pictures in a row [B, R, 64].
             ids: position ids of noisy and reference tokens [T + R, 3].
             instruction: sentence vectors [B, 384]; None for no instruction.
-
-        Returns:
-            [B, T, 64].
         """
         if instruction is None:
             instruction = noisy.new_zeros(len(noisy), TEXT_WIDTH)
@@ -99,8 +96,8 @@ class Base(nn.Module):
     ) -> Tensor:
         """Integrates from noise [B, T, 64] at t = 1 to clean tokens at t = 0 in ``steps`` Euler steps.
 
-        ``guidance`` other than 1 extrapolates from the prediction without instruction (classifier-free guidance) at
-        twice the cost; it needs an instruction.
+        ``guidance`` other than 1 extrapolates from the prediction without instruction (classifier-free guidance), at
+        twice the cost.
         """
         scheduler = copy.copy(self.scheduler)  # it counts its steps, and two threads may sample at once
         with torch.device("cpu"):
@@ -118,10 +115,7 @@ class Base(nn.Module):
     def edit(
         self, latent: Tensor, instruction: Tensor | None, seeds: Sequence[int], steps: int = 8, guidance: float = 1.0
     ) -> Tensor:
-        """Instruction editing: reference latents [B, 16, h, w] and sentence vectors [B, 384] to edited latents.
-
-        ``seeds`` are those of each item's starting noise; ``steps`` and ``guidance`` are :meth:`sample`'s.
-        """
+        """Edits latents [B, 16, h, w] by sentence vectors [B, 384]; ``seeds`` are those of each starting noise."""
         rows, columns = latent.shape[2] // 2, latent.shape[3] // 2
         ids = torch.cat([position_ids(rows, columns, 0), position_ids(rows, columns, 1)])
         tokens = self.sample(noise_for(seeds, rows * columns), pack(latent), ids, instruction, steps, guidance)

@@ -1,10 +1,9 @@
 """Tiny CLIP, the frozen picture encoder of the router, and the network that it shares with the encoder of pairs.
 
-The network is a CLIP vision tower (transformers) that reads the autoencoder's latents instead of pixels, since every
-picture of the course is encoded to a latent anyway: a stem of convolutions, which a small transformer on few pictures
-needs, then 16 patches and four blocks. Tiny CLIP is trained on three contrasts: one emoji as drawn by two artists, a
-picture and its Unicode name, and a *pair* of pictures and the instruction that leads from one to the other. The first
-two make it know what is shown, the third how it is shown; see ``EncoderRecipe``.
+The network reads latents instead of pixels: a stem of convolutions, which a small transformer on few pictures needs,
+then a CLIP vision tower (transformers) on 16 patches. Tiny CLIP is trained on three contrasts: one emoji as drawn by
+two artists, a picture and its Unicode name, and a *pair* of pictures and the instruction that leads from one to the
+other. The first two make it know what is shown, the third how it is shown; see ``EncoderRecipe``.
 """
 
 from __future__ import annotations
