@@ -79,9 +79,8 @@ function render({ model, el }) {
   plane.addEventListener("pointerup", end);
   plane.addEventListener("pointercancel", end);
   plane.addEventListener("keydown", (event) => {
-    const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-    const size = view.width / (event.shiftKey ? 150 : 25);
-    if (event.key in steps) moveTo(at[0] + steps[event.key][0] * size, at[1] + steps[event.key][1] * size);
+    const arrow = ARROWS[event.key], size = view.width / (event.shiftKey ? 150 : 25);
+    if (arrow) moveTo(at[0] + arrow[0] * size, at[1] + arrow[1] * size);
     else if (event.key === "Enter") send("take", nearest(...at)[0]);
     else if (event.key === "Home") send("home");
     else return;

@@ -56,8 +56,7 @@ def some_of_each_family(each: int = EACH, seed: int = 0) -> list[Analogy]:
 class Atlas(Widget):
     """Analogies on the plane of their routing's first two components, and b edited from anywhere on it.
 
-    Every action of the page has a method: :meth:`move_to`, :meth:`home`, :meth:`take`, :meth:`look`, :meth:`choose`,
-    :meth:`show`, :meth:`highlight`. They raise InputError for places, analogies, families that are not on the map.
+    Every action of the page has a method; it raises InputError for places, analogies, families that are not on the map.
 
     Attributes:
         map: the principal components; map.points[i] is the place of items[i].

@@ -2,6 +2,7 @@
 // side; NAME.js of a widget follows below this file and adds what only that widget needs.
 const PATIENCE = 6000; // milliseconds without an answer, then the page says so
 const SILENT = "No answer from the kernel: it is busy or has stopped. Run this cell again to bring it back.";
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const GROUPS = "[role=toolbar], [role=tablist], [role=listbox]";
 
 // onState is called after each change of the state, onRest when all messages are answered, so that page and kernel

@@ -153,8 +153,6 @@ class Results(Widget):
 class Browser(Results):
     """All emojis, their drawings and their relations.
 
-    Every button has a method: :meth:`search`, :meth:`turn`, :meth:`choose`, :meth:`draw_as`, :meth:`follow`.
-
     Args:
         query: what is searched for at first.
         emoji: key, character or name of the emoji to begin with.

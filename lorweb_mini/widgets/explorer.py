@@ -45,10 +45,8 @@ SLICE = 4  # relations whose mean is taken between two messages of the page
 class Explorer(Results):
     """Three pictures, the editor's answer, and why.
 
-    Every control of the page has a method: :meth:`random`, :meth:`take`, :meth:`select`, :meth:`search`, :meth:`turn`,
-    :meth:`choose`, :meth:`draw_as`, :meth:`upload`, :meth:`stroke`, :meth:`clear`, :meth:`swap`, :meth:`use_result`,
-    :meth:`undo`, :meth:`set`. A method that raises leaves everything as it was. All raise InputError for a slot other
-    than ``a``, ``a_prime`` and ``b``.
+    Every control of the page has a method. They raise InputError for slots other than ``a``, ``a_prime`` and ``b``,
+    unknown emojis, styles and relations; one that raises leaves the pictures as they were.
 
     Args:
         editor: any editor.
@@ -102,11 +100,7 @@ class Explorer(Results):
         self._solve()
 
     def random(self, relation: str | None = None) -> None:
-        """Three pictures of a relation, or of any, anew at each call: of unseen concepts where the relation has some.
-
-        Raises:
-            InputError: an unknown relation, or one without two pairs that look different.
-        """
+        """Three pictures of a relation, or of any, anew at each call; of unseen concepts where there are some."""
         self._turns += 1
         if relation is None:
             names = list(all_relations())
@@ -129,21 +123,16 @@ class Explorer(Results):
         self._tell()
 
     def choose(self, slot: str, emoji: int | str, style: str | None = None) -> None:
-        """Puts an emoji, by position, key, character or name, into a slot; InputError for an unknown one.
+        """Puts an emoji, by position, key, character or name, into a slot.
 
-        ``style`` says whose drawing; that of the results when None. An emoji that it lacks comes in the first style
-        that has it.
+        ``style`` says whose drawing, by default that of the results, or else the first that the emoji has.
         """
         position, column = position_of(emoji), column_of(self.style if style is None else style)
         present = load_emoji().present[position]
         self._change({_name(slot): drawn(position, column if present[column] else int(present.argmax()))})
 
     def draw_as(self, style: str, slot: str) -> None:
-        """Shows the results, and the slot's emoji if it has one, in another style.
-
-        Raises:
-            InputError: an unknown style, or one that lacks the slot's emoji, which then stays as it is.
-        """
+        """Shows the results, and the slot's emoji if it has one, in another style; one that lacks it leaves it."""
         drawing, column = self.slots[_name(slot)].drawing, column_of(style)
         self._show_style(style)
         if drawing is None:
@@ -202,10 +191,9 @@ class Explorer(Results):
             raise InputError(f"expected a whole number, got {value!r}")
 
     def nearest(self, count: int = NEIGHBOURS) -> list[tuple[str, float]]:
-        """The relations whose mean routing is nearest to this one: name and cosine; see :func:`nearest`.
+        """The relations whose mean routing is nearest to this one, see :func:`nearest`; none without a router.
 
-        The means are taken once, at the first call or, little by little, while the page is shown. Without a router
-        every mixture is the same, and the list is empty.
+        The means are taken once, at the first call or, little by little, while the page is shown.
         """
         if self.editor.router is None:
             return []

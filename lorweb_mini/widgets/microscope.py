@@ -17,14 +17,12 @@ from ..analysis.layers import CHANGES, difference, layer_changes, perplexity, re
 from ..core.editor import Editor
 from ..errors import InputError
 from ..images import read_image
-from .base import Widget
-from .microscope_html import gates_html, heat_html, layer_html, microscope_figure, sweeps_html
+from .base import Widget, button
+from .microscope_html import gates_html, heat_html, layer_html, microscope_figure
 
 
 class Microscope(Widget):
     """Coefficients of one analogy by layer; choosing a layer shows what its mixture is for.
-
-    Every button has a method: :meth:`choose` (a layer), :meth:`sweep` (replace each layer in turn).
 
     Attributes:
         coefficients, other: mixtures of this analogy and of the other one, [layers, N].
@@ -70,17 +68,14 @@ class Microscope(Widget):
         self.norms = update_norms(editor.basis, self.coefficients)
         self._perplexity = perplexity(self.coefficients)
         self.whole = self._replaced(None)[1]
-        self.write(gates=gates_html(self.record), sweeps=sweeps_html())
+        self.write(gates=gates_html(self.record))
+        self.write(sweeps="".join(button("sweep", x, text) for x, text in CHANGES.items()))
         self.layer = 0
         # The layer that the picture needs most is the most telling one to begin with.
         self.choose(int(self.sweep("off").argmax()))
 
     def choose(self, layer: int) -> None:
-        """Shows one layer: its coefficients and measures, and the picture with its mixture replaced.
-
-        Raises:
-            InputError: no such layer.
-        """
+        """Shows one layer: its coefficients, and the picture with them replaced; InputError if there is none such."""
         layers = self.editor.basis.layers
         if not 0 <= layer < len(layers):
             raise InputError(f"expected a layer from 0 to {len(layers) - 1}, got {layer}")
@@ -91,11 +86,7 @@ class Microscope(Widget):
             self.tell(chosen={"layer": str(layer), "sweep": self.kind})
 
     def sweep(self, kind: str) -> np.ndarray:
-        """Replaces every layer's mixture in turn and shows how much the picture changes: [layers].
-
-        Raises:
-            InputError: a kind outside :data:`CHANGES`.
-        """
+        """Replaces each layer's mixture in a way of :data:`CHANGES` and shows the picture's changes: [layers]."""
         self.profile = layer_changes(
             self.editor, self.b, self.coefficients, self.other, kind, self.context, self.steps, self.seed
         )

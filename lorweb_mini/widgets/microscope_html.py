@@ -18,7 +18,7 @@ from torch import Tensor
 from ..analysis.layers import CHANGES, GateRecord, layer_label, perplexity
 from ..images import to_pil
 from ..show.style import COLOURS, INK, LINE, PALE, figure_of, styled
-from .base import button, figure_tag, plot_tag, png_url
+from .base import figure_tag, plot_tag, png_url
 
 if TYPE_CHECKING:
     from .microscope import Microscope
@@ -43,13 +43,9 @@ def _strip_of_colours(values: Any) -> str:
 
 
 def heat_html(coefficients: Tensor, layers: Sequence[str], profile: np.ndarray, kind: str) -> str:
-    """The heat map as a list box: a row of coloured cells for each layer, grouped by block.
+    """Coefficients [layers, N] as a list box: a row of coloured cells for each layer, grouped by block.
 
-    Args:
-        coefficients: [layers, N].
-        layers: names of the layers.
-        profile: change of the picture when a layer's mixture is replaced, [layers]; shown as a bar.
-        kind: how it is replaced, one of :data:`CHANGES`.
+    A bar shows each layer's ``profile``, the change of the picture when its mixture is replaced as ``kind`` says.
     """
     norm, n, change = norm_of(coefficients), coefficients.shape[1], escape(CHANGES[kind])
     spread, leading = perplexity(coefficients).tolist(), coefficients.argmax(1).tolist()
@@ -75,11 +71,6 @@ def heat_html(coefficients: Tensor, layers: Sequence[str], profile: np.ndarray, 
         f"<img alt='colour scale' width='90' height='10' src='{_strip_of_colours(np.linspace(0, 1, 64))}'> "
         f"{float(coefficients.max()):.2f}, colours by its square root</p>"
     )
-
-
-def sweeps_html() -> str:
-    """A button for each way to replace a mixture."""
-    return "".join(button("sweep", kind, text) for kind, text in CHANGES.items())
 
 
 def layer_html(scope: Microscope) -> str:
@@ -171,21 +162,13 @@ def _label(axes: Axes, title: str, text: str) -> None:
 def _heat(figure: SubFigure, scope: Microscope, labels: Sequence[tuple[str, str]]) -> None:
     """Coefficients of all layers, and beside each the change of the picture when it is replaced."""
     heat, bars = figure.subplots(1, 2, width_ratios=(4, 1), sharey=True)
+    heat.set_xlabel("LoRA")
     norm = norm_of(scope.coefficients)
     image = heat.imshow(scope.coefficients, norm=norm, cmap=COLOUR_MAP, aspect="auto", interpolation="nearest")
-    heat.set_yticks(range(len(labels)), [kind for _, kind in labels], size=6.5)
-    heat.set(xlabel="LoRA")
+    heat.set_yticks(range(len(labels)), [": ".join(label) for label in labels], size=6)
     heat.set_title("Coefficients by layer", loc="left")
     bars.barh(range(len(labels)), scope.profile, color=COLOURS[1], height=0.8)
     bars.set_xlabel(f"grey levels,\n{CHANGES[scope.kind]}", size=7.5)
-    blocks = [block for block, _ in labels]
-    for block in dict.fromkeys(blocks):
-        first, count = blocks.index(block), blocks.count(block)
-        bars.text(1.04, 1 - (first + count / 2) / len(blocks), block, transform=bars.transAxes, rotation=-90,
-                  size=7.5, color=PALE, ha="left", va="center")  # fmt: skip
-        if first:
-            heat.axhline(first - 0.5, color="white", lw=1.8)
-            bars.axhline(first - 0.5, color=LINE, lw=1.8)
     for axes in (heat, bars):
         axes.grid(False)
         axes.axhspan(scope.layer - 0.5, scope.layer + 0.5, fill=False, ec=COLOURS[4], lw=2, zorder=3)

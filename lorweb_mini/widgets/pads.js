@@ -50,9 +50,8 @@ function render({ model, el }) {
   pad.addEventListener("pointermove", (event) => {
     if (pad.hasPointerCapture(event.pointerId)) follow(event);
   });
-  const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   handle.addEventListener("keydown", (event) => {
-    const arrow = arrows[event.key], step = event.shiftKey ? STEP / 5 : STEP;
+    const arrow = ARROWS[event.key], step = event.shiftKey ? STEP / 5 : STEP;
     if (event.ctrlKey || event.altKey || event.metaKey || !(arrow || event.key in places)) return;
     move(arrow ? [point[0] + step * arrow[0], point[1] + step * arrow[1]] : places[event.key]);
     event.preventDefault();

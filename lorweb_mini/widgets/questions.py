@@ -68,11 +68,7 @@ def slots_of(analogy: Analogy) -> dict[str, Slot]:
 
 
 def read_upload(content: bytes, name: str) -> Tensor:
-    """The bytes of a picture file to [3, 64, 64], as :func:`~lorweb_mini.images.read_image` reads a file.
-
-    Raises:
-        InputError: bytes that are no picture, a damaged or too large one; the message begins with ``name``.
-    """
+    """The bytes of a picture file to [3, 64, 64]; InputError, which begins with ``name``, if they are none."""
     try:
         with warnings.catch_warnings():
             # Pillow's own limits on size come later or never; read_image has ours.

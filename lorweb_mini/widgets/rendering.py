@@ -34,11 +34,7 @@ TEXT, PICTURE = slice(0, 1), slice(1, None)  # rows of the tokens
 
 
 def one_mixture(editor: Editor, coefficients: Tensor) -> Tensor:
-    """Coefficients [layers, N] or [1, layers, N] as [layers, N].
-
-    Raises:
-        InputError: coefficients of another shape or not finite, or those of several pictures.
-    """
+    """Coefficients [layers, N] or [1, layers, N] as [layers, N]; InputError for others, or not finite ones."""
     checked = editor.basis.check(coefficients)
     if len(checked) != 1:
         raise InputError(f"expected the coefficients of one analogy, got a batch of {len(checked)}")
@@ -130,7 +126,8 @@ class _DoubleBlock:
         """Tokens [1 + T + R, width], the text first, to as many."""
         streams = (self.text, modulation[6:], TEXT), (self.picture, modulation[:6], PICTURE)
         joined = [linears[0](_normed(x[rows], mod[1], mod[0])) for linears, mod, rows in streams]
-        attended = self.heads(*(torch.cat(both) for both in zip(*joined, strict=True)))
+        query, key, value = (torch.cat(both) for both in zip(*joined, strict=True))
+        attended = self.heads(query, key, value)
         parts = []
         for (_, out, up, down), mod, rows in streams:
             part = torch.addcmul(x[rows], mod[2], out(attended[rows])[0])

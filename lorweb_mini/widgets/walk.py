@@ -37,11 +37,7 @@ class Look:
 
 
 def look(editor: Editor, truth: Truth, path: str, ts: Sequence[float], steps: int = 4, seed: int = 0) -> list[Look]:
-    """Renders the first ladder of a :class:`Truth` at fractions ts of a path, and measures it there.
-
-    Raises:
-        InputError: what :func:`~lorweb_mini.analysis.walking.walk` refuses.
-    """
+    """Renders and measures the first ladder of a :class:`Truth` at fractions ts of a path; InputError as `walk`."""
     looks = []
     for t, picture in zip(ts, walk(editor, truth.items[:1], path, ts, steps=steps, seed=seed)[0], strict=True):
         if t in truth.known:
