@@ -34,7 +34,13 @@ DEFAULTS = {
     ),
     "encoder": TrainingConfig(minutes=10, batch_size=512, learning_rate=2e-3, weight_decay=0.05, ema_decay=0.998),
     "pair_encoder": TrainingConfig(
-        samples=1_500_000, decay_samples=400_000, batch_size=192, learning_rate=1e-3, warmup_steps=300, ema_decay=0.999
+        samples=1_500_000,
+        decay_samples=400_000,
+        batch_size=192,
+        learning_rate=1e-3,
+        warmup_steps=300,
+        ema_decay=0.999,
+        precision="auto",
     ),
     "base": TrainingConfig(
         samples=2_500_000,
@@ -43,10 +49,19 @@ DEFAULTS = {
         learning_rate=8e-4,
         warmup_steps=300,
         betas=(0.9, 0.95),
+        precision="auto",
     ),
-    "starter": TrainingConfig(minutes=10, batch_size=32, learning_rate=1e-2, warmup_steps=50, ema_decay=0.995),
+    "starter": TrainingConfig(
+        minutes=10, batch_size=32, learning_rate=1e-2, warmup_steps=50, ema_decay=0.995, precision="auto"
+    ),
     "full": TrainingConfig(
-        samples=2_000_000, decay_samples=400_000, batch_size=48, learning_rate=6e-3, warmup_steps=100, ema_decay=0.999
+        samples=2_000_000,
+        decay_samples=400_000,
+        batch_size=48,
+        learning_rate=6e-3,
+        warmup_steps=100,
+        ema_decay=0.999,
+        precision="auto",
     ),
 }
 FOLDERS = {"decoder": "autoencoder"}
