@@ -1,4 +1,4 @@
-"""The router's eyes are interchangeable: each by hand, then trained, saved and loaded."""
+"""The router's encoders are interchangeable: each recomputed, then trained, saved and loaded."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ import lorweb_mini as lw
 from lorweb_mini.commands import run
 from lorweb_mini.commands.train import main
 from lorweb_mini.core.editor import frozen_fingerprint, new_editor
-from lorweb_mini.models import encoders as eyes
 from lorweb_mini.models.autoencoder import MiniAutoencoder
-from lorweb_mini.models.encoders import ENCODERS, EfficientNetFeatures, Latents, Pixels, encoder_of
+from lorweb_mini.models.encoders import EFFICIENTNET, ENCODERS, EfficientNetFeatures, Judge, Latents, Pixels, encoder_of
 from lorweb_mini.models.tiny_clip import TinyCLIP
 from lorweb_mini.training import basis
 from lorweb_mini.training.config import TrainingConfig
@@ -45,6 +44,12 @@ def autoencoder() -> MiniAutoencoder:
     return MiniAutoencoder(scaling_factor=2.0, shift_factor=0.1).eval().requires_grad_(False)
 
 
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package's data folder, with tiny frozen weights and a tiny basis."""
+    return tiny_data(tmp_path / "data", monkeypatch)
+
+
 def _by_hand(name: str, autoencoder: MiniAutoencoder, latent: Tensor) -> Tensor:
     """Embeddings before they are scaled, one picture after the other."""
     rows = []
@@ -59,14 +64,12 @@ def _by_hand(name: str, autoencoder: MiniAutoencoder, latent: Tensor) -> Tensor:
                 small[channel, i, j] = picture[channel, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].mean()
             rows.append(small.ravel())
         else:
-            from lorweb_mini.models.encoders import Judge
-
             rows.append(Judge().features(picture[None])[0].numpy())
     return torch.from_numpy(np.stack(rows))
 
 
-def test_embeddings_by_hand(name: str, autoencoder: MiniAutoencoder, tmp_path: Path, monkeypatch) -> None:
-    tiny_data(tmp_path / "data", monkeypatch)
+@pytest.mark.usefixtures("data")
+def test_embeddings_by_hand(name: str, autoencoder: MiniAutoencoder) -> None:
     encoder = encoder_of(name, autoencoder)
     latent = autoencoder.to_latent(pictures(3))
     with torch.no_grad():
@@ -82,8 +85,8 @@ def test_embeddings_by_hand(name: str, autoencoder: MiniAutoencoder, tmp_path: P
     assert (found[0] - found[1]).abs().max() > 1e-3
 
 
-def test_names_and_classes(autoencoder: MiniAutoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny_data(tmp_path / "data", monkeypatch)
+@pytest.mark.usefixtures("data")
+def test_names_and_classes(autoencoder: MiniAutoencoder) -> None:
     assert set(ENCODERS) == set(WIDTHS) and ENCODERS[0] == "tiny-clip" == lw.BasisConfig().encoder
     for name, kind in (("tiny-clip", TinyCLIP), ("latents", Latents), ("pixels", Pixels)):
         assert type(encoder_of(name, autoencoder)) is kind
@@ -111,9 +114,9 @@ class _Bank:
         return list(torch.from_numpy(rng.standard_normal((4, len(relation), 16, 8, 8))).float())
 
 
+@pytest.mark.usefixtures("data")
 def test_trained_saved_and_loaded(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny basis learns two steps behind each eye; its folder gives the same coefficients and knows its eye."""
-    tiny_data(tmp_path / "data", monkeypatch)
     monkeypatch.setattr(basis, "LatentBank", _Bank)
     monkeypatch.setattr(basis, "STANDARDISED", 8)
     config = lw.BasisConfig(n_loras=3, rank=2, keys_dim=8, encoder=name)
@@ -138,8 +141,7 @@ def test_trained_saved_and_loaded(name: str, tmp_path: Path, monkeypatch: pytest
     assert torch.equal(lw.load(tmp_path / "again").route(*triplet), c)
 
 
-def test_only_tiny_clip_ties_a_basis_to_the_encoder_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = tiny_data(tmp_path / "data", monkeypatch)
+def test_only_tiny_clip_ties_a_basis_to_the_encoder_weights(data: Path, tmp_path: Path) -> None:
     shape = {"n_loras": 3, "rank": 2, "keys_dim": 8}
     for name in ("tiny-clip", "latents"):
         new_editor(lw.BasisConfig(**shape, encoder=name)).save(tmp_path / name)
@@ -153,8 +155,8 @@ def test_only_tiny_clip_ties_a_basis_to_the_encoder_weights(tmp_path: Path, monk
         lw.load(tmp_path / "latents")
 
 
-def test_weights_from_before_the_choice_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tiny_data(tmp_path / "data", monkeypatch) / "weights" / "starter" / "config.json"
+def test_weights_from_before_the_choice_load(data: Path) -> None:
+    path = data / "weights" / "starter" / "config.json"
     triplet = [pictures(1, seed) for seed in (1, 2, 3)]
     expected = lw.load("starter").route(*triplet)
     config = json.loads(path.read_text())
@@ -168,9 +170,9 @@ def test_weights_from_before_the_choice_load(tmp_path: Path, monkeypatch: pytest
         lw.load("starter")
 
 
+@pytest.mark.usefixtures("data")
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``train starter --encoder latents`` reaches the recipe and the folder."""
-    tiny_data(tmp_path / "data", monkeypatch)
     monkeypatch.setattr(basis, "LatentBank", _Bank)
     monkeypatch.setattr(basis, "STANDARDISED", 8)
     monkeypatch.setattr(
@@ -191,5 +193,5 @@ def test_the_judge_never_judges_its_own_eye(monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setattr(run, "try_judge", lambda: judge)
     for name in ENCODERS:
         found = run.judge_of(types.SimpleNamespace(config=lw.BasisConfig(encoder=name)))
-        assert found is (None if name == eyes.EFFICIENTNET else judge)
+        assert found is (None if name == EFFICIENTNET else judge)
     assert capsys.readouterr().out.count("no judge") == 1
