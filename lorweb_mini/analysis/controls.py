@@ -102,7 +102,7 @@ def _untrained(router: Router, seed: int) -> Router:
     return fresh.requires_grad_(False)
 
 
-def shuffled(items: Sequence[Analogy], seed: int = 0) -> dict[tuple[str, tuple[str, str, str, str]], Analogy]:
+def shuffled(items: Sequence[Analogy], seed: int = 0) -> dict[tuple[str, tuple[str, ...]], Analogy]:
     """For each analogy, by relation and keys, one of another relation.
 
     Raises:

@@ -31,6 +31,7 @@ from ..errors import InputError
 from ..files import write_atomically
 from ..images import to_pil
 from ..training.config import TrainingConfig
+from ..training.flow import flow_sample, random_times
 from ..training.loop import Recipe, torch_generator
 from .checkpoint import open_released, released_tensors, write_released
 from .editor import run_pipeline
@@ -144,8 +145,8 @@ class FluxRecipe(Recipe):
         samples = self._read([("train", i) for i in chosen], dropped.tolist())
         generator = torch_generator(rng)
         shift = _shift(samples["target"][0, 0].numel() // 4, self.drawing[0] if self.drawing else None)
-        t = torch.sigmoid(torch.randn(size, generator=generator) + shift)
-        return {**samples, "t": t, "noise": torch.randn(samples["target"].shape, generator=generator)}
+        t = random_times(size, generator, shift)
+        return {**samples, **flow_sample(samples["target"].float(), t, generator)}
 
     def _read(self, places: Sequence[tuple[str, int]], dropped: Sequence[bool]) -> dict[str, Tensor]:
         """Samples and prompts: latents [B, 16, 2h, 2w], query [B, 3, D], embeds [B, T, C], pooled [B, P]."""
@@ -157,13 +158,12 @@ class FluxRecipe(Recipe):
         return {k: torch.stack([x[k] for x in samples]) for k in samples[0]}
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        clean, noise, t = batch["target"].float(), batch["noise"], batch["t"]
-        noisy = torch.lerp(clean, noise, t[:, None, None, None])
+        noisy, t = batch["noisy"], batch["t"]
         half, coefficients = self.transformer.dtype, self.coefficients(batch["query"])
-        rows, columns = (edge // 2 for edge in clean.shape[2:])
+        rows, columns = (edge // 2 for edge in noisy.shape[2:])
         # Not within basis.mixed: checkpointed blocks compute once more in the backward pass, after this returns.
         self.basis.coefficients = coefficients
-        with self._precision(clean.device):
+        with self._precision(noisy.device):
             ids = [position_ids(rows, columns, k) for k in range(2)]
             v = self.transformer(
                 hidden_states=torch.cat([pack(noisy), pack(batch["condition"].float())], dim=1).to(half),
@@ -171,11 +171,11 @@ class FluxRecipe(Recipe):
                 pooled_projections=batch["pooled"].to(half),
                 timestep=t,
                 guidance=torch.full_like(t, self.config.guidance) if self.transformer.config.guidance_embeds else None,
-                img_ids=torch.cat(ids).to(clean.device),
+                img_ids=torch.cat(ids).to(noisy.device),
                 txt_ids=t.new_zeros(batch["embeds"].shape[1], 3),
                 return_dict=False,
             )[0][:, : rows * columns]
-        loss = (v.float() - pack(noise - clean)).pow(2).mean()
+        loss = (v.float() - pack(batch["velocity"])).pow(2).mean()
         statistics = routing_statistics(coefficients.detach())
         return {"loss": loss, **{k: loss.new_tensor(x) for k, x in statistics.items()}}
 

@@ -95,7 +95,8 @@ def test_loss_by_hand(made) -> None:
                 return out + sum(w * inputs[0] @ A.T @ B.T for w, A, B in pairs)
 
             hooks.append(linears[name].register_forward_hook(add))
-        clean, noise, t = (batch[k][i : i + 1].double() for k in ("target", "noise", "t"))
+        clean, velocity, t = (batch[k][i : i + 1].double() for k in ("target", "velocity", "t"))
+        noise = velocity + clean
         z = (1 - t) * clean + t * noise
         rows = clean.shape[2] // 2
         tokens = [pipeline._pack_latents(x, 1, 16, 2 * rows, 2 * rows) for x in (z, batch["condition"][i : i + 1])]
@@ -181,7 +182,7 @@ def test_batches_are_of_one_size(mixed: Path) -> None:
         batch = recipe.batch(np.random.default_rng([5, step]), 3)
         shape = tuple(batch["target"].shape)
         seen[shape] = seen.get(shape, 0) + 1
-        assert batch["noise"].shape == batch["condition"].shape == shape
+        assert batch["noisy"].shape == batch["condition"].shape == shape
         if seen[shape] == 1:
             recipe(batch)["loss"].backward()
     counts = [len(x) for x in recipe.shards.buckets("train")]
