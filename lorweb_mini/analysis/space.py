@@ -13,10 +13,10 @@ from torch import Tensor
 from .. import algebra
 from ..core.basis import Basis
 from ..core.editor import Editor
-from ..core.router import routing_statistics
 from ..emoji.relations import Analogy, as_batch, get_relation
 from ..emoji.sheets import load_emoji
 from ..errors import InputError, whole_number
+from ..training.log import routing_statistics
 
 CHUNK = 256
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import InputError, check_seed, check_steps, whole_number
+from ..errors import InputError, check_options, check_seed, check_steps, whole_number
 from ..images import read_images, read_triplet, to_pil
 from ..models.autoencoder import MiniAutoencoder
 from ..models.base import Base, noise_for
@@ -22,7 +23,17 @@ from ..models.pair_encoder import PairEncoder
 from ..models.weights import fingerprint, latent_fingerprint, load_state, load_weights, save_weights, weights_dir
 from .basis import Basis
 from .layout import Layout
-from .router import MIXINGS, QUERIES, Router
+from .router import MIXINGS, Router
+
+# Query to the pictures' part of it, from embeddings of a, a' and b. With "pair" the embedding of the pair follows.
+QUERIES: dict[str, Callable[[Tensor, Tensor, Tensor], list[Tensor]]] = {
+    "cat": lambda a, a_prime, b: [a, a_prime, b],
+    "cat+pair": lambda a, a_prime, b: [a, a_prime, b],
+    "pair": lambda a, a_prime, b: [],
+    "difference": lambda a, a_prime, b: [a_prime - a],
+    "difference+b": lambda a, a_prime, b: [a_prime - a, b],
+    "a'": lambda a, a_prime, b: [a_prime],
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class BasisConfig:
         encoder: what the router looks through, see :mod:`~lorweb_mini.models.encoders`.
         query: ``cat``, the paper's separate embeddings of a, a' and b side by side; ``cat+pair``, to which the
             embedding of the pair (a, a') is added, see :mod:`~lorweb_mini.models.pair_encoder`; or another of
-            :data:`~lorweb_mini.core.router.QUERIES`.
+            :data:`QUERIES`.
         mixing, temperature, shared: see :class:`~lorweb_mini.core.router.Router`.
     """
 
@@ -111,6 +122,7 @@ class Backend(Protocol):
     layout: Layout
     device: torch.device  # where the transformer computes
     steps: int  # Euler steps where the caller names none
+    options: tuple[str, ...]  # what draw takes besides steps and seed
 
     def read(self, x: Any, name: str) -> Tensor:
         """Whatever a caller passes as pictures, to [B, 3, H, W] in [-1, 1]; InputError names it."""
@@ -136,6 +148,7 @@ class Miniature:
 
     device = torch.device("cpu")
     steps = 8
+    options = ()
     read = staticmethod(read_images)
     read_triplet = staticmethod(read_triplet)
 
@@ -198,6 +211,13 @@ class Editor:
             options = config.router_options() if isinstance(config, BasisConfig) else {}
             self.router = Router(layers, config.n_loras, width, config.keys_dim, pair_dim, **options)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Editor:
+        """An equal editor with weights of its own; InputError inside ``freeze`` and ``disabled``."""
+        memo[id(self)] = other = object.__new__(type(self))
+        with self.basis.turn():  # or another thread's freeze might begin halfway
+            other.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return other
+
     @torch.no_grad()
     def route(self, a: Any, a_prime: Any, b: Any) -> Tensor:
         """Mixing coefficients of analogies: [batch, layers, N], every row sums to 1 (all 1 without a router).
@@ -234,9 +254,9 @@ class Editor:
             steps, seed, options: see the class.
 
         Raises:
-            InputError: as :meth:`route`, steps below 1, or a seed outside [0, 2^63).
+            InputError: as :meth:`route`, steps below 1, a seed outside [0, 2^63), or an option of another name.
         """
-        numbers = self._checked(steps, seed)
+        numbers = self._checked(steps, seed, options)
         encoded = self._encoded(a, a_prime, b)
         return self._draw(encoded, self.coefficients(*encoded).cpu(), *numbers, options)
 
@@ -263,7 +283,7 @@ class Editor:
         Raises:
             InputError: coefficients of another shape or not finite, a missing context, or as :meth:`edit`.
         """
-        numbers = self._checked(steps, seed)
+        numbers = self._checked(steps, seed, options)
         mixtures = self.basis.check(coefficients).cpu()
         if not self.layout.needs_context:
             encoded = [self.backend.encode(self.backend.read(b, "b"))]
@@ -283,7 +303,8 @@ class Editor:
         encoded = [z.expand(size, *z.shape[1:]) for z in encoded]
         return self._draw(encoded, mixtures.expand(size, -1, -1), *numbers, options)
 
-    def _checked(self, steps: int | None, seed: int) -> tuple[int, int]:
+    def _checked(self, steps: int | None, seed: int, options: dict[str, Any]) -> tuple[int, int]:
+        check_options(options, self.backend.options, ("steps", "seed"))
         self.basis.check_adapter()
         return self.backend.steps if steps is None else check_steps(steps), check_seed(seed)
 

@@ -13,40 +13,11 @@ length, and a projection learns for minutes to look past what they share.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-# Query to the pictures' part of it, from embeddings of a, a' and b. With "pair" the embedding of the pair follows.
-QUERIES: dict[str, Callable[[Tensor, Tensor, Tensor], list[Tensor]]] = {
-    "cat": lambda a, a_prime, b: [a, a_prime, b],
-    "cat+pair": lambda a, a_prime, b: [a, a_prime, b],
-    "pair": lambda a, a_prime, b: [],
-    "difference": lambda a, a_prime, b: [a_prime - a],
-    "difference+b": lambda a, a_prime, b: [a_prime - a, b],
-    "a'": lambda a, a_prime, b: [a_prime],
-}
-
-
-def _top(k: int) -> Callable[[Tensor], Tensor]:
-    """Softmax over the k largest logits, 0 for the others."""
-
-    def mix(logits: Tensor) -> Tensor:
-        least = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1:]
-        return logits.masked_fill(logits < least, -math.inf).softmax(-1)
-
-    return mix
-
-
-# Logits [..., N] to coefficients. tanh, the release's other choice, gives signed ones that sum to nothing fixed.
-MIXINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    "softmax": lambda logits: logits.softmax(-1),
-    "tanh": torch.tanh,
-    "top-1": _top(1),
-    "top-2": _top(2),
-    "top-4": _top(4),
-}
+MIXINGS = ("softmax", "tanh", "top-1", "top-2", "top-4")
 
 
 class Router(nn.Module):
@@ -98,7 +69,7 @@ class Router(nn.Module):
         nn.init.uniform_(self.query_projection, -bound, bound)
 
     def query(self, *embeddings: Tensor) -> Tensor:
-        """Parts of :data:`QUERIES`, and the pair's embedding if it is used, to the query [B, Q]; b' has no way in."""
+        """Embeddings of pictures, and of the pair if it is used, to the query [B, Q]; b' has no way in."""
         return (torch.cat(embeddings, dim=-1) - self.mean) / self.deviation
 
     def standardise(self, *embeddings: Tensor) -> None:
@@ -113,25 +84,14 @@ class Router(nn.Module):
         return (logits / self.temperature).expand(-1, self.layers, -1)
 
     def mix(self, logits: Tensor) -> Tensor:
-        """Logits [..., N] to coefficients."""
-        return MIXINGS[self.mixing](logits)
+        """Logits [..., N] to coefficients; tanh, the release's other choice, gives signed ones."""
+        if self.mixing == "tanh":
+            return logits.tanh()
+        if self.mixing.startswith("top-"):
+            least = logits.topk(min(int(self.mixing[4:]), logits.shape[-1]), dim=-1).values[..., -1:]
+            logits = logits.masked_fill(logits < least, -math.inf)
+        return logits.softmax(-1)
 
     def forward(self, *embeddings: Tensor) -> Tensor:
         """What :meth:`query` takes to coefficients [B, layers, N]; with softmax, rows sum to 1."""
         return self.mix(self.logits(self.query(*embeddings)))
-
-
-def routing_statistics(coefficients: Tensor) -> dict[str, float]:
-    """Health of a routing, from coefficients [B, layers, N].
-
-    entropy: mean over rows, in nats, ln N where uniform and 0 where one LoRA takes all; usage: entropy of the batch
-    mean, low where some LoRAs are never used; variation: mean L1 distance of a row to the batch mean, 0 where the
-    router ignores its input.
-    """
-    mean = coefficients.mean(0)
-
-    def entropy(c: Tensor) -> float:
-        return float(torch.special.entr(c).sum(-1).mean())
-
-    variation = (coefficients - mean).abs().sum(-1).mean()
-    return {"entropy": entropy(coefficients), "usage": entropy(mean), "variation": float(variation)}

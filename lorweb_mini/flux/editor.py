@@ -10,8 +10,10 @@ Kontext draws a whole grid, and its bottom-right quarter is b'. Without a GPU th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from torch import Tensor
 from ..core.editor import Editor
 from ..core.layout import Layout
 from ..core.router import Router
-from ..errors import InputError, whole_number
+from ..errors import InputError, check_options, whole_number
 from .checkpoint import ReleasedConfig, ReleasedFile, released_tensors, write_released
 from .lora_file import write_plain_lora
 from .picture_encoder import PictureEncoder, read_picture, read_triplets, scaled_grid
@@ -48,6 +50,7 @@ class Kontext:
     layout = Layout("grid")
     pair_encoder = None
     steps = 28
+    options = ("prompt", "guidance")
     read = staticmethod(read_picture)
 
     def __init__(
@@ -95,16 +98,19 @@ class Kontext:
         """Runs the pipeline on the grid, to whole grids [B, 3, H, W] in [-1, 1].
 
         ``prompt`` says what to do, for all or for each: the released model was trained with instructions, and without
-        one the pictures alone say it. InputError for another number of prompts than of pictures.
+        one the pictures alone say it. InputError for another number of prompts than of pictures, or a guidance below 0.
         """
-        prompts = [prompt] * len(b) if isinstance(prompt, str) else list(prompt)
-        if len(prompts) != len(b) or not all(isinstance(x, str) for x in prompts):
+        prompts = [prompt] * len(b) if isinstance(prompt, str) else prompt
+        texts = isinstance(prompts, (list, tuple)) and all(isinstance(x, str) for x in prompts)
+        if not texts or len(prompts) != len(b):
             raise InputError(f"expected one prompt, or one for each of {len(b)} analogies, got {prompt!r}")
+        if isinstance(guidance, bool) or not isinstance(guidance, Real) or not 0 <= float(guidance) < math.inf:
+            raise InputError(f"expected guidance as a number of at least 0, got {guidance!r}")
         assert a is not None and a_prime is not None
         pixels = scaled_grid(a, a_prime, b, b, self.side)
         size = (pixels.shape[-1], pixels.shape[-2])
         with torch.device("cpu"):  # whatever default another library has set; the pipeline names its own
-            return run_pipeline(self.base, (pixels + 1) / 2, size, steps, [seed] * len(b), guidance, prompt=prompts)
+            return run_pipeline(self.base, (pixels + 1) / 2, size, steps, [seed] * len(b), float(guidance), prompt=[*prompts])
 
     def decode(self, drawn: Tensor) -> Tensor:
         """The bottom-right quarter of a grid, [B, 3, H / 2, W / 2]."""
@@ -179,5 +185,6 @@ class FluxEditor(Editor):
     def export_lora(self, coefficients: Tensor, path: str | Path, **options: Any) -> Path:
         """As :meth:`Editor.export_lora`, with the options ``key_format``, ``rank`` and ``dtype`` of
         :func:`~lorweb_mini.flux.lora_file.write_plain_lora`."""
+        check_options(options, ("key_format", "rank", "dtype"))
         self.basis.check_adapter()
         return write_plain_lora(path, self.basis.folded(coefficients), **options)

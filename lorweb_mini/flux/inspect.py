@@ -15,8 +15,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..algebra import cosines, effective_rank, pca
-from ..core.router import Router, routing_statistics
+from ..core.router import Router
 from ..errors import InputError
+from ..training.log import routing_statistics
 from .checkpoint import ReleasedFile, ReleasedLayer, kontext_modules
 from .dataset import is_picture, visible
 from .picture_encoder import PictureEncoder, read_triplets

@@ -26,12 +26,13 @@ from torch.nn import functional as F
 
 from ..core.basis import Basis
 from ..core.layout import pack, position_ids
-from ..core.router import Router, routing_statistics
+from ..core.router import Router
 from ..errors import InputError
 from ..files import write_atomically
 from ..images import to_pil
 from ..training.config import TrainingConfig
 from ..training.flow import flow_sample, random_times
+from ..training.log import routing_statistics
 from ..training.loop import Recipe, torch_generator
 from .checkpoint import open_released, released_tensors, write_released
 from .editor import run_pipeline

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ..core.editor import BasisConfig, Editor, load, new_editor
-from ..core.router import routing_statistics
 from ..emoji.distributions import Distribution
 from ..emoji.latents import LatentBank, PictureSource
 from ..emoji.relations import Relation
@@ -22,6 +21,7 @@ from ..errors import InputError
 from ..models.text import vectors_of
 from .analogies import FreshAnalogies, Listed
 from .flow import EXACT_SHIFT, SHIFT, training_sample, validation_sample
+from .log import routing_statistics
 from .loop import Recipe
 
 STANDARDISED = 2048  # analogies that set the router's mean and deviation

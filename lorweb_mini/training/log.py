@@ -1,9 +1,12 @@
-"""CSV logs of a training: appended at checkpoints, cut where a resumed run goes on."""
+"""CSV logs of a training: appended at checkpoints, cut where a resumed run goes on; what is logged of a routing."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from ..errors import InputError
 from ..files import read_text, write_atomically
@@ -50,3 +53,19 @@ def read_log(path: str | Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items()} for row in rows if any(row.values())]
     except (TypeError, ValueError) as error:
         raise InputError(f"expected a log of comma-separated numbers in {path}, got another file: {error}") from None
+
+
+def routing_statistics(coefficients: Tensor) -> dict[str, float]:
+    """Health of a routing, from coefficients [B, layers, N].
+
+    entropy: mean over rows, in nats, ln N where uniform and 0 where one LoRA takes all; usage: entropy of the batch
+    mean, low where some LoRAs are never used; variation: mean L1 distance of a row to the batch mean, 0 where the
+    router ignores its input.
+    """
+    mean = coefficients.mean(0)
+
+    def entropy(c: Tensor) -> float:
+        return float(torch.special.entr(c).sum(-1).mean())
+
+    variation = (coefficients - mean).abs().sum(-1).mean()
+    return {"entropy": entropy(coefficients), "usage": entropy(mean), "variation": float(variation)}

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorweb_mini.core.router import Router, routing_statistics
+from lorweb_mini.core.router import Router
+from lorweb_mini.training.log import routing_statistics
 
 LAYERS, N, WIDTH, KEYS, BATCH = 4, 5, 6, 8, 3
 
