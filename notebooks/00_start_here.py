@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Start here: edit a picture by example
 #
-# *a* is to *a′* as *b* is to … what? Show a model **one edit**, and it makes the same edit on another picture. Nobody
-# names the edit. It has to be read off the pair.
+# *a* is to *a′* as *b* is to … what? You show a model **one edit**, and it makes the same edit on another picture. You
+# never name the edit: the model infers it from the pair.
 #
-# Run the next cell (Shift + Enter). It loads a trained model from this disk and lets it answer a page of such
-# questions, all about emoji that it never saw in training. This is what you will build in this course.
+# Run the next cell (Shift + Enter). It loads a trained model from disk and answers a page of such questions, all about
+# emoji that the model never saw in training. You will build such a model in this course.
 
 # %%
 # %matplotlib inline
@@ -49,22 +49,22 @@ display(
 # %% [markdown]
 # ## What this notebook is for
 #
-# **When you leave it, you can**
+# **After this notebook you can**
 #
 # 1. ask the model a visual analogy of your own, and measure how well it did;
 # 2. say what a *basis of LoRAs* is and what the *router* decides;
 # 3. mix several edits of one picture and see what lies between them.
 #
 # **You need** some Python and a rough idea of what a neural network layer is. No GPU, no network, no account.
-# **It takes** 20 to 30 minutes of yours; the computer's share is measured in the last cell.
+# **It takes** 20 to 30 minutes of your time; the last cell measures the computing time.
 #
 # The method is LoRWeB, by Manor, Gal, Maron, Michaeli and Chechik
-# ([arXiv 2602.15727](https://arxiv.org/abs/2602.15727)). Here it is in miniature, written afresh, small enough to
-# train on a laptop and real enough to surprise you.
+# ([arXiv 2602.15727](https://arxiv.org/abs/2602.15727)). This is an independent implementation in miniature, small
+# enough to train on a laptop.
 #
 # ## Preflight
 #
-# Is everything here?
+# Is everything installed that the course needs?
 
 # %%
 from lorweb_mini.show.preflight import preflight
@@ -74,7 +74,7 @@ preflight()
 # %% [markdown]
 # ## One analogy, slowly
 #
-# Let us take one question out of the page. Below are *a*, *a′* and *b*. The last two are still covered.
+# Take one question from the page above. Below are *a*, *a′* and *b*; the model's result and the true *b′* are covered.
 #
 # > **Predict before you run.** Look at the pair. What is the edit? Now imagine it on *b*: which pixels change, and
 # > which must stay exactly as they are?
@@ -94,13 +94,13 @@ triplets([question], result.pictures, size=1.1)
 # %% [markdown]
 # `edit` takes PIL pictures, arrays, tensors or file names, one or a list of them. `result.image` is a PIL picture.
 #
-# **How good is it?** We need one number that is fair. The model works in the latent space of an autoencoder, so it is
-# compared with what that autoencoder can draw at all. And an edit is easy where little has to change, so the error is
-# divided by the size of the edit:
+# **How good is it?** One number should answer this for every relation. The model works in the latent space of an
+# autoencoder, so its result is compared with the autoencoder's reconstruction of *b′*, not with *b′* itself. And where
+# an edit changes little, every result is close to the truth, so the squared error is divided by the size of the edit:
 #
 # $$\text{error} = \frac{\lVert \text{result} - b' \rVert^2}{\lVert b - b' \rVert^2}$$
 #
-# Zero is the true answer. One is what you get by handing *b* back unchanged.
+# 0 is the true answer, 1 is what you get by returning *b* unchanged.
 
 
 # %%
@@ -122,26 +122,26 @@ display(
 )
 
 # %% [markdown]
-# A number far above 1 says that there was little to change. Turning the hue of a picture that is almost black moves few
-# pixels, and every small slip of the drawing is divided by those few.
+# A number far above 1 usually means that the edit changes little. Turning the hue of an almost black picture changes
+# few pixels, so the denominator is small and every small error counts a lot.
 #
-# One question a relation is an anecdote, not a measurement. `make run` repeats this with many questions, intervals and
+# One question per relation is too few for a measurement. `make run` evaluates many questions, with intervals and
 # baselines.
 #
 # ## What the router decided
 #
-# Nothing in the model was told the name of the edit. How, then, does it know?
+# The model was not told the name of the edit. How does it know what to do?
 #
-# There is a **frozen** image editor, a small sibling of FLUX.1-Kontext. Left alone and without instruction it hands
-# the picture back. Each of its layers *W* carries a **basis**: *N* small corrections, the LoRAs $B_n A_n$, each of low
-# rank. How much of each goes into the layer is decided by a **router** that looks at *a*, *a′* and *b* once:
+# It starts from a **frozen** image editor, a small version of FLUX.1-Kontext. Without an instruction this editor
+# returns its input picture. Each of its layers *W* gets a **basis**: *N* corrections $B_n A_n$ of low rank, the LoRAs.
+# A **router** looks at *a*, *a′* and *b* once and decides how much of each LoRA is added to the layer:
 #
 # $$y = W x + \sum_{n=1}^{N} c_n\, B_n A_n x, \qquad
 # c = \operatorname{softmax}\!\left(\frac{P q \cdot k_n}{\sqrt d}\right), \qquad
 # q = [\,e(a),\ e(a'),\ e(b)\,]$$
 #
-# *e* is an image encoder, *P* a projection and $k_n$ a key for each LoRA; every layer has its own *P* and keys. So an
-# edit is a table of numbers: one row a layer, one column a LoRA, and every row sums to 1.
+# *e* is an image encoder, *P* a projection and $k_n$ a key for each LoRA; every layer has its own *P* and keys. An edit
+# is therefore a table of numbers with one row per layer and one column per LoRA, and every row sums to 1.
 
 # %%
 coefficients = result.coefficients[0]  # [layers, N]
@@ -174,7 +174,7 @@ display(
 # %% [markdown]
 # ## Same *b*, another pair
 #
-# If the edit really is read off the pair, then another pair must give another edit, though *b* stays the same.
+# If the model infers the edit from the pair, then another pair must give another edit, even though *b* stays the same.
 #
 # > **Predict before you run.** We keep *b* and show the router pairs from three other relations. What will the three
 # > results be? And in the bar chart: will the three mixtures share LoRAs with the first one?
@@ -205,13 +205,13 @@ figure
 # %% [markdown]
 # ## Ask your own questions
 #
-# So far the questions were chosen for you. In the explorer below you choose *a*, *a′* and *b* yourself: search for an
+# So far, the questions were chosen for you. In the explorer below you choose *a*, *a′* and *b* yourself: search for an
 # emoji, upload a picture file, or draw. The model answers after every change. Where the data have a true *b′*, it is
 # shown with the error. Below the pictures you see the mixture, and the relations of this model's training whose mean
 # mixture is most similar to it (cosine similarity of the tables).
 #
-# > **Predict before you run.** Swap *a* and *a′*: will the model undo the edit, though nobody ever showed it that? Then
-# > press "Put b′ into b" and let it edit its own result: will the edit get stronger, stay, or change?
+# > **Predict before you run.** Swap *a* and *a′*: will the model undo the edit, even if no training pair ever showed
+# > that? Then press "Put b′ into b" and let it edit its own result: will the edit get stronger, stay, or change?
 #
 # The arrow keys work inside each group of buttons. On a page without a running kernel you see one question and its
 # answer as a static figure.
@@ -253,8 +253,8 @@ pads
 #
 # *Difficulty ●○○ · about 3 minutes*
 #
-# Find a table of coefficients with which the editor hands *b* back, whatever the pair showed. Put it into `nothing`
-# and run the cell and the check below it.
+# Find a table of coefficients with which the editor returns *b* unchanged, whatever the pair shows. Assign it to
+# `nothing` and run the cell and the check below it.
 
 
 # %%
@@ -288,18 +288,18 @@ print(check_nothing(nothing))
 # nothing = torch.zeros_like(coefficients)
 # ```
 #
-# Without its LoRAs the model is the frozen editor, which was trained to hand the picture back when it has no
-# instruction. So the LoRAs only have to *add* the edit, and keeping the rest of the picture costs them nothing.
+# Without its LoRAs the model is the frozen editor, which was trained to return its input picture when it gets no
+# instruction. So the LoRAs only have to *add* the edit; the rest of the picture is kept without them.
 #
 # </details>
 
 # %% [markdown]
-# ## Exercise 2: half way between two edits
+# ## Exercise 2: halfway between two edits
 #
 # *Difficulty ●●○ · about 5 minutes*
 #
 # `result.coefficients[0]` makes one edit of *b*, `others.coefficients[0]` another. Make the mixture that lies exactly
-# half way between them. Then look: is the picture both edits, half of each, or neither?
+# halfway between them. Does its picture show both edits, half of each, or neither?
 
 
 # %%
@@ -340,37 +340,36 @@ print(check_half(half))
 # half = (result.coefficients[0] + others.coefficients[0]) / 2
 # ```
 #
-# The space of mixtures is flat, so the midpoint is easy. The map from mixture to picture is not: whether the middle is
-# a little of both edits is a question for measurement, and notebook 06 measures it.
+# The midpoint of two mixtures is their average. But the map from a mixture to a picture is not linear, so it has to be
+# measured whether the picture shows a little of both edits. Notebook 06 does that.
 #
 # </details>
 
 # %% [markdown]
 # ## What you have seen
 #
-# - An analogy goes in as three pictures; the edit is never named.
+# - The model gets three pictures; the edit is never named.
 # - The router turns them into one table of coefficients; the table mixes a basis of LoRAs into a frozen editor.
-# - Another pair gives another table, and every table is a picture: there is a **space of edits** to walk in.
+# - Another pair gives another table, and every table gives a picture: the tables form a **space of edits** that you can
+#   explore.
 #
-# ## What the rest of the course holds
+# ## What the rest of the course covers
 #
 # | notebook | question |
 # |:--|:--|
-# | 01 Visual analogies in real pictures | What can be asked of emoji, and how far does plain arithmetic get? |
+# | 01 Visual analogies in real pictures | Which analogies do emoji offer, and how far does plain arithmetic get? |
 # | 02 Flow matching and the editor | How does the frozen editor draw? |
-# | 03 One LoRA | What does a single LoRA learn, and where does it give way? |
-# | 04 A basis and a router | Train what you have just used, in about ten minutes |
+# | 03 One LoRA | What does a single LoRA learn, and where does it fail? |
+# | 04 A basis and a router | How do you train what you have just used? (It takes about ten minutes.) |
 # | 05 The learned space | Which LoRA does what, and do similar edits lie together? |
-# | 06 Walking | Between edits, beyond them, and against the true answer |
-# | 09 To the real FLUX | The same code at full scale |
-#
-# A notebook that is not in this folder yet is still being written.
+# | 06 Walking | What lies between two edits and beyond them, and how close is it to the true answer? |
+# | 09 To the real FLUX | How does the same code run at full scale? |
 #
 # ## Where the paper says it
 #
 # [arXiv 2602.15727](https://arxiv.org/abs/2602.15727), *Spanning the Visual Analogy Space with a Weight Basis of
-# LoRAs*: its method section has the basis, the router's query and the softmax over keys of the formula above. In this
-# repository they are `lorweb_mini/core/basis.py` and `lorweb_mini/core/router.py`, a page each.
+# LoRAs*: its method section describes the basis, the router's query and the softmax over keys of the formula above. In
+# this repository they are `lorweb_mini/core/basis.py` and `lorweb_mini/core/router.py`, a page each.
 
 # %%
 seconds = time.perf_counter() - START
