@@ -1,10 +1,11 @@
 # %% [markdown]
 # # Visual analogies in real pictures
 #
-# Notebook 00 asked a trained model. This one asks first what there is to be asked, and how far you get **without any
-# training**: with plain arithmetic on pictures, the way word vectors did it: king − man + woman.
+# Which visual analogies can you ask about emoji, and how far do you get **without any training**? Word vectors solve
+# analogies by plain arithmetic, king − man + woman. This notebook tries the same with pictures and measures where it
+# works.
 #
-# Below, each row is a question *a* : *a′* :: *b* : … In blue is what arithmetic answers, to its right the truth.
+# Each row below is a question, *a* : *a′* :: *b* : … In blue: the answer of arithmetic. To its right: the true *b′*.
 
 # %%
 # %matplotlib inline
@@ -44,19 +45,19 @@ triplets(questions, {"b + (a′ − a)": pixel_arithmetic(questions)}, title=TIT
 # %% [markdown]
 # ## What this notebook is for
 #
-# **When you leave it, you can**
+# **After this notebook you can**
 #
 # 1. say what is in the data: six sets of drawings, the relations between them, and how they are split;
-# 2. find an analogy of your own among them, by hand or in code;
+# 2. find an analogy of your own among them, in a browser or in code;
 # 3. measure an answer, and say why the split is by *concept*;
-# 4. predict, from one number, on which relations arithmetic will work, and say what a method needs beyond it.
+# 4. predict from one number on which relations arithmetic works, and say what a better method needs.
 #
 # **You need** notebook 00, numpy or torch, and linear regression. No GPU, no network, no account.
-# **It takes** 40 to 50 minutes of yours; the computer's share is measured in the last cell.
+# **It takes** 40 to 50 minutes of your time; the last cell measures the computing time.
 #
 # ## Six sets of artists
 #
-# Unicode names the emoji, it does not draw them. Each of the sets below is a complete work by its own artists, openly
+# Unicode defines the emoji but does not draw them. Each of the sets below was drawn by its own artists and is openly
 # licensed: [Noto](https://github.com/googlefonts/noto-emoji) (Apache-2.0),
 # [Twemoji](https://github.com/jdecked/twemoji) (CC-BY-4.0), [OpenMoji](https://openmoji.org) in colour and as black
 # line art (CC-BY-SA-4.0), and [Fluent](https://github.com/microsoft/fluentui-emoji), in glossy 3D and flat (MIT). Who
@@ -86,29 +87,32 @@ display(
 # %% [markdown]
 # ## What a visual analogy is
 #
-# Four pictures, two pairs, one relation: *a* : *a′* :: *b* : *b′*. Three are given, the fourth is asked for.
+# A visual analogy consists of four pictures in two pairs that share one relation: *a* : *a′* :: *b* : *b′*. Three are
+# given, the fourth is the answer.
 #
-# To train on such questions you need many of them **with the answer**. Where does it come from? Photographs of the same
-# thing before and after hardly exist, so in published sets of edits the target was made by another model. Whoever
-# learns from it learns that model's mistakes, and whoever measures with it measures agreement with that model.
+# To train on such questions you need many of them **with their answers**. Where do the answers come from? There are
+# hardly any photographs of the same thing before and after an edit, so in published sets of edits the target was made
+# by another model. A method trained on such targets learns that model's mistakes, and an evaluation on them measures
+# agreement with that model.
 #
-# Emoji are a rare exception. An artist who drew the raw food also drew the meal, in the same style and by the same
-# rules, long before anyone thought of this question. Each row is one question, each of its pairs in one artist's hand.
+# Emoji are an exception. The artist who drew the raw food also drew the meal, in the same style. Each row below is one
+# question, and the pictures of each pair are by the same artist.
 
 # %%
 ASKED = {"food/raw>made": 1, "species/face>cat": 3, "weather/+rain": 12, "grow/young>adult": 8, "moon/+2": 31}
 asked = [lw.analogies("train", name, seed=seed, n=1)[0] for name, seed in ASKED.items()]
 artists = {relation_label(x.relation).replace(": ", ":\n", 1): x for x in asked}
 four = {label: torch.stack([x.a, x.a_prime, x.b, x.b_prime]) for label, x in artists.items()}
-picture_rows(four, columns=["a", "a′", "b", "true b′"], title="Nobody made these answers for us")
+picture_rows(four, columns=["a", "a′", "b", "true b′"], title="Every answer was drawn by the artist")
 
 # %% [markdown]
-# One limit remains: the true *b′* is *a* true answer. From corn, popcorn and an egg nobody can tell that this artist
-# fries the egg, and in what pan. Where a question leaves room, even a good answer keeps some distance to the truth.
+# One limit remains: the true *b′* is only *one* right answer. From corn, popcorn and an egg you cannot tell that this
+# artist fries the egg, nor in which pan. Where several answers are right, even a good one has some distance to the one
+# that was drawn.
 #
 # ## The relations
 #
-# A relation is a set of pairs that show the same change. There are three sorts, and compositions of two of them:
+# A relation is a set of pairs that show the same change. There are three kinds, and compositions of two of them:
 #
 # | sort | pair | example |
 # |:--|:--|:--|
@@ -134,16 +138,17 @@ display(
 )
 
 # %% [markdown]
-# That last number is a trap. A model that sees pairs drawn at random sees tones and little else, and an average over
-# pairs is an average over tones. So the training here draws a **relation** first and one of its pairs second. A
-# relation with *P* training pairs gets the weight $\sqrt{\min(P, 400)}$: more pairs, more turns, but not in proportion.
+# The last number is a problem. A model trained on pairs sampled at random would see mostly tones, and an average over
+# pairs would mostly be an average over tones. So the training here samples a **relation** first and then one of its
+# pairs. A relation with *P* training pairs has the weight $\sqrt{\min(P, 400)}$: more pairs mean more samples, but not
+# in proportion.
 
 # %%
 from lorweb_mini.show.style import COLOURS, INK, LINE, PALE, figure_of
 
 
 def shares(weight) -> dict[str, float]:
-    """Share of each semantic family in a training on the seen relations, drawn with these weights."""
+    """Share of each semantic family in a training on the seen relations, sampled with these weights."""
     seen = {f: [len(r.pairs("train")) for r in members if r.degree == "seen"] for f, members in semantic.items()}
     sums = {f: sum(map(weight, counts)) for f, counts in seen.items()}
     return {f: value / sum(sums.values()) for f, value in sums.items() if value}
@@ -168,7 +173,7 @@ left.set_yticks(range(len(order)), order, color=INK)
 left.set_title("Pairs of each family, in so many relations", loc="left")
 right.set(xscale="log", xlim=(6e-5, 1.2), xlabel="share of the training samples")
 right.set_xticks([1e-4, 1e-3, 1e-2, 1e-1, 1], ["0.01 %", "0.1 %", "1 %", "10 %", "100 %"])
-right.set_title("Hollow: drawn by pair. Filled: by relation", loc="left")
+right.set_title("Hollow: sampled by pair. Filled: by relation", loc="left")
 for axes in (left, right):
     axes.minorticks_off()
 figure
@@ -177,8 +182,8 @@ figure
 # ### Some relations are ordered
 #
 # Five skin tones, eight phases of the moon, eight directions, twenty-four faces of the clock: these come in an
-# **order**, so there is something between two of them, and an artist drew it. When we walk between two edits in
-# notebook 06, the halfway point has a true answer to be compared with.
+# **order**, and what lies between two of them was drawn by an artist, too. So when you walk between two edits in
+# notebook 06, the picture halfway can be compared with a true answer.
 
 # %%
 tones = [emoji.find(f"waving hand{t}") for t in ("", *(f": {x} skin tone" for x in
@@ -196,8 +201,8 @@ picture_rows(strips, title="Ordered relations", size=0.62, label_width=1.1)
 # ## Exact edits, and their dials
 #
 # Where no artist drew the change, code can make it: turn the hue, rotate, blur. Such a pair is exact by construction,
-# and its strength is a **dial** that can stand anywhere. A few positions of each dial are relations. The middle one of
-# three is held out of training, so that we can ask: does a model that knows weak and strong know medium?
+# and its strength is a **dial** that can have any value. A few values of each dial are relations. The middle one of
+# three is held out of training: does a model that learned weak and strong also make medium?
 
 # %%
 from lorweb_mini.emoji.edits import EDITS, apply_edit, relation_name
@@ -217,8 +222,8 @@ picture_rows(dials, notes, size=0.75, title="Five dials: b, three relations, and
 # %% [markdown]
 # ## Splits: by concept, never by picture
 #
-# To know whether a method generalises, we must ask it about emoji that it never saw. The obvious way is to put 15 % of
-# the drawings aside at random.
+# Does a method generalise? To find out, test it on emoji that it never saw. The obvious way is to put 15 % of the
+# drawings aside at random.
 #
 # > **Predict before you run.** Of the drawings put aside that way, what share has a *sibling* in the training part:
 # > the same thing in another tone, another gender, or by another artist?
@@ -258,13 +263,13 @@ leaked = {
 picture_rows(leaked, title=f"One concept: {len(runners)} emoji, {len(chosen)} drawings", label_width=1.6)
 
 # %% [markdown]
-# Whoever has seen the siblings can draw the test picture from memory. So the published split (`data/splits.json`) puts
-# whole concepts on one side: train, val or test. A test pair has at least one end on the test side, and no training
-# pair touches a test concept.
+# A model that has seen the siblings can draw the test picture from memory. So the published split (`data/splits.json`)
+# puts whole concepts on one side: train, val or test. A test pair has at least one end on the test side, and no
+# training pair touches a test concept.
 #
-# ### Four degrees of the unknown
+# ### Four degrees of generalisation
 #
-# New emoji are the mildest test. The relations are split, too, into four degrees that get harder:
+# New emoji are the easiest test. The relations are split, too, into four degrees of increasing difficulty:
 #
 # 1. **seen**: the relation was in training, only the emoji are new;
 # 2. **strength**: weak and strong were in training, medium was not;
@@ -300,14 +305,15 @@ four = {
 picture_rows(four, columns=["a", "a′", "b", "true b′"], title="One question of each degree", label_width=2.0)
 
 # %% [markdown]
-# The two columns in the middle matter for what a success means. The frozen editor was itself taught many edits, with
-# words. A held-out relation that it **knows** only has to be found, as in the paper, whose base model knows far more
-# than the training of the LoRAs shows. A relation that **nobody** was taught has to be made.
+# Why are there two columns in the middle? The frozen editor itself was trained on many edits, with instructions in
+# words. A held-out relation that the editor **knows** only has to be found by the router, as in the paper, whose base
+# model knows far more edits than the LoRAs were trained on. A relation in the column *known to nobody* was in no
+# training at all, neither the editor's nor the basis's.
 #
 # ## Look around yourself
 #
-# Search an emoji, click it, choose one of its drawings, and follow a relation to its pairs. Try *moon*, *couple*,
-# *apple*, or a character of your own. On a page without a running kernel you see a still picture instead.
+# Search for an emoji, click it, choose one of its drawings, and follow a relation to its pairs. Try *moon*, *couple*,
+# *apple*, or a character of your own. On a page without a running kernel you see a static figure instead.
 
 # %%
 from lorweb_mini.widgets.browser import Browser
@@ -316,7 +322,8 @@ browser = Browser()
 browser
 
 # %% [markdown]
-# The same in code: `search` finds emoji, `relations_of` the relations that start at a drawing, `pairs_of` their pairs.
+# You can do the same in code: `search` finds emoji, `relations_of` the relations that start at a drawing, and
+# `pairs_of` their pairs.
 
 # %%
 from lorweb_mini.widgets.search import relations_of, search
@@ -328,23 +335,25 @@ display(Markdown(f"At Noto's *{emoji.emojis[heart].name}* start: " + ", ".join(f
 # %% [markdown]
 # ## The measure
 #
-# An answer is judged by its squared distance to the truth. But a faint edit leaves *b′* close to *b*, and then even a
-# wrong answer is close. So the distance is divided by the size of the edit, summed over the analogies of a relation:
+# How good is an answer? It is judged by its squared distance to the truth. But a weak edit leaves *b′* close to *b*,
+# and then even a wrong answer is close. So the distance is divided by the size of the edit, both summed over the
+# analogies of a relation:
 #
 # $$\text{error} = \frac{\sum_i \lVert \text{result}_i - b'_i \rVert^2}{\sum_i \lVert b_i - b'_i \rVert^2}$$
 #
 # **Copying *b* scores exactly 1**, the truth 0, and a result that is worse than doing nothing scores more than 1. As in
-# notebook 00, everything is compared after a passage through the autoencoder, so that no method is blamed for it.
+# notebook 00, all pictures pass through the autoencoder before they are compared, so that its losses do not count
+# against any method.
 #
 # ## Four methods that need no training
 #
 # 1. **copy b**: do nothing.
-# 2. **copy a′**: what the example became, whatever *b* is.
-# 3. **pixel arithmetic**: $b + (a' - a)$, clipped to what can be shown, as at the top of this page.
+# 2. **copy a′**: return the result of the example, whatever *b* is.
+# 3. **pixel arithmetic**: $b + (a' - a)$, clipped to the range of pixels, as at the top of this notebook.
 # 4. **latent arithmetic**: the same with the autoencoder's latents, $z_b + (z_{a'} - z_a)$.
 #
-# We try them on four groups of relations: a colour is **washed** over the whole picture; the thing is **recoloured**
-# and its ground stays white; pixels **move**; an artist **redraws** the thing.
+# We try them on four groups of relations. **Wash**: the colour of the whole picture changes. **Recolour**: the object
+# changes colour and its background stays white. **Move**: pixels move. **Redraw**: an artist drew the object anew.
 #
 # > **Predict before you run.** In which groups will arithmetic beat doing nothing? Is there one where it does harm?
 
@@ -404,9 +413,9 @@ triplets(seen, answers, title="What arithmetic draws", size=0.6)
 # %% [markdown]
 # ## Why: an addition cannot move a pixel
 #
-# Look at the ghosts. $a' - a$ is a picture of *a*: where *a* was, it holds the removal of *a*. Added to *b*, it removes
-# *a* from a place where *a* never was. That goes well only if the change does not depend on what is shown. A frame is a
-# frame on every picture; a mirrored snail is no use to a rocket.
+# Where do the ghosts come from? $a' - a$ removes *a* from the places where *a* is. Added to *b*, it removes *a* from
+# places where *a* never was. This works only if the change does not depend on what the picture shows. A frame is the
+# same on every picture; the change from a snail to its mirror image does not fit a rocket.
 #
 # This can be made exact. Call $s = x' - x$ the shift of a pair, and take two independent pairs of a relation. Then
 #
@@ -417,9 +426,9 @@ triplets(seen, answers, title="What arithmetic draws", size=0.6)
 #
 # $$\text{error} = 2\,(1 - \rho), \qquad \rho = \frac{\lVert \mathbb E\, s \rVert^2}{\mathbb E\, \lVert s \rVert^2}.$$
 #
-# $\rho$, from 0 to 1, is the share of the shift that **all pairs have in common**. One number for each relation, and no
-# method has been run yet. Arithmetic beats doing nothing where $\rho > 1/2$. Where the pairs have nothing in common it
-# scores 2: the example's own change is added, and *b*'s is still missing.
+# $\rho$, from 0 to 1, is the share of the shift that **all pairs have in common**. You can compute it for each relation
+# before you run any method. Arithmetic beats doing nothing where $\rho > 1/2$. Where the pairs have nothing in common
+# it scores 2: the example's own change is added, and *b*'s is still missing.
 #
 # > **Predict before you run.** The points below are measured errors, one for each relation. The line is $2(1 - \rho)$.
 # > Clipping to black and white throws away what cannot be shown. Will the clipped errors lie above the line or below?
@@ -467,34 +476,36 @@ for name in ("edit/tint=240", "edit/invert", "tone/dark>light", "edit/hue=120"):
     axes.annotate(text, (rho[name], plain[name]), (8, 4), textcoords="offset points", size=8)
 axes.set(xlabel="ρ: share of the shift that all pairs have in common", ylabel="normalised error", xlim=(-0.03, 1.02))
 axes.set_ylim(0)
-axes.set_title("The error of arithmetic is known before it is run (filled: not clipped, hollow: clipped)", loc="left")
+axes.set_title("ρ predicts the error of arithmetic (filled: not clipped, hollow: clipped)", loc="left")
 axes.legend(loc="upper right")
 figure
 
 # %%
-distance = np.median([abs(plain[name] - 2 * (1 - rho[name])) for name in rho])
+off = {name: abs(plain[name] - 2 * (1 - rho[name])) for name in rho}  # each relation's distance to the line
+farthest, typical = max(off, key=off.get), np.median(list(off.values()))
 better = [name for name in rho if rho[name] > 0.5]
 listed = ", ".join(relation_label(name).removeprefix("edit: ") for name in better)
 hue, flip = rho["edit/hue=120"], rho["edit/flip_horizontal"]
 display(
     Markdown(
-        f"Without clipping the points lie on the line, to {distance:.2f} in the median: two finite samples of one "
-        f"quantity. Clipping pulls them down, because it forbids colours beyond black and white.\n\n"
-        f"More than half in common have: {listed}. That is **where the white ground itself changes**, and the ground "
-        f"is most of a picture. Turning the hue is also a change of colour, and yet ρ is only {hue:.2f}: the ground "
-        f"stays white, and a red thing's way to green is not a blue thing's way to red. For the mirror, ρ is "
-        f"{flip:.2f}."
+        f"Without clipping most points lie close to the line: the median distance is {typical:.2f}, the largest "
+        f"{off[farthest]:.2f} ({relation_label(farthest)}). ρ and the error are estimated from different finite "
+        f"samples of pairs. Clipping lowers the error, because it removes colours beyond black and white.\n\n"
+        f"The pairs have more than half of the shift in common for: {listed}. In these edits **the white ground itself "
+        f"changes**, and the ground is most of a picture. Turning the hue is also a change of colour, and yet ρ is "
+        f"only {hue:.2f}: the ground stays white, and the shift from red to green is not the shift from blue to red. "
+        f"For the mirror image ρ is {flip:.2f}."
     )
 )
 
 # %% [markdown]
 # ## A linear map: learned from many pairs, for one relation
 #
-# Addition is the simplest of linear methods. The next is a whole matrix: $z_{b'} \approx W z_b + w$, fitted by ridge
-# regression to the **training pairs of one relation**. A matrix *can* move pixels; a permutation is one. What does it
-# cost? A latent has 16 × 8 × 8 numbers, so *W* has a million entries.
+# Adding a shift is the simplest linear method. The next one uses a matrix, $z_{b'} \approx W z_b + w$, fitted by ridge
+# regression to the **training pairs of one relation**. A matrix *can* move pixels, since every permutation is a matrix.
+# What does it cost? A latent has 16 × 8 × 8 numbers, so *W* has a million entries.
 #
-# > **Predict before you run.** How many pairs will it take to rotate better than *b* copied? And to rotate well?
+# > **Predict before you run.** How many pairs will it take to rotate better than copying *b*? And to rotate well?
 
 # %%
 from sklearn.linear_model import Ridge
@@ -567,22 +578,21 @@ display(
 )
 
 # %% [markdown]
-# Two things can be learned from this. **It works**: moving pixels and turning colours are close to linear in this
-# latent space, and a matrix learns them from enough pairs. **And it is no answer to an analogy**: it needed dozens to
-# hundreds of pairs of one relation, it was told which relation that is, it never looked at *a* and *a′*, and the next
-# relation needs another matrix. Where the change takes knowledge, as a skin tone takes knowing what is skin, every
-# further pair helps less.
+# What does this show? **A matrix works**: moving pixels and turning colours are close to linear in this latent space,
+# and a matrix learns them from enough pairs. **But it does not solve an analogy**: it needs many pairs of one relation,
+# it is told which relation that is, it never looks at *a* and *a′*, and the next relation needs another matrix. Where
+# the change depends on what is shown, as a skin tone depends on where there is skin, every further pair helps less.
 #
-# What is wanted lies between the two: **one** pair at the time of asking, as in arithmetic, and the power to move
-# pixels and to know skin from cloth, as after training. LoRWeB keeps a basis of learned changes, and lets a router pick
-# the mixture from the one pair.
+# A better method combines the two: it needs only **one** pair for a new edit, as arithmetic does, and it has learned in
+# training to move pixels and to tell skin from cloth. LoRWeB learns a basis of changes, and a router computes their
+# mixture from the one pair.
 #
 # ## Exercise 1: a busy emoji
 #
 # *Difficulty ●○○ · about 4 minutes*
 #
-# Use the browser above. Find an emoji at whose Noto drawing relations of at least **five families** drawn by artists
-# start (`tone`, `role`, …), and put its name into `busy`.
+# Use the browser above. Find an emoji whose Noto drawing is the start of relations from at least **five families**
+# drawn by artists (`tone`, `role`, …), and assign its name to `busy`.
 
 
 # %%
@@ -649,7 +659,7 @@ print(check_split(held_out))
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Draw concepts, not emoji. `np.isin(concept, drawn)` then marks all their emoji at once.
+# Sample concepts, not emoji. `np.isin(concept, sampled)` then marks all their emoji at once.
 #
 # </details>
 #
@@ -661,7 +671,7 @@ print(check_split(held_out))
 # ```
 #
 # The share of emoji only comes close to the share of concepts, since concepts differ in size. The published split also
-# draws within groups (people, food, flags, …), so that each has its part on every side.
+# samples within groups (people, food, flags, …), so that every group is on every side.
 #
 # </details>
 
@@ -671,8 +681,8 @@ print(check_split(held_out))
 # *Difficulty ●●○ · about 8 minutes*
 #
 # Arithmetic with one pair scores $2(1 - \rho)$. Suppose you had many training pairs and added their **mean** shift.
-# Make `mean_shift`, a picture [3, 64, 64], from training pairs of `tone/yellow>dark`, and put into `predicted` the
-# error that theory promises for it (not clipped), as a formula in `rho[SHIFTED]`.
+# Make `mean_shift`, a picture [3, 64, 64], from training pairs of `tone/yellow>dark`, and assign to `predicted` the
+# error that the theory predicts for it (not clipped), as a formula in `rho[SHIFTED]`.
 
 
 # %%
@@ -728,9 +738,9 @@ print(check_shift(mean_shift, predicted))
 #
 # *Difficulty ●●● · about 10 minutes*
 #
-# Go in a straight line through latent space, from the yellow drawing to the dark one: $z(t) = z_0 + t\,(z_1 - z_0)$.
-# The artists also drew the **medium** tone, $z_m$. At which *t*, the same for all emoji, is the line nearest to it? Put
-# it into `middle`. The three sets of latents are ready, as rows.
+# Take the straight line in latent space from the yellow drawing to the dark one: $z(t) = z_0 + t\,(z_1 - z_0)$. The
+# artists also drew the **medium** tone, $z_m$. At which *t*, the same for all emoji, is the line nearest to it? Assign
+# it to `middle`. The next cell computes the three sets of latents, as rows.
 
 # %%
 dark, medium = (
@@ -782,31 +792,31 @@ print(check_middle(middle))
 # middle = float(((z_m - z_0) * along).sum() / (along * along).sum())
 # ```
 #
-# It is the projection of $z_m - z_0$ onto the line. What is left of the distance is what the straight line cannot
-# reach: medium is not a mixture of yellow and dark, since yellow is no skin tone at all. Walks that bend are the
-# subject of notebook 06.
+# It is the projection of $z_m - z_0$ onto the line. The rest of the distance cannot be removed by any point of the
+# line: medium is not a mixture of yellow and dark, since yellow is not a skin tone. Notebook 06 also tries paths that
+# are not straight.
 #
 # </details>
 
 # %% [markdown]
 # ## What you have seen
 #
-# - Emoji give visual analogies **with a true answer**, drawn by artists or made exactly, in families of very different
-#   sizes; so relations are drawn, not pairs.
+# - Emoji give visual analogies **with a true answer**, drawn by artists or made exactly. Their families differ a lot in
+#   size, so training samples relations, not pairs.
 # - A split by picture leaks nearly everything; a split by concept leaks nothing. New relations come in four degrees.
-# - One division makes errors comparable: copying *b* scores 1.
-# - Arithmetic with one pair has the error $2(1 - \rho)$. It works where all pairs change alike, and nowhere else.
+# - Dividing by the size of the edit makes errors comparable: copying *b* scores 1.
+# - Arithmetic with one pair has the expected error $2(1 - \rho)$. It works only where all pairs change alike.
 # - A matrix can do much more, for one named relation, after hundreds of pairs.
 #
 # Notebook 02 opens the frozen editor, which can move pixels; 03 and 04 teach it to do so from one pair.
 #
 # ## Where the paper says it
 #
-# [arXiv 2602.15727](https://arxiv.org/abs/2602.15727) states the task as here: *a*, *a′*, *b* in, *b′* out, the
-# edit never named. It trains on Relation252K, 33,274 images of 218 editing tasks; its targets are pictures of the data
-# set, where ours are drawings. The difference $a' - a$ is in the paper, too, but one floor higher: the router's query
-# is made of image embeddings $e(a), e(a'), e(b)$, and $e(a') - e(a)$ is one of the variants in the released code. That
-# can work where pixels and latents fail, since it only has to *name* the change, and the LoRAs make it.
+# [arXiv 2602.15727](https://arxiv.org/abs/2602.15727) states the task as here: *a*, *a′*, *b* in, *b′* out, the edit
+# never named. It trains on Relation252K, 33,274 images of 218 editing tasks; its targets are pictures of the data set,
+# where ours are drawings. A difference also occurs in the paper, but between embeddings: the router's query is made of
+# image embeddings $e(a), e(a'), e(b)$, and $e(a') - e(a)$ is one of the variants in the released code. That can work
+# where differences of pixels and latents fail, since it only has to *identify* the change; the LoRAs make it.
 
 # %%
 seconds = time.perf_counter() - START
