@@ -19,7 +19,27 @@ from lorweb_mini.analysis.unseen import panel, part_shares
 from lorweb_mini.emoji.relations import analogies, get_relation, splits
 from lorweb_mini.training.log import read_log
 
+from .timing import markdown
+
 RESULTS = Path(__file__).parent / "results" / "recipes.md"
+
+
+GROUPS = ("drawn edit", "drawn pair", "drawn triple", "strength", "composition", "inside", "outside")
+HEAD = """# Recipes, judged on validation relations and concepts
+
+Normalised error (median over relations) at one step unless the note says otherwise; in brackets the memoriser's.
+`python -m benchmarks.recipes FOLDER --save` adds a row. No test relation is looked at.
+
+"""
+
+
+def append(row: list[str]) -> None:
+    """Adds a row to the results, with a heading where the file is new."""
+    columns = ["run", "note", "samples", "minutes", "entropy / usage", *GROUPS]
+    if not RESULTS.exists():
+        RESULTS.write_text(HEAD + markdown(columns, []) + "\n", encoding="utf-8")
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.write("| " + " | ".join(row) + " |\n")
 
 
 def main() -> None:
@@ -70,12 +90,11 @@ def main() -> None:
             scores = found.groups
             row = [folder.name, options.note, f"{int(log['samples']):,}", f"{log['seconds'] / 60:.0f}"]
             row += [f"{log.get('entropy', float('nan')):.2f} / {log.get('usage', float('nan')):.2f}"]
-            for group in ("drawn edit", "drawn pair", "drawn triple", "strength", "composition", "inside", "outside"):
+            for group in GROUPS:
                 s = scores.get(group)
                 cell = "–" if s is None else f"{s[f'{options.steps[0]} steps'].error.value:.2f}"
                 row.append(cell if s is None else f"{cell} ({s['memoriser'].error.value:.2f})")
-            with RESULTS.open("a", encoding="utf-8") as file:
-                file.write("| " + " | ".join(row) + " |\n")
+            append(row)
 
 
 if __name__ == "__main__":
