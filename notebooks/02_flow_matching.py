@@ -1,12 +1,11 @@
 # %% [markdown]
 # # Flow matching, and how the editor draws
 #
-# Below, an edited picture comes out of noise. The network was never taught to draw in one go. At every step it is
-# asked one thing only, *which way from here?*, and a small step is taken that way. The upper row is what is there, the
-# lower row where the network believes that it will end.
+# How does the frozen editor turn noise into an edited picture? Not in one go. At every step the network predicts only a
+# direction, and the sampler takes a small step that way. The upper row below shows the state after each step, the lower
+# row the network's estimate of the final picture.
 #
-# When you leave this notebook you will have trained such a network yourself, on your own machine, and there will be
-# nothing in this strip that you cannot compute.
+# In this notebook you will train such a network on your own machine and compute everything that this strip shows.
 
 # %%
 # %matplotlib inline
@@ -42,28 +41,28 @@ strip(autoencoder, path, b[0], relation.apply_edits(b)[0], title=f"“{wish}”"
 # %% [markdown]
 # ## What this notebook is for
 #
-# **When you leave it, you can**
+# **After this notebook you can**
 #
 # 1. write flow matching from memory: one loss, one loop, on points and on pictures;
 # 2. say why the network learns a *conditional mean*, and what follows from it for one step, for ten, and for every
 #    table of errors in this course;
-# 3. read Flux's geometry: what a token holds, how the sequence is laid, how a token finds its counterpart;
-# 4. steer the frozen editor by steps and guidance, and say what each costs and buys.
+# 3. explain Flux's geometry: what a token holds, how the sequence is laid out, how a token finds its counterpart;
+# 4. control the frozen editor by steps and guidance, and say what each costs and what it gains.
 #
 # **You need** notebook 00, what a gradient and an expectation are, and a little PyTorch. No GPU, no network.
-# **It takes** about an hour of yours; the computer's share is measured in the last cell.
+# **It takes** about an hour of your time; the last cell measures the computing time.
 #
 # ## A flow in the plane
 #
-# The idea needs no pictures. Two numbers a point are enough, and then everything can be seen. Our data are the black
-# pixels of a drawing. A *generative model* of them is a way to make new points that lie where these lie.
+# The idea can be shown without pictures, on points in the plane, where everything can be plotted. The data are the
+# black pixels of a drawing. A *generative model* of them makes new points that are distributed as these are.
 #
-# Flow matching begins by **destroying** the data. To each point $x$ it draws noise $e$ from a standard normal and
-# walks from one to the other on a straight line, at constant speed, in one unit of time:
+# Flow matching begins by **destroying** the data. For each point $x$ it samples noise $e$ from a standard normal
+# distribution and moves from $x$ to $e$ on a straight line, at constant speed, in one unit of time:
 #
 # $$z_t = (1 - t)\,x + t\,e, \qquad \frac{dz_t}{dt} = e - x$$
 #
-# At $t = 0$ there is data, at $t = 1$ pure noise. Destroying is easy. The model will have to walk the way back.
+# At $t = 0$ there is data, at $t = 1$ pure noise. The model has to learn the way back.
 
 # %%
 black = emoji.tensor(emoji.find("sauropod"), STYLES.index("openmoji_black"))[0].mean(0) < 0
@@ -95,19 +94,20 @@ figure
 # %% [markdown]
 # ### What the network learns
 #
-# The network sees a noisy point $z_t$ and the time, and says the velocity with which that point moves. It is trained
-# by least squares:
+# The network gets a noisy point $z_t$ and the time and predicts the velocity of that point. It is trained by least
+# squares:
 #
 # $$L = \mathbb E_{x, e, t}\ \bigl\lVert v_\theta(z_t, t) - (e - x) \bigr\rVert^2$$
 #
-# That is all of flow matching. But look at what it asks for: through one and the same point $z_t$ run **many** of the
-# straight lines, from different pixels to different noises, and the network cannot know which of them it is on. Of all
-# answers to one question, least squares prefers their mean. So the best possible network is
+# This is the whole training objective. What does a network learn from it? **Many** of the straight lines pass through
+# the same point $z_t$, from different pixels to different noises, and the network cannot know which of them it is on.
+# The mean of all possible answers has the least squared error. So the best possible network is
 #
 # $$v^\star(z, t) = \mathbb E\,[\,e - x \mid z_t = z\,] = \frac{z - \mathbb E\,[x \mid z_t = z]}{t},$$
 #
-# where the second form puts $e = (z_t - (1 - t)\,x) / t$ into the first. Read it again: **to know the velocity is to
-# know the mean of all data that the noisy point may have come from.** Everything in this notebook hangs on this line.
+# where the second form inserts $e = (z_t - (1 - t)\,x) / t$ into the first. In words: **knowing the velocity is the
+# same as knowing the mean of all data that the noisy point may have come from.** The rest of this notebook follows from
+# this equation.
 #
 # > **Predict before you run.** Will the loss go to zero if we train for long enough?
 
@@ -142,8 +142,8 @@ for _ in range(steps):
     decay.step()
 
 # %% [markdown]
-# The data are few enough for the conditional mean to be computed exactly, by Bayes' rule: a pixel $x_i$ can have
-# become $z$ with the noise $e = (z - (1 - t)\,x_i)/t$ alone, which is as likely as $\exp(-\lVert e \rVert^2 / 2)$.
+# There are few enough data points to compute the conditional mean exactly, by Bayes' rule: a pixel $x_i$ leads to $z$
+# only with the noise $e = (z - (1 - t)\,x_i)/t$, whose density is proportional to $\exp(-\lVert e \rVert^2 / 2)$.
 
 
 # %%
@@ -171,14 +171,15 @@ display(
 )
 
 # %% [markdown]
-# The loss does not go to zero, for nobody's. What is left is the variance of the lines through a point, and no network
-# can be below the exact mean (but by the luck of a sample). A flow-matching loss is therefore hard to read: **a curve
-# that has gone flat may be a network that has learnt everything**, and a small change of it may be a large one of the
-# picture.
+# The loss does not go to zero, not even for the exact mean. What remains is the variance of the lines through a point,
+# and no network can do better (except by chance, on a finite sample). A flow-matching loss is therefore hard to
+# interpret: **a flat curve may belong to a network that has learned everything**, and a small change of the loss may be
+# a large change of the pictures.
 #
 # ### The field, and the way back
 #
-# Here are both velocities as arrows. They point the way we shall walk, from noise to data, so against $v$.
+# Here are both velocities as arrows. They point from noise to data, the way that the sampler moves, so in the direction
+# of $-v$.
 
 # %%
 everywhere = torch.cartesian_prod(torch.linspace(-3, 3, 16), torch.linspace(-2.6, 2.6, 14))
@@ -199,10 +200,10 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 figure
 
 # %% [markdown]
-# From far away (left) all arrows point to the middle of the drawing: so much noise hides which pixel it was. The nearer
-# we come, the more each place has a pixel of its own to go to.
+# With much noise (left) all arrows point to the middle of the drawing, because the noise hides which pixel a point came
+# from. With less noise, each place points to a pixel nearby.
 #
-# Drawing is now walking: start at noise, ask, take a step, ask again. With $n$ equal steps this is Euler's method,
+# To sample, start at noise, evaluate the network, take a step, and repeat. With $n$ equal steps this is Euler's method,
 #
 # $$z_{t - 1/n} = z_t - \tfrac1n\, v_\theta(z_t, t).$$
 
@@ -234,12 +235,12 @@ axes[1].legend(loc="upper right", fontsize=8)
 figure
 
 # %% [markdown]
-# The pairs were straight and the flow is curved, since a mean of straight lines through a place is another mean at the
-# next place. Only two things survive the averaging, and they are enough: at every time the points are distributed as
-# the $z_t$ of the first figure, and no two ways ever cross.
+# The lines of the pairs are straight, but the flow is curved, since the mean direction changes from place to place. Two
+# properties hold nevertheless: at every time the points are distributed as the $z_t$ of the first figure, and no two
+# paths cross.
 #
-# > **Predict before you run.** What happens if all the way is taken in **one** step? At $t = 1$ the point is pure
-# > noise and knows nothing of $x$. Put that into the formula for $v^\star$.
+# > **Predict before you run.** What happens if you go all the way in **one** step? At $t = 1$ the point is pure noise
+# > and says nothing about $x$. Insert that into the formula for $v^\star$.
 
 # %%
 torch.manual_seed(3)
@@ -272,10 +273,10 @@ display(
 # %% [markdown]
 # ## From pictures to latents
 #
-# A picture of 64 × 64 pixels in three colours is a point in a space of 12,288 dimensions, and most of them are spent
-# on saying that neighbours are alike. So the flow does not run there. An **autoencoder**, trained beforehand and
-# frozen, turns the picture into a *latent* of 16 channels of 8 × 8 numbers, a twelfth of them, and back. The factor 8
-# by which each side shrinks and the 16 channels are those of Flux.
+# A picture of 64 × 64 pixels in three colours has 12,288 numbers, and most neighbouring pixels are alike. So the flow
+# runs in a smaller space. An **autoencoder**, trained beforehand and frozen, turns the picture into a *latent* of 16
+# channels of 8 × 8 numbers, a twelfth as many, and back. The factor 8 by which each side shrinks and the 16 channels
+# are those of Flux.
 #
 # What the autoencoder loses is lost for every model built on it. How much is that?
 
@@ -314,7 +315,7 @@ display(
 )
 
 # %% [markdown]
-# A transformer wants a sequence. Flux takes 2 × 2 neighbouring places of the latent, with all 16 channels, as one
+# A transformer needs a sequence. Flux takes 2 × 2 neighbouring places of the latent, with all 16 channels, as one
 # **token** of 64 numbers. Our pictures are 16 tokens each, numbered in reading order.
 #
 # > **Predict before you run.** We disturb one token and decode. Which pixels change: one square of 16 × 16, more, or
@@ -370,12 +371,12 @@ display(
 # %% [markdown]
 # ## The same on pictures, in less than sixty lines
 #
-# Nothing about the loss or the loop changes. A point of the plane becomes the 16 tokens of b′, and the network becomes
-# a transformer, a small one of the very class that holds FLUX.1-Kontext in diffusers. New is only that the flow has to
-# know *which* picture it edits: the tokens of b are laid beside the noisy ones, and the transformer may look at them.
+# The loss and the loop stay the same. A point of the plane becomes the 16 tokens of b′, and the network becomes a small
+# transformer of the same class that holds FLUX.1-Kontext in diffusers. Only one thing is new: the flow has to know
+# *which* picture it edits. So the tokens of b are appended to the noisy ones, and the transformer can attend to them.
 #
-# Here it learns **one** edit and gets no instruction. Pairs come from the emoji for training, and we look at emoji that
-# are in none of them.
+# Here it learns **one** edit and gets no instruction. Pairs are made from the training emoji, and the drawings that you
+# will see are of emoji that are in none of the pairs.
 
 # %%
 from matplotlib.figure import Figure
@@ -415,8 +416,8 @@ def progress(losses: list[float], drawn: torch.Tensor) -> Figure:
 
 
 # %% [markdown]
-# And now flow matching itself, whole: the network's answer, the loop that draws, the loop that learns. You have written
-# both loops above.
+# Here is all of flow matching: the network's prediction, the loop that draws and the loop that trains. Both loops are
+# those from above.
 
 # %%
 from lorweb_mini.core.layout import position_ids
@@ -480,8 +481,8 @@ written = [line for part in (velocity, draw, train) for line in inspect.getsourc
 print(f"Flow matching on pictures, figures and documentation included: {len(written)} lines.")
 
 # %% [markdown]
-# Let it learn, and **watch** both halves of the figure. The loss is soon nearly flat, while the drawings go on getting
-# cleaner: you know from the plane why a loss cannot tell. This is the longest cell of the notebook, a minute or two.
+# Train it, and **watch** both halves of the figure. The loss is soon nearly flat while the drawings still improve, for
+# the reason that you saw in the plane. This is the longest cell of the notebook, a minute or two.
 #
 # > **Predict before you run.** After how many steps will you recognise the first emoji?
 
@@ -559,10 +560,10 @@ for axis in axes[:2]:
 figure
 
 # %% [markdown]
-# The transformer sees one sequence of 33 tokens: one of text, 16 noisy ones, 16 of the reference. It has no idea of
-# rows and columns, since attention does not care for order. So each token carries three **position ids**
+# The transformer gets one sequence of 33 tokens: one of text, 16 noisy ones, 16 of the reference. Attention ignores the
+# order of tokens, so by itself it knows nothing of rows and columns. Therefore each token has three **position ids**
 # $(k, \text{row}, \text{column})$, where $k$ tells the picture: 0 for the one being drawn, 1 for the reference, as in
-# Kontext. Position ids of b's counterpart differ in $k$ alone.
+# Kontext. A token of b and its counterpart in b′ differ in $k$ alone.
 
 # %%
 from matplotlib.patches import Rectangle
@@ -586,14 +587,14 @@ axis.spines[:].set_visible(False)
 figure
 
 # %% [markdown]
-# The ids enter by **rotation**. Before a query and a key are compared, each is cut into three parts, one an id, and the
-# pairs of numbers in a part are turned by angles proportional to that id, fast for the first pairs and slowly for the
-# last. Turning both changes their product by the *difference* of the ids alone:
+# The ids enter by **rotation**. Before a query and a key are compared, each is split into three parts, one per id, and
+# the pairs of numbers in a part are rotated by angles proportional to that id, fast for the first pairs and slowly for
+# the last. The product of the two then depends only on the *difference* of the ids:
 #
 # $$\langle R_p\, q,\ R_{p'}\, k\rangle = \langle q,\ R_{p' - p}\, k\rangle$$
 #
-# So a head can learn "look at the same place in the other picture", or "three columns further". Left alone, with
-# $q = k$, the nearest are the most alike:
+# So a head can learn "look at the same place in the other picture", or "three columns further". With $q = k$, the
+# product is largest for the nearest tokens:
 
 # %%
 from diffusers.models.embeddings import apply_rotary_emb
@@ -615,13 +616,12 @@ figure
 # %% [markdown]
 # ### Where does a token look?
 #
-# Let us read the shipped editor's mind. A picture in which left and right are exchanged needs, at row $r$ and column
-# $c$, what b has at row $r$ and column $3 - c$. A blurred picture needs what b has at the same place. If the
-# transformer solves both by *looking*, the attention from the noisy tokens to the reference tokens has to differ just
-# so.
+# A picture in which left and right are exchanged needs, at row $r$ and column $c$, what b has at row $r$ and column
+# $3 - c$. A blurred picture needs what b has at the same place. If the shipped editor solves both by attention, then
+# the weights from the noisy tokens to the reference tokens have to differ in the same way. Do they?
 #
 # > **Predict before you run.** Number the tokens in reading order. What would the 16 × 16 table of attention look like
-# > for a blur, what for a flip?
+# > for a blur, and for a flip?
 
 
 # %%
@@ -705,16 +705,16 @@ display(
 )
 
 # %% [markdown]
-# Orange squares mark where the edit would have to look. Note what is *not* in the weights of attention: the
-# instruction is one token, and yet it changes who looks at whom, since it also modulates every layer. Attention is a
-# reading of the machine, not a proof of how it works.
+# Orange squares mark the tokens that the edit needs. The instruction is only one token of the sequence, but it also
+# modulates every layer, and so it changes which tokens attend to which. Attention weights are an observation. They do
+# not prove how the model works.
 #
 # ## The shipped editor
 #
-# The frozen base of this course learnt by the loss above, on all edits at once, for hours in place of minutes, and
-# with an **instruction**: a sentence, turned into 384 numbers by a small language model (MiniLM). The sentences of
-# the course are stored, so no language model has to be here. In a tenth of its training the instruction was left out
-# and the target was *b itself*. Remember this when guidance comes.
+# The frozen base of this course was trained with the loss above, on all edits at once, for hours instead of minutes,
+# and with an **instruction**: a sentence, turned into 384 numbers by a small language model (MiniLM). The vectors of
+# the course's sentences are stored, so you do not need the language model. In a tenth of its training samples the
+# instruction was left out and the target was *b itself*. Guidance, below, uses this.
 
 # %%
 EDITS = ("edit/hue=240", "edit/background=220", "edit/flip_horizontal", "edit/grey", "edit/outline")
@@ -742,9 +742,8 @@ display(
 )
 
 # %% [markdown]
-# And now the strip of the first cell again, for a wish with more than one right answer: make the person a man. What a
-# man wears and how his hair falls is for the artist to decide, and artists differ. The upper row is $z_t$, the lower
-# one the estimate
+# Here is the strip of the first cell again, for an instruction with more than one right answer: make the person a man.
+# Clothes and hair are the artist's choice, and artists differ. The upper row is $z_t$, the lower one the estimate
 #
 # $$\hat x = z_t - t\, v_\theta(z_t, t) \approx \mathbb E\,[x \mid z_t],$$
 #
@@ -761,13 +760,14 @@ strip(autoencoder, path, person[0], man[0], title=f"“{open_wish}”")
 # %% [markdown]
 # ## Steps and guidance, by hand
 #
-# Two knobs are left for whoever draws. **Steps**: how often the network is asked. And **guidance**: ask twice, with the
-# wish and without, and go further in the direction in which the two answers differ,
+# When you draw with the trained editor, you choose two numbers. **Steps**: how often the network is evaluated.
+# **Guidance**: evaluate it twice, with the instruction (the *wish*, in formulas and tables below) and without, and go
+# further in the direction in which the two predictions differ,
 #
 # $$v = v_\varnothing + g\,(v_\text{wish} - v_\varnothing).$$
 #
-# At $g = 1$ this is the plain answer, and costs nothing extra; beyond it the wish is exaggerated, at twice the cost.
-# Here "without a wish" means "give b back", so guidance says: *less like b*.
+# At $g = 1$ this is the plain prediction, at no extra cost. Above 1 the effect of the instruction is exaggerated, at
+# twice the cost. Without an instruction this editor returns b, so guidance moves the result *away from b*.
 #
 # > **Predict before you run.** Which of the two makes the picture sharper? Can one of them replace the other?
 
@@ -779,15 +779,16 @@ sampler = Sampler(base, autoencoder, person[0], offered, steps=8)
 sampler
 
 # %% [markdown]
-# ### What steps buy: a riddle
+# ### What do more steps change?
 #
-# Now in numbers, on three edits with one right answer and three wishes that leave the answer open. We measure twice:
+# Now in numbers, for three edits with one right answer and three instructions that leave the answer open. Two
+# quantities are measured:
 #
 # - the **error** of notebook 00, $\sum \lVert \text{result} - b' \rVert^2 / \sum \lVert b - b' \rVert^2$;
 # - the **sharpness**: the energy of the differences between neighbouring pixels, of the result over that of the true
-#   b′. One is as sharp as the truth, less is blurred.
+#   b′. 1 is as sharp as the truth, less is blurred.
 #
-# > **Predict before you run.** From one step to ten: will the error of *each* wish fall?
+# > **Predict before you run.** From one step to ten: will the error of *each* instruction fall?
 
 # %%
 from lorweb_mini.analysis.evaluation import gradient_energy
@@ -869,7 +870,7 @@ display(
 )
 
 # %% [markdown]
-# Look at them side by side before you read on. Which of the two would you hang on the wall?
+# Compare the pictures before you read on. Which of the two would you choose?
 
 # %%
 picks = [next(i for i, item in enumerate(items) if item.relation == name) for name in OPEN]
@@ -888,12 +889,12 @@ picture_rows(
 )
 
 # %% [markdown]
-# ### The riddle solved
+# ### Why can fewer steps have the smaller error?
 #
-# One step from pure noise cannot draw a sample: by the formula of the plane its result is the mean
+# One step from pure noise cannot draw a sample: by the formula for $v^\star$ its result is the mean
 # $m = \mathbb E\,[x \mid b, \text{wish}]$ of all right answers. Many steps end at *one* of the answers, a sample $s$.
-# Let $\sigma^2$ be the variance of the right answers around $m$, and $x$ the one that the artist drew. Sample and
-# truth are two independent draws from one distribution, so
+# Let $\sigma^2$ be the variance of the right answers around $m$, and $x$ the one that the artist drew. For a perfect
+# sampler, $s$ and $x$ are independent samples of the same distribution, so
 #
 # $$\begin{aligned}
 # \mathbb E\,\lVert m - x \rVert^2 &= \sigma^2, \\
@@ -902,13 +903,18 @@ picture_rows(
 # &= \sigma^2 + \sigma^2 - 0 = 2\sigma^2.
 # \end{aligned}$$
 #
-# **A perfect sampler has twice the squared error of the blurred mean.** Where only one answer is right,
-# $\sigma^2 = 0$ and this costs nothing: there more steps can only correct the network.
+# **A perfect sampler has twice the squared error of the blurred mean.** Where only one answer is right, $\sigma^2 = 0$,
+# and a perfect sampler loses nothing.
 #
-# The trained network is no perfect sampler, so let us test it. Below, the right bar of each three is the error of a
-# sample, cut into the error of the samples' mean (light) and their spread around it (dark); this sum is arithmetic
-# and always true. The derivation says two things more: the **left** bar, one step, is as high as the **middle** one,
-# the mean of many samples; and for a perfect sampler of an open wish the dark part is as high as the light one.
+# Does this explain the table above? Only in part. It predicts a ratio of 2 for the three open instructions, and no rise
+# at all for the three edits with one right answer. Compare these two groups in the column *ratio*: a ratio above 1 for
+# an edit with one right answer cannot come from $\sigma^2$. It comes from the network, which is not a perfect sampler.
+#
+# The next figure shows the parts. The right bar of each three is the error of a sample, split into the error of the
+# samples' mean (light) and their spread around it (dark); this sum is always exact. The derivation says more: the
+# **left** bar, one step, should be as high as the **middle** one, the mean of many samples. For an open instruction the
+# dark part should be as high as the light one. For an edit with one right answer there should be no dark part; what you
+# see there is scatter that the network adds.
 
 # %%
 SEEDS = 2 if SMOKE else 6
@@ -956,11 +962,11 @@ display(
 )
 
 # %% [markdown]
-# Two lessons for every table in this course. Squared error **rewards blur** wherever the answer is open, so a method
-# that hedges can beat one that draws. And an error is read together with something that blur cannot win: sharpness, the
-# retrieval of the right relation, your eyes.
+# Two consequences hold for every table in this course. Squared error **rewards blur** wherever the answer is open, so a
+# method that draws an average can beat one that commits to an answer. And an error should be read together with
+# something that blur does not improve: sharpness, the retrieval of the right relation, or the pictures themselves.
 #
-# ### What guidance buys
+# ### What does guidance change?
 #
 # > **Predict before you run.** Guidance pushes the answer away from b. What will it do to an edit that is already
 # > right?
@@ -983,16 +989,16 @@ display(
 )
 
 # %% [markdown]
-# Guidance is no sampler of anything: $v_\varnothing + g\,(v_\text{wish} - v_\varnothing)$ is the velocity of no
-# distribution that the network learnt. It is made for a network that hears the wish too faintly, and goes too far,
-# first in colours, where the wish was heard. FLUX.1-dev and Kontext-dev take $g$ as one more input in place of the
-# second run: they were *distilled* to answer as if they had been asked twice.
+# For $g \ne 1$, $v_\varnothing + g\,(v_\text{wish} - v_\varnothing)$ is not the velocity of any distribution that the
+# network learned. Guidance helps a network that follows its instruction too weakly. Where the instruction is already
+# followed, it overshoots, first in colours. FLUX.1-dev and Kontext-dev take $g$ as one more input instead of the second
+# evaluation: they were *distilled* to predict the guided velocity directly.
 #
 # ## Exercise 1: where is token 9?
 #
 # *Difficulty ●○○ · about 2 minutes*
 #
-# Which pixels are token 9's own? Give the rows and the columns of its square as two slices.
+# Which pixels belong to token 9? Give the rows and the columns of its square as two slices.
 
 
 # %%
@@ -1032,13 +1038,14 @@ print(check_place(token_rows, token_columns))
 # </details>
 
 # %% [markdown]
-# ## Exercise 2: look before you leap
+# ## Exercise 2: the midpoint method
 #
 # *Difficulty ●●○ · about 10 minutes*
 #
-# Euler's method asks at the start of a step and trusts the answer to its end. The **midpoint method** makes half a step
-# for trial, asks *there*, and then makes the whole step from the start with that answer. Write one such step for the
-# points in the plane. The check gives both methods equally many questions.
+# Euler's method evaluates the velocity at the start of a step and uses it for the whole step. The **midpoint method**
+# first takes half a step, evaluates the velocity *there*, and then takes the whole step from the start with that
+# velocity. Write one such step for the points in the plane. The check gives both methods the same number of
+# evaluations.
 
 
 # %%
@@ -1068,7 +1075,7 @@ print(check_midpoint(midpoint))
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Two questions: one at $(z, t)$, one at $(z - \tfrac h2 v,\ t - \tfrac h2)$. Only the second decides the step.
+# Two evaluations: one at $(z, t)$, one at $(z - \tfrac h2 v,\ t - \tfrac h2)$. Only the second determines the step.
 #
 # </details>
 #
@@ -1086,11 +1093,12 @@ print(check_midpoint(midpoint))
 # </details>
 
 # %% [markdown]
-# ## Exercise 3: the guidance that takes back the wish
+# ## Exercise 3: the guidance that ignores the instruction
 #
 # *Difficulty ●○○ · about 3 minutes*
 #
-# Find the guidance with which the editor ignores every wish and hands b back. No running: find it in the formula.
+# Find the guidance with which the editor ignores every instruction and returns b. You can read it off the formula
+# without running anything.
 
 
 # %%
@@ -1131,8 +1139,8 @@ print(check_ignored(ignored))
 # ignored = 0.0
 # ```
 #
-# Then only $v_\varnothing$ is left, and without a wish the base gives b back. Between 0 and 1 the wish is weakened,
-# below 0 it is turned into its opposite, or into something that nobody ordered.
+# Then only $v_\varnothing$ is left, and without an instruction the base returns b. Between 0 and 1 the instruction is
+# weakened; below 0 the result moves away from it.
 #
 # </details>
 
@@ -1142,7 +1150,7 @@ print(check_ignored(ignored))
 # *Difficulty ●●● · about 10 minutes*
 #
 # You have the error of one sample and the spread of independent samples around their true mean, $\sigma_s^2$. What
-# squared error has the **average of k** of them? Write the formula; the check holds it against measured averages.
+# squared error has the **average of k** of them? Write the formula; the check compares it with measured averages.
 
 
 # %%
@@ -1172,7 +1180,7 @@ print(check_average(error_of_average))
 # <details><summary>Hint</summary>
 #
 # Error of a sample = error of the true mean + variance. Averaging leaves the first part alone. What does it do to the
-# variance of independent draws?
+# variance of independent samples?
 #
 # </details>
 #
@@ -1183,23 +1191,24 @@ print(check_average(error_of_average))
 #     return one_sample - spread * (1 - 1 / k)
 # ```
 #
-# For k → ∞ all of the spread is gone and the error is that of the mean, which one single step gives for a
-# fraction of the work, and just as blurred.
+# For k → ∞ all of the spread is gone and the error is that of the mean. A single step gives nearly that for a fraction
+# of the work, with the same blur.
 #
 # </details>
 
 # %% [markdown]
 # ## What you have seen
 #
-# - Flow matching is one line of loss, $\lVert v_\theta(z_t, t) - (e - x) \rVert^2$, and one line of drawing,
+# - Flow matching needs one line for the loss, $\lVert v_\theta(z_t, t) - (e - x) \rVert^2$, and one line for sampling,
 #   $z \leftarrow z - v / n$.
-# - What is learnt is a conditional mean. Hence curved ways from straight pairs, a loss that never reaches zero, a first
-#   estimate that is a blur, and twice the squared error for whoever draws a sample in place of the mean.
+# - The network learns a conditional mean. This explains curved paths from straight pairs, a loss that never reaches
+#   zero, and a blurred first estimate. It also explains why, where many answers are right, a perfect sample has twice
+#   the squared error of the mean; the scatter of a trained network adds to this.
 # - A picture is 16 tokens; the reference picture lies in the same sequence and differs by one position id; the
 #   instruction is one token and a modulation.
-# - The frozen editor hands b back when it is told nothing. That is what the LoRAs will stand on.
+# - Without an instruction the frozen editor returns b. The LoRAs of the next notebooks start from there.
 #
-# **Next: 03, One LoRA.** The wish will no longer come in words.
+# **Next: 03, One LoRA.** The edit will no longer be given in words.
 #
 # ## Where it is in the paper, and in Flux
 #
@@ -1211,8 +1220,8 @@ print(check_average(error_of_average))
 # - Its transformer has 19 double and 38 single blocks. Ours has 2 and 4, from the same class,
 #   diffusers' `FluxTransformer2DModel`.
 # - In this repository: `lorweb_mini/models/base.py` (loss target, sampler, guidance),
-#   `lorweb_mini/models/autoencoder.py`, `lorweb_mini/training/flow.py` (`training_sample` draws t more often where the
-#   drawing is decided).
+#   `lorweb_mini/models/autoencoder.py`, `lorweb_mini/training/flow.py` (`training_sample` samples t more often near the
+#   noise, where most of the picture is decided).
 
 # %%
 seconds = time.perf_counter() - START
