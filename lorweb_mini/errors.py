@@ -1,7 +1,8 @@
-"""The exception for bad input, and the checks of whole numbers that several public functions share."""
+"""The exception for bad input, and the checks of numbers and options that several public functions share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from numbers import Integral
 from typing import Any
 
@@ -31,3 +32,9 @@ def check_steps(steps: Any, most: int | None = None) -> int:
 def check_seed(seed: Any) -> int:
     """A seed as an int in [0, 2^63); :class:`InputError` for anything else."""
     return whole_number(seed, "a seed", 0, 2**63 - 1)
+
+
+def check_options(given: Iterable[str], allowed: Iterable[str], others: Iterable[str] = ()) -> None:
+    """Raises :class:`InputError` for the name of an option outside ``allowed``; ``others`` are named in it, too."""
+    if unknown := sorted(set(given) - set(allowed)):
+        raise InputError(f"expected options out of {', '.join([*others, *allowed])}, got {', '.join(unknown)}")

@@ -148,7 +148,7 @@ class Miniature:
 
     device = torch.device("cpu")
     steps = 8
-    options = ()
+    options: tuple[str, ...] = ()
     read = staticmethod(read_images)
     read_triplet = staticmethod(read_triplet)
 

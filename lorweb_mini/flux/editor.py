@@ -50,7 +50,7 @@ class Kontext:
     layout = Layout("grid")
     pair_encoder = None
     steps = 28
-    options = ("prompt", "guidance")
+    options: tuple[str, ...] = ("prompt", "guidance")
     read = staticmethod(read_picture)
 
     def __init__(
@@ -110,7 +110,9 @@ class Kontext:
         pixels = scaled_grid(a, a_prime, b, b, self.side)
         size = (pixels.shape[-1], pixels.shape[-2])
         with torch.device("cpu"):  # whatever default another library has set; the pipeline names its own
-            return run_pipeline(self.base, (pixels + 1) / 2, size, steps, [seed] * len(b), float(guidance), prompt=[*prompts])
+            return run_pipeline(
+                self.base, (pixels + 1) / 2, size, steps, [seed] * len(b), float(guidance), prompt=[*prompts]
+            )
 
     def decode(self, drawn: Tensor) -> Tensor:
         """The bottom-right quarter of a grid, [B, 3, H / 2, W / 2]."""
