@@ -11,6 +11,7 @@ from typing import Any
 from diffusers import FluxTransformer2DModel
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from .errors import InputError
@@ -23,7 +24,8 @@ Change = tuple[Any, str, Any]
 class Adapter:
     """A LoRA adapter of PEFT, added in place with alpha = rank, so that its own factor alpha / rank is 1.
 
-    ``layers`` names the Linear modules that it adapts.
+    ``layers`` names the Linear modules that it adapts. From then on the transformer computes in one thread at a time,
+    and what PEFT merges or switches off comes back exactly once it is unmerged or switched on.
 
     Attributes:
         modules: PEFT's layers, in the order of ``layers``.
@@ -35,12 +37,17 @@ class Adapter:
     """
 
     def __init__(self, transformer: FluxTransformer2DModel, name: str, layers: Sequence[str], rank: int) -> None:
-        if others := list(getattr(transformer, "peft_config", ())):
-            raise InputError(f"expected a transformer without LoRAs, got one with {', '.join(others)}")
+        if others := [*getattr(transformer, "peft_config", ()), *_foreign_layers(transformer)]:
+            raise InputError(f"expected a transformer without LoRAs, got one with {', '.join(others[:3])}")
         self.transformer, self.name, self.layers = transformer, name, list(layers)
         transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=self.layers), adapter_name=name)
         transformer.save_pretrained = partial(_save_without_adapters, transformer)
+        transformer.forward = partial(_forward_in_turn, self)
         self.modules: list[LoraLayer] = [transformer.get_submodule(layer) for layer in self.layers]
+        for module in self.modules:
+            for switch in ("set_adapter", "enable_adapters"):
+                setattr(module, switch, partial(_switch, module, name, switch))
+            module.merge, module.unmerge = partial(_merge, self, module), partial(_unmerge, module)
         self.merged: Any = None
         self.off = False
         self._lock = threading.RLock()
@@ -114,16 +121,18 @@ class Adapter:
         Raises:
             InputError: another tool has removed, merged, scaled or switched it, or added one beside it.
         """
-        others = sorted(set(getattr(self.transformer, "peft_config", ())) ^ {self.name})
-        problems = (
-            [f"{', '.join(others)} added or removed"] if others else map(self._problem, self.layers, self.modules)
-        )
-        if problem := next(filter(None, problems), None):
+        if problem := next(filter(None, self._problems()), None):
             raise InputError(
                 f"expected the transformer with the adapter {self.name!r} alone, active, not merged and at scale 1, "
-                f"got {problem}. Undo what changed it (unload_lora_weights, fuse_lora, set_adapters, "
-                f"load_lora_weights, disable_lora, ...) or load the editor again; other LoRAs need a base of their own"
+                f"got {problem}. Undo what changed it (fuse_lora, set_adapters, disable_lora, fuse_qkv_projections, "
+                f"...) or load the editor again; other LoRAs need a base of their own"
             )
+
+    def _problems(self) -> Iterator[str | None]:
+        if others := sorted(set(getattr(self.transformer, "peft_config", ())) ^ {self.name}):
+            yield f"{', '.join(others)} added or removed"
+        yield from map(self._problem, self.layers, self.modules)
+        yield from _foreign_layers(self.transformer, self.modules)
 
     def _problem(self, layer: str, module: LoraLayer) -> str | None:
         if self.transformer.get_submodule(layer) is not module or self.name not in module.lora_A:
@@ -147,10 +156,72 @@ class Adapter:
 
 
 def _put_back(before: list[Change]) -> None:
+    """Takes changes back, the last one first; an interrupt meanwhile is raised when all are."""
+    interrupt = None
     while before:
-        owner, name, old = before[-1]
-        setattr(owner, name, old.to(owner.device) if name == "data" else old)
-        before.pop()
+        try:
+            owner, name, old = before[-1]
+            setattr(owner, name, old.to(owner.device) if name == "data" else old)
+            before.pop()
+        except KeyboardInterrupt as pressed:
+            interrupt = pressed
+    if interrupt is not None:
+        raise interrupt
+
+
+def _foreign_layers(transformer: nn.Module, own: Sequence[nn.Module] = ()) -> Iterator[str]:
+    """Where another tool has left layers of PEFT, or layers that compute in the place of those with a LoRA."""
+    known = set(map(id, own))
+    for name, module in transformer.named_modules():
+        # PEFT leaves its layers behind when it deletes an adapter, merged as they may be.
+        if isinstance(module, BaseTunerLayer) and id(module) not in known:
+            yield f"a layer of another adapter in {name}"
+        if getattr(module, "fused_projections", False):
+            yield f"fused projections in {name}"
+
+
+def _forward_in_turn(adapter: Adapter, *arguments: Any, **options: Any) -> Any:
+    """The transformer's forward pass, which waits where another thread has merged weights or is drawing."""
+    with adapter.turn():
+        return type(adapter.transformer).forward(adapter.transformer, *arguments, **options)
+
+
+def _switch(module: LoraLayer, adapter: str, switch: str, *arguments: Any, **options: Any) -> None:
+    """PEFT's switch of a layer, without what it does to ``requires_grad`` of the adapter's weights."""
+    weights = [factors[adapter].weight for factors in (module.lora_A, module.lora_B) if adapter in factors]
+    trainable = [weight.requires_grad for weight in weights]
+    getattr(type(module), switch)(module, *arguments, **options)
+    for weight, before in zip(weights, trainable, strict=True):
+        weight.requires_grad_(before)
+
+
+def _merge(
+    adapter: Adapter, module: LoraLayer, safe_merge: bool = False, adapter_names: list[str] | None = None
+) -> None:
+    """PEFT's merge; the weights as they were wait in ordinary memory, since (W + B A) - B A is not W in floats."""
+    if adapter.merged is not None:
+        raise InputError("expected merges by other tools outside of freeze, got one inside")
+    if not module.merged:
+        weight = module.get_base_layer().weight
+        module.before_merge = (weight, weight.detach().to("cpu", copy=True))
+    try:
+        type(module).merge(module, safe_merge, adapter_names)
+    finally:
+        _restore_unmerged(module)
+
+
+def _unmerge(module: LoraLayer) -> None:
+    """PEFT's undoing of a merge, bit for bit."""
+    type(module).unmerge(module)
+    _restore_unmerged(module)
+
+
+def _restore_unmerged(module: LoraLayer) -> None:
+    if not module.merged and (before := module.__dict__.pop("before_merge", None)):
+        weight, values = before
+        # PEFT replaces the parameter itself where it is quantised.
+        weight.data = values.to(weight.device)
+        module.get_base_layer().weight = weight
 
 
 def _save_without_adapters(transformer: FluxTransformer2DModel, *arguments: Any, **options: Any) -> None:

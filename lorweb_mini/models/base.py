@@ -122,7 +122,11 @@ class Base(nn.Module):
         return unpack(tokens, *latent.shape[2:])
 
     def save(self, folder: str | Path) -> None:
-        """Writes the transformer in diffusers' format and half precision, merged or without the LoRAs of a basis."""
+        """Writes the transformer in diffusers' format and half precision, without the LoRAs of a basis.
+
+        Raises:
+            InputError: inside ``freeze``, whose weights are not the base's.
+        """
         save_pretrained(self.transformer, folder)
 
     @classmethod

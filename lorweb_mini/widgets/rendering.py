@@ -182,8 +182,6 @@ class Renderer:
         self, editor: Editor, b: Any, context: tuple[Any, Any] | None = None, steps: int = 4, seed: int = 0
     ) -> None:
         steps, seed = check_steps(steps), check_seed(seed)
-        if editor.basis.merged is not None:
-            raise InputError("expected an editor outside of freeze, got one inside, of merged weights")
         pictures = [read_image(b, "b")]
         if editor.layout.needs_context:
             if not isinstance(context, (tuple, list)) or len(context) != 2:
@@ -192,7 +190,9 @@ class Renderer:
                 )
             pictures += [read_image(context[0], "a"), read_image(context[1], "a_prime")]
         self.editor, self.steps = editor, steps
-        with torch.inference_mode():
+        with editor.basis.turn(), torch.inference_mode():
+            if editor.basis.merged is not None:
+                raise InputError("expected an editor outside of freeze, got one inside, of merged weights")
             self._prepare(torch.stack(pictures), seed)
 
     def _prepare(self, pictures: Tensor, seed: int) -> None:

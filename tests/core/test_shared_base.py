@@ -9,6 +9,7 @@ import copy
 import io
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -123,8 +124,14 @@ COPIES: dict[str, Callable[[lw.Editor], lw.Editor]] = {
     "deepcopy of a copy": lambda editor: copy.deepcopy(copy.deepcopy(editor)),
     "deepcopy inside a list": lambda editor: copy.deepcopy([editor])[0],
     "pickle": lambda editor: pickle.loads(pickle.dumps(editor)),
+    "pickle beside its buffers": lambda editor: _buffered(editor),
     "torch.save": _saved,
 }
+
+
+def _buffered(editor: lw.Editor) -> lw.Editor:
+    buffers: list[pickle.PickleBuffer] = []
+    return pickle.loads(pickle.dumps(editor, protocol=5, buffer_callback=buffers.append), buffers=buffers)
 
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
@@ -175,6 +182,19 @@ def _piped(change: Callable[[Any], Any]) -> Callable[[lw.Editor, Path], Any]:
     return lambda editor, _: change(kontext_pipeline(editor.base, editor.autoencoder))
 
 
+def _other(transformer: FluxTransformer2DModel, layer: str) -> None:
+    transformer.add_adapter(LoraConfig(r=2, target_modules=[layer], init_lora_weights=False), "other")
+
+
+def _fused_and_deleted(editor: lw.Editor, layer: str) -> None:
+    """As somebody does who wants a style in the weights and then forgets its LoRA."""
+    transformer = editor.base.transformer
+    _other(transformer, layer)
+    transformer.fuse_lora(adapter_names=["other"])
+    transformer.delete_adapters("other")
+    transformer.set_adapters(ADAPTER)
+
+
 def _direct(change: Callable[[FluxTransformer2DModel], Any]) -> Callable[[lw.Editor, Path], Any]:
     return lambda editor, _: change(editor.base.transformer)
 
@@ -188,7 +208,12 @@ FOREIGN: dict[str, Callable[[lw.Editor, Path], Any]] = {
     "load_lora_weights": _loads,
     "disable_adapters": _direct(lambda t: t.disable_adapters()),
     "unload_lora": _direct(lambda t: t.unload_lora()),
-    "add_adapter": _direct(lambda t: t.add_adapter(LoraConfig(r=2, target_modules=["x_embedder"]), "other")),
+    "add_adapter": _direct(lambda t: _other(t, "x_embedder")),
+    "another LoRA fused and deleted": lambda e, _: _fused_and_deleted(e, "to_q"),
+    "the same outside of the basis": lambda e, _: _fused_and_deleted(e, "x_embedder"),
+    "the same and unfused": lambda e, _: (_fused_and_deleted(e, "x_embedder"), e.base.transformer.unfuse_lora()),
+    "fuse_qkv_projections": _direct(lambda t: t.fuse_qkv_projections()),
+    "one layer at twice": lambda e, _: e.basis.modules[2].set_scale(ADAPTER, 2.0),
     "set_adapters at twice": _direct(lambda t: t.set_adapters([ADAPTER], [2.0])),
     "one layer merged": lambda e, _: e.basis.modules[-1].merge(),
     "one layer scaled": lambda e, _: e.basis.modules[3].scale_layer(0.5),
@@ -215,23 +240,94 @@ def test_changes_by_other_tools_are_found_at_the_next_call(
             call()
 
 
+def _computed_while_off(editor: lw.Editor) -> None:
+    """PEFT unmerges a layer that is switched off when it computes."""
+    layer = editor.basis.modules[0]
+    layer.merge()
+    layer.enable_adapters(False)
+    layer(torch.ones(1, layer.in_features))
+    layer.enable_adapters(True)
+
+
+UNDONE: dict[str, list[Callable[[lw.Editor], Any]]] = {
+    "disable_lora": [lambda e: e.base.transformer.disable_lora(), lambda e: e.base.transformer.enable_lora()],
+    "disable_adapters": [
+        lambda e: e.base.transformer.disable_adapters(),
+        lambda e: e.base.transformer.enable_adapters(),
+    ],
+    "set_adapters": [
+        lambda e: e.base.transformer.set_adapters(ADAPTER, 0.5),
+        lambda e: e.base.transformer.set_adapters(ADAPTER, 1.0),
+    ],
+    "add_adapter": [
+        lambda e: _other(e.base.transformer, "to_q"),
+        lambda e: e.base.transformer.delete_adapters("other"),
+    ],
+    "fuse_lora": [lambda e: e.base.transformer.fuse_lora(), lambda e: e.base.transformer.unfuse_lora()],
+    "fuse_lora of the pipeline": [
+        lambda e: kontext_pipeline(e.base, e.autoencoder).fuse_lora(safe_fusing=True),
+        lambda e: kontext_pipeline(e.base, e.autoencoder).unfuse_lora(),
+    ],
+    "fuse_lora at half": [
+        lambda e: e.base.transformer.fuse_lora(0.5),
+        lambda e: (e.base.transformer.unfuse_lora(), e.base.transformer.set_adapters(ADAPTER, 1.0)),
+    ],
+    "fuse_lora of another, deleted": [
+        lambda e: _fused_and_deleted(e, "to_q"),
+        lambda e: e.base.transformer.unfuse_lora(),
+    ],
+    "fuse_lora in a copy": [
+        lambda e: e.base.transformer.fuse_lora(),
+        lambda e: (copy.deepcopy(e).base.transformer.unfuse_lora(), e.base.transformer.unfuse_lora()),
+    ],
+    "one layer merged": [_computed_while_off],
+    "fuse_qkv_projections": [
+        lambda e: e.base.transformer.fuse_qkv_projections(),
+        lambda e: e.base.transformer.unfuse_qkv_projections(),
+    ],
+}
+
+
+@pytest.mark.parametrize("calls", UNDONE.values(), ids=UNDONE)
+@pytest.mark.parametrize("trainable", [True, False])
+def test_what_is_undone_is_forgotten(editor: lw.Editor, calls: list[Callable], trainable: bool) -> None:
+    for parameter in editor.basis.parameters():
+        parameter.requires_grad_(trainable)
+    expected, before = editor.edit(*TRIPLET, steps=1), _weights(editor)
+    for call in calls:
+        call(editor)
+    # What is trainable decides by which kernel torch multiplies, so it shows in the last bits of a picture.
+    assert {parameter.requires_grad for parameter in editor.basis.parameters()} == {trainable}
+    assert _equal(_weights(editor), before), "rounded"
+    assert _is_fresh(editor, expected)
+
+
+def test_a_merge_that_fails_leaves_the_layer(editor: lw.Editor, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, before = editor.basis.modules[1], _weights(editor)
+
+    def failing(self: Any, name: str) -> Tensor:
+        layer.get_base_layer().weight.data.add_(1)
+        raise MemoryError
+
+    monkeypatch.setattr(type(layer), "get_delta_weight", failing)
+    with pytest.raises(MemoryError):
+        layer.merge()
+    assert _equal(_weights(editor), before) and not layer.merged
+
+
 @pytest.mark.parametrize(
-    ("change", "undo"),
+    "leave",
     [
-        (lambda t: t.disable_lora(), lambda t: t.enable_lora()),
-        (lambda t: t.set_adapters(ADAPTER, 0.5), lambda t: t.set_adapters(ADAPTER, 1.0)),
-        (
-            lambda t: t.add_adapter(LoraConfig(r=2, target_modules=["to_q"]), "other"),
-            lambda t: t.delete_adapters("other"),
-        ),
+        lambda t: t.delete_adapters(ADAPTER),
+        lambda t: t.fuse_qkv_projections(),
+        lambda t: (t.unload_lora(), _other(t, "to_q")),
+        lambda t: (t.unload_lora(), _other(t, "x_embedder"), t.delete_adapters("other")),
     ],
 )
-def test_what_is_undone_is_forgotten(
-    editor: lw.Editor, change: Callable, undo: Callable, expected: lw.EditResult
-) -> None:
-    change(editor.base.transformer)
-    undo(editor.base.transformer)
-    assert _is_fresh(editor, expected)
+def test_a_basis_on_what_others_left_is_refused(editor: lw.Editor, leave: Callable) -> None:
+    leave(editor.base.transformer)
+    with pytest.raises(lw.InputError, match="expected a transformer without LoRAs, got one with"):
+        Basis(editor.base.transformer, 2, 2)
 
 
 # --- interrupts -----------------------------------------------------------------------------------
@@ -279,6 +375,34 @@ def test_an_interrupt_at_any_line_of_freeze_leaves_the_base(error: type[BaseExce
         assert all(torch.equal(tensor, now[name]) for name, tensor in before.items()), at
 
 
+class _Impatient(_Interrupt):
+    """From the n-th line on it interrupts again and again, every third line, ten times."""
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if frame.f_code.co_filename not in self.files:
+            return None
+        if event == "line":
+            self.lines += 1
+            if 0 <= self.lines - self.at < 30 and (self.lines - self.at) % 3 == 0:
+                raise self.error
+        return self
+
+
+def test_interrupts_while_weights_are_put_back_wait() -> None:
+    """Whoever presses Ctrl-C while gigabytes go back presses it again."""
+    editor = tiny_editor(n_loras=1, rank=1)
+    c, before = mixtures(1, editor), _weights(editor)
+    lines = _Interrupt({adapter.__file__}, 0)
+    _frozen_once(editor, c, lines)
+    back = range(lines.lines // 2, lines.lines - 4, 5)
+    for at in back:
+        with pytest.raises(KeyboardInterrupt):
+            _frozen_once(editor, c, _Impatient({adapter.__file__}, at))
+        assert editor.basis.merged is None and not editor.basis.off, at
+        assert _equal(_weights(editor), before), at
+    assert len(back) > 20
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, RuntimeError, GeneratorExit])
 def test_an_error_inside_freeze_or_disabled_leaves_the_base(
     editor: lw.Editor, error: type[BaseException], expected: lw.EditResult
@@ -322,6 +446,9 @@ def test_results_inside_freeze_name_what_drew_them(editor: lw.Editor, draw: Call
 
 
 REFUSED: dict[str, Callable[[lw.Editor, Tensor], Any]] = {
+    "PEFT's merge": lambda editor, c: editor.base.transformer.fuse_lora(),
+    "a copy": lambda editor, c: copy.deepcopy(editor),
+    "saving the base": lambda editor, c: editor.base.save("never"),
     "the same mixture": lambda editor, c: editor.freeze(c).__enter__(),
     "another mixture": lambda editor, c: editor.freeze(-c).__enter__(),
     "through the basis": lambda editor, c: editor.basis.frozen(c).__enter__(),
@@ -379,10 +506,47 @@ def test_threads_draw_what_one_after_the_other_draws(editor: lw.Editor, jobs: li
         assert torch.equal(one, other)
 
 
-def test_a_freeze_that_waits_for_its_own_threads_ends(editor: lw.Editor, monkeypatch: pytest.MonkeyPatch) -> None:
+BESIDE_A_FREEZE: dict[str, Callable[[lw.Editor], Tensor]] = {
+    "edit": lambda e: e.edit(*TRIPLET, steps=1).pictures,
+    "generate": lambda e: e.generate(B, mixtures(1, e, 5), steps=1).pictures,
+    "base.edit": lambda e: e.base.edit(torch.ones(1, 16, 8, 8), None, [1], steps=3),
+    "base.sample": lambda e: _sampled(e.base),
+    "base.velocity": lambda e: e.base.velocity(**transformer_inputs(1)).detach(),
+    "kontext pipeline": lambda e: _pipeline(e.base),
+    "a renderer": lambda e: Renderer(e, B)(mixtures(1, e, 5)),
+    "a copy": lambda e: copy.deepcopy(e).edit(*TRIPLET, steps=1).pictures,
+}
+
+
+@pytest.mark.parametrize("use", BESIDE_A_FREEZE.values(), ids=BESIDE_A_FREEZE)
+def test_what_other_threads_freeze_is_seen_by_none(editor: lw.Editor, use: Callable[[lw.Editor], Tensor]) -> None:
+    alone, done = use(editor), threading.Event()
+
+    def freezes() -> int:
+        count = 0
+        while not done.is_set():
+            with editor.freeze(mixtures(1, editor, count)):
+                count += 1
+            done.wait(0.001)  # lets the other thread have its turn
+        return count
+
+    with ThreadPoolExecutor(1) as pool:
+        freezing = pool.submit(freezes)
+        try:
+            for _ in range(8):
+                assert torch.equal(use(editor), alone)
+        finally:
+            done.set()
+    assert freezing.result() > 1
+
+
+@pytest.mark.parametrize("use", BESIDE_A_FREEZE.values(), ids=BESIDE_A_FREEZE)
+def test_a_freeze_that_waits_for_its_own_threads_ends(
+    editor: lw.Editor, use: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(adapter, "PATIENCE", 0.1)
     with editor.freeze(mixtures(1, editor)), pytest.raises(lw.InputError, match="freeze of another thread"):
-        _in_thread(lambda: editor.edit(*TRIPLET, steps=1))
+        _in_thread(lambda: use(editor))
 
 
 # --- saving ---------------------------------------------------------------------------------------
