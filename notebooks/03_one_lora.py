@@ -1,12 +1,12 @@
 # %% [markdown]
 # # One LoRA
 #
-# Below, the same questions are answered twice, by two models whose LoRAs hold equally many numbers. One of them puts
-# all of them into **one** LoRA, which looks at a, a′ and b. The other cuts them into a basis of small LoRAs, and a
-# router mixes these.
+# How much can a single LoRA do? Below, two models answer the same questions. Their LoRAs have equally many parameters.
+# The first puts all of them into **one** LoRA, which sees a, a′ and b. The second splits them into a basis of small
+# LoRAs, which a router mixes.
 #
-# This notebook is about the first. You will build it from nothing, watch it learn one edit, and then give it more
-# and more edits to learn, until you can say exactly what it lacks.
+# This notebook is about the first. You will build a LoRA from scratch, watch it learn one edit, and then train it on
+# more and more edits to find out what it lacks.
 
 # %%
 # %matplotlib inline
@@ -71,22 +71,23 @@ display(
 # %% [markdown]
 # ## What this notebook is for
 #
-# **When you leave it, you can**
+# **After this notebook you can**
 #
 # 1. say what a LoRA is, write its layer in ten lines, and count what it costs;
-# 2. take a real weight change apart by its singular values, and say how much of the *edit* a few directions carry;
-# 3. train one LoRA on one edit, and hand it on as a file;
-# 4. compute, before any training, how badly one LoRA must do on several edits at once, and show that more rank does not
-#    help it.
+# 2. split a real weight change into directions by its singular values, and say how much of the *edit* a few of them
+#    carry;
+# 3. train one LoRA on one edit, and save it as a file that other software loads;
+# 4. compute, before any training, which error one LoRA must have on several edits at once, and show that a higher rank
+#    does not help.
 #
 # **You need** notebook 02, and what a matrix product and an eigenvalue are. No GPU, no network.
-# **It takes** about an hour of yours; the computer's share is measured in the last cell.
+# **It takes** about an hour of your time; the last cell measures the computing time.
 #
 # ## A small change of a big matrix
 #
-# The frozen editor of notebook 02 knows many edits, by name. We want an edit *without* its name, so we have to change
-# the editor. Almost all that it has learnt is in the matrices $W$ of its linear layers, $y = W x$. To **fine-tune** a
-# layer is to add something to its matrix,
+# The frozen editor of notebook 02 makes many edits when it is given their names. We want an edit *without* its name, so
+# we have to change the editor. Almost everything that it has learned is in the matrices $W$ of its linear layers,
+# $y = W x$. To **fine-tune** a layer is to add something to its matrix,
 #
 # $$W' = W + \Delta W,$$
 #
@@ -95,9 +96,9 @@ display(
 #
 # $$\Delta W = B A, \qquad B \in \mathbb R^{\text{out} \times r}, \quad A \in \mathbb R^{r \times \text{in}}$$
 #
-# $A$ looks at the input in only $r$ directions, $B$ answers in only $r$ directions. That is a matrix of rank $r$, and
-# it costs $r\,(\text{in} + \text{out})$ numbers in place of $\text{in} \cdot \text{out}$. Counted over all layers that
-# this course adapts, those of the paper:
+# $A$ reads only $r$ directions of the input, and $B$ writes only $r$ directions of the output. Their product is a
+# matrix of rank $r$, and it costs $r\,(\text{in} + \text{out})$ numbers instead of $\text{in} \cdot \text{out}$. Here
+# are the numbers for all layers that this course adapts, the same kinds as in the paper:
 
 # %%
 from collections import Counter
@@ -117,13 +118,14 @@ for r in (1, 4, 16, 64):
 display(Markdown("| | numbers |\n|:--|--:|\n" + "\n".join(lines)))
 
 # %% [markdown]
-# Cheap it is. But why should the change that an edit needs be of low rank? Nothing forces it to be. Let us look at one.
+# So a LoRA is cheap. But why should the change that an edit needs have a low rank? Nothing forces it to. Let us look at
+# one.
 #
-# ## A real change, taken apart
+# ## A real change, direction by direction
 #
 # We fine-tune **all** numbers of these matrices on one relation, with no restriction at all. The relation is drawn by
-# artists: yellow people become dark-skinned ones. First the pictures, as tokens: b and b′ from emoji for training,
-# and unseen ones to judge by.
+# artists: yellow people become dark-skinned ones. First the pictures, as tokens: b and b′ of training emoji, and unseen
+# ones for evaluation.
 
 # %%
 from lorweb_mini.analysis.bootstrap import Estimate, resampling_weights
@@ -150,10 +152,10 @@ test_b, test_truth = (reconstruct(autoencoder, pictures) for pictures in as_batc
 test_reference = encode(as_batch(test)[2])
 
 # %% [markdown]
-# And the loop of notebook 02 once more. It learns **whatever parameters it is handed**, so it will do for full
-# fine-tuning and for every LoRA of this notebook. Targets are a table: one row a task, one column a picture. With more
-# than one row, each sample draws a task at random, and *nothing tells the network which*. Keep that in mind for
-# later.
+# Here is the loop of notebook 02 again. It trains **whatever parameters you pass to it**, so you can use it for full
+# fine-tuning and for every LoRA of this notebook. The targets are a table with one row per task and one column per
+# picture. With more than one row, each training sample has a random task, and *nothing tells the network which*. This
+# will matter later.
 
 # %%
 IDS = torch.cat([position_ids(4, 4, picture=0), position_ids(4, 4, picture=1)])
@@ -188,7 +190,8 @@ def learn(base: Base, parameters, reference, targets, steps: int, rate: float, w
 
 
 # %% [markdown]
-# To judge it: what a base makes of unseen b without any instruction, and the error of that with its interval.
+# For evaluation: what a base draws for unseen b without any instruction, and the error of these drawings with its
+# interval.
 
 
 # %%
@@ -213,7 +216,7 @@ def tone_error(pictures: torch.Tensor) -> Estimate:
 
 # %% [markdown]
 # > **Predict before you run.** The change will be a full matrix in every layer, hundreds of directions. How many of
-# > them does it take to make half of the edit?
+# > them do you need for half of the edit?
 
 # %%
 full = copy.deepcopy(base)
@@ -237,13 +240,13 @@ display(
 )
 
 # %% [markdown]
-# To take a matrix apart into directions there is one best way, the **singular value decomposition**,
+# How do you split a matrix into directions? The best way is the **singular value decomposition**,
 #
 # $$\Delta W = \sum_{n} s_n\, u_n v_n^\top, \qquad s_1 \ge s_2 \ge \dots \ge 0,$$
 #
-# with orthonormal $u_n$ and orthonormal $v_n$: look in direction $v_n$, answer in direction $u_n$, so strongly. Its
-# first $k$ terms are the best approximation of rank $k$ that there is (**Eckart and Young**), and what they miss is
-# known:
+# with orthonormal $u_n$ and orthonormal $v_n$: each term reads the direction $v_n$ and writes the direction $u_n$ with
+# strength $s_n$. Its first $k$ terms are the best approximation of rank $k$ that there is (**Eckart and Young**), and
+# what they miss is known:
 #
 # $$\min_{\operatorname{rank} M \le k} \lVert \Delta W - M \rVert^2 = \sum_{n > k} s_n^2$$
 #
@@ -264,8 +267,8 @@ print(f"missed by the SVD: {missed / delta.square().sum():.1%};  by the best of 
 # %% [markdown]
 # A spectrum means little without something to compare it with. A *random* matrix of the same shape has directions, too:
 # they carry nearly equal shares at first, and it takes many of them to carry half. Below, left: the layer that changed
-# most; its own $W$, too. In the middle: all layers. Right: the question that matters. We keep the first $k$ directions
-# **of every layer's change**, throw the others away, and let the editor draw.
+# most, and its own $W$. Middle: all layers. Right: what this means for the edit. We keep the first $k$ directions **of
+# every layer's change**, drop the others, and let the editor draw.
 
 # %%
 KEPT = (0, 1, 4, 400) if SMOKE else (0, 1, 2, 4, 8, 16, 32, 64, 400)
@@ -350,16 +353,18 @@ display(
 )
 
 # %% [markdown]
-# Two things are to be told apart here. The *energy* says how the optimiser moved the weights: Adam scales the step of
-# each number by that number's own gradients, so weights that matter little may move as far as weights that matter much.
-# The *error* says what the edit needs. LoRA bets on the error.
+# Keep two quantities apart. The *energy* says how the optimiser moved the weights: Adam scales the step of each number
+# by that number's own gradients, so weights that matter little may move as far as weights that matter much. The *error*
+# says what the edit needs. A LoRA can work if few directions suffice for the error, even if the energy is spread over
+# many.
 #
-# But do not take the number for a law. The frozen editor draws this very edit when it hears its name (a table below has
-# the error), so the change need not teach it much, only set it going. What is new to a model may need more directions.
+# Do not generalise from this one number. The frozen editor already draws this edit when it is given its name (a table
+# below has the error), so the change does not have to teach it much. An edit that is new to a model may need more
+# directions.
 #
 # ## A LoRA layer in ten lines
 #
-# So let us learn $B$ and $A$ from the start, in place of a full matrix that we cut afterwards.
+# Instead of training a full matrix and cutting it afterwards, you can train $B$ and $A$ directly.
 
 
 # %%
@@ -402,11 +407,11 @@ display(
 )
 
 # %% [markdown]
-# Both at zero, there is no gradient at all and there never will be: each is multiplied by the other. Both at random,
-# the editor is broken before it has learnt anything. With one of them zero, $B$ moves first and $A$ follows.
+# If both are zero, both gradients are zero and stay zero, since each is multiplied by the other factor. If both are
+# random, the editor is wrong before training begins. If only $B$ is zero, $B$ moves first and $A$ follows.
 #
-# One more thing about the pair. For any invertible $G$, $B A = (B G)(G^{-1} A)$: **the change is the product, the two
-# factors mean nothing by themselves**. When notebook 05 compares LoRAs with each other, it compares products.
+# The factors are not unique. For any invertible $G$, $B A = (B G)(G^{-1} A)$: **the change is the product; the two
+# factors have no meaning by themselves**. When notebook 05 compares LoRAs, it compares products.
 #
 # ### The same from a library
 #
@@ -441,9 +446,9 @@ with torch.no_grad():
     print(f"the same, 1000 times more:      {(merged.weight - linear.weight).abs().max():.0e}")
 
 # %% [markdown]
-# **Merging** adds $BA$ to $W$ once, and from then on the layer costs what it always did. Taking it out by subtraction
-# does not quite give the old $W$ back, for numbers in a computer are rounded. `Editor.freeze` of this package therefore
-# keeps the old $W$ and puts it back bit for bit.
+# **Merging** adds $BA$ to $W$ once; after that the layer costs no more than the frozen one. Subtracting $BA$ again does
+# not restore $W$ exactly, because of rounding. `Editor.freeze` of this package therefore keeps the old $W$ and restores
+# it bit for bit.
 #
 # ## One LoRA on one relation
 #
@@ -477,7 +482,7 @@ def train_one(rank: int, reference, targets, steps: int, watch=None, editor: Edi
 
 
 # %% [markdown]
-# While it learns we look at the loss, at the error on unseen people, and at four of them.
+# While it trains, watch the loss, the error on unseen people, and four of the drawings.
 
 # %%
 lora = one_lora()
@@ -525,8 +530,8 @@ display(
 )
 
 # %% [markdown]
-# Edits of people that no training showed. And what does the LoRA do with something that has no skin? Nobody told it
-# about fire engines.
+# These people were in no training. What does the LoRA do with something that has no skin? No fire engine was in its
+# training.
 #
 # > **Predict before you run.** Will the fire engine stay as it is?
 
@@ -564,10 +569,10 @@ display(
 )
 
 # %% [markdown]
-# ### A file to give away
+# ### Saved as a file
 #
-# What you trained is a plain LoRA, in diffusers' own format. Written, and read back by diffusers' loader into a fresh
-# copy of the frozen editor:
+# What you trained is a plain LoRA in diffusers' own format. Here it is saved, and loaded by diffusers' loader into a
+# fresh copy of the frozen editor:
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -580,14 +585,14 @@ with tempfile.TemporaryDirectory() as folder:
 # %% [markdown]
 # ### How much of it is needed?
 #
-# The LoRA has rank 16 because we said so. Its own change $BA$ has singular values, too, and to get them nobody has to
-# build $BA$: two QR decompositions leave a 16 × 16 matrix (exercise 2). With them,
+# We chose rank 16. Does the edit need that much? The change $BA$ has singular values, too, and you can compute them
+# without building $BA$: two QR decompositions leave a 16 × 16 matrix (exercise 2). With them,
 #
 # $$B A = \sum_{n=1}^{16} s_n\, u_n v_n^\top:$$
 #
-# **a LoRA of rank 16 is sixteen LoRAs of rank one**. `by_direction` writes it as such, the strongest first, and puts a
-# switch on each. Turn the rank down and see when the edit breaks. The second slider scales the whole change, as in
-# every tool that uses LoRAs.
+# **a LoRA of rank 16 is sixteen LoRAs of rank one**. `by_direction` splits it into these, the strongest first, so that
+# each can be switched off. Lower the rank and see when the edit breaks. The second slider scales the whole change, as
+# other tools for LoRAs do.
 
 # %%
 from lorweb_mini.analysis.one_lora import by_direction, energy_kept, kept
@@ -616,21 +621,21 @@ display(
 # %% [markdown]
 # ## Many relations, one LoRA
 #
-# One edit, one LoRA. The course wants **all** edits. What happens if one LoRA has to learn several?
+# So far, one LoRA learned one edit. What happens if one LoRA has to learn several?
 #
-# We take eight edits with exact answers, which every picture has. For each sample of training one of them is drawn at
-# random. The LoRA sees b and must give that edit's b′. Which edit it was, nobody says.
+# We take eight exact edits, which work on every picture. For each training sample one of them is chosen at random. The
+# LoRA sees b and must draw that edit's b′, but it is not told which edit it is.
 #
 # > **Predict before you run.** You are the LoRA. You see a fire engine, you know that it will be inverted, or turned
 # > green, or blurred …, and you are judged by the squared error. What do you draw?
 #
-# Notebook 02 has the answer. Least squares makes the network learn the **conditional mean**, and b is all that it may
+# Notebook 02 has the answer. Least squares makes the network learn the **conditional mean**, and b is all that it can
 # condition on:
 #
 # $$\text{one step from noise:}\qquad \mathbb E\,[\,b' \mid b\,] = \frac1n \sum_{i=1}^{n} b'_i$$
 #
-# This is *the mean of all edits*. With many steps a perfect sampler ends at one of them, drawn like the face of a
-# **die**. Both can be computed from the pictures alone, with no network and before any training. Let us do that first.
+# This is *the mean of all edits*. With many steps a perfect sampler ends at one of the edits, chosen at random like the
+# face of a **die**. Both errors can be computed from the pictures alone, before any training. We do that first.
 
 # %%
 from lorweb_mini.emoji.relations import SPLITS, concept_sides, training_pictures
@@ -665,8 +670,8 @@ sizes = np.stack([squared(many_seen, truth) for truth in truths])  # ‖b − b�
 
 # %% [markdown]
 # A method that cannot know the edit gives one picture for all of them. Its error on $n$ edits, added up over edits and
-# pictures, is least for the mean of the $n$ true answers: that is what a mean *is*. So the forecast is a floor, for
-# everybody who has to guess, at any rank.
+# pictures, is least for the mean of the $n$ true answers. So this forecast is a lower bound, the *floor*, for every
+# method that cannot know the edit, at any rank.
 
 
 # %%
@@ -715,9 +720,9 @@ display(
 )
 
 # %% [markdown]
-# Now train. One LoRA for each number of edits, all of the same rank, always with the same number of steps **per edit**:
-# whoever learns eight is trained eight times as long as whoever learns one. If the errors rise nevertheless, it is
-# not for lack of training.
+# Now train one LoRA for each number of edits, all of the same rank and with the same number of steps **per edit**: the
+# LoRA for eight edits is trained eight times as long as the LoRA for one. If the errors still rise, the reason is not a
+# lack of training.
 
 # %%
 PER_EDIT = 3 if SMOKE else 60
@@ -781,8 +786,8 @@ display(
 )
 
 # %% [markdown]
-# This is **interference**: one input is asked for several answers, and what is learnt for one edit is wrong for the
-# others. See it at work: one b, the LoRA that learnt all the edits, six different noises.
+# This is **interference**: one input has several targets, and what is learned for one edit is wrong for the others. The
+# next figure shows it for one b, the LoRA that learned all the edits, and six different noises.
 
 # %%
 from lorweb_mini.analysis.evaluation import nearest
@@ -829,9 +834,9 @@ display(
 )
 
 # %% [markdown]
-# ## Does rank buy the way out?
+# ## Does a higher rank help?
 #
-# Perhaps the LoRA is only too small? We sweep its rank from 1 to 64, that is 64 times as many numbers, once on one edit
+# Is the LoRA just too small? We vary its rank from 1 to 64, that is up to 64 times as many numbers, once on one edit
 # and once on four, with as many steps per edit as above. (A larger rank gets a smaller learning rate,
 # $\propto 1/\sqrt r$, since with more directions every step moves $BA$ further.)
 #
@@ -894,17 +899,16 @@ display(
 # %% [markdown]
 # ## Let it see the example
 #
-# The way out has to *tell the LoRA which edit is meant*. And there is somebody who knows: the pair a, a′. There are two
-# places to bring it in.
+# How can the LoRA know *which edit is meant*? The pair a, a′ shows it. There are two places where the pair can enter.
 #
-# **Into the context.** Lay the tokens of a and a′ beside those of b, as references 2 and 3 (the layout `tokens`); one
-# LoRA can then learn to look at the pair and do to b what was done to a. It is a lot to ask: one fixed change of the
-# weights has to hold *the skill of reading an edit off a pair*, for all edits.
+# **The context.** Append the tokens of a and a′ to those of b, as references 2 and 3 (the layout `tokens`). One LoRA
+# can then learn to look at the pair and do to b what was done to a. This asks a lot of it: one fixed change of the
+# weights has to *infer the edit from the pair*, for all edits.
 #
-# **Into the weights.** Read the pair first, decide, and use a change of the weights that makes *this* edit.
+# **The weights.** Read the pair first, and then choose a change of the weights that makes *this* edit.
 #
-# The first is shipped: the one LoRA of the first cell. The second is notebook 04, and its result is shipped, too. Here
-# are both on our eight edits, on the same unseen pictures, with pairs of other unseen concepts.
+# The first is the one LoRA of the first cell. The second is the subject of notebook 04. The weights of both are
+# shipped. Here they are on our eight edits, on the same unseen pictures, with pairs of other unseen concepts.
 
 # %%
 from lorweb_mini.training.log import read_log
@@ -971,7 +975,8 @@ display(
 )
 
 # %% [markdown]
-# Do they *use* the pair? Below b stays and the pair changes. Compare the columns: where does an answer not follow?
+# Do they *use* the pair? Below, b stays the same and the pair changes. Compare the columns: where does an answer not
+# follow the pair?
 
 # %%
 i, picks = SHOWN[0], [0, 1, 2, 3, 4, 7]
@@ -1057,11 +1062,11 @@ print(check_break_even(break_even))
 # </details>
 
 # %% [markdown]
-# ## Exercise 2: singular values of a matrix that nobody builds
+# ## Exercise 2: singular values without the matrix
 #
 # *Difficulty ●●○ · about 10 minutes*
 #
-# Write the singular values of $BA$ from $B$ and $A$, without the product. The check watches the size of every tensor
+# Compute the singular values of $BA$ from $B$ and $A$, without the product. The check watches the size of every tensor
 # that you make.
 
 
@@ -1173,9 +1178,9 @@ print(check_merge(merge))
 #     return torch.cat([c1 * b1, c2 * b2], 1), torch.cat([a1, a2], 0)
 # ```
 #
-# $[c_1 B_1\ \ c_2 B_2]\,\begin{bmatrix} A_1 \\ A_2 \end{bmatrix}$. Adding the $B$s and adding the $A$s would mix
-# what does not belong together. Now pull the $c$ out of $B$ and put them *between* the two factors: you have found the
-# gate of notebook 04, in which N LoRAs live as one.
+# $[c_1 B_1\ \ c_2 B_2]\,\begin{bmatrix} A_1 \\ A_2 \end{bmatrix}$. Adding the $B$s and the $A$s separately would give
+# wrong products such as $B_1 A_2$. Now move the $c$ out of $B$, *between* the two factors: this is the gate of notebook
+# 04, which makes one LoRA of N.
 #
 # </details>
 
@@ -1185,8 +1190,8 @@ print(check_merge(merge))
 # *Difficulty ●●● · about 10 minutes*
 #
 # Let $n$ edits move b in $n$ directions at right angles to each other, all equally far: $b'_i = b + d_i$ with
-# $d_i \perp d_j$ and $\lVert d_i \rVert = 1$. Which normalised error has whoever always draws the mean of the $n$, and
-# which has whoever throws a die? Then think of two *opposite* edits, $d_2 = -d_1$.
+# $d_i \perp d_j$ and $\lVert d_i \rVert = 1$. What is the normalised error of a method that always draws the mean of
+# the $n$, and of a method that throws a die? Then think of two *opposite* edits, $d_2 = -d_1$.
 
 
 # %%
@@ -1233,22 +1238,22 @@ print(check_guess(guessing))
 #
 # Along $d_1$ the mean is off by $1 - \frac1n$, along each other one by $\frac1n$: squared,
 # $\frac{(n-1)^2}{n^2} + \frac{n-1}{n^2} = \frac{n-1}{n}$. The die: $\frac{n-1}{n}$ of the time off by $1 + 1$. In
-# general: the mean's error is the variance of the answers, and the die is an independent second draw, whose distance
-# has twice that variance. Large $n$ comes close to 1, which is no better than to hand b back.
+# general, the mean's error is the variance of the answers, and the die is a second, independent sample, whose squared
+# distance is twice that variance. For large $n$ the mean's error approaches 1, which is no better than returning b.
 #
 # </details>
 
 # %% [markdown]
 # ## What you have seen
 #
-# - A LoRA is $\Delta W = BA$ of rank $r$, for a few per cent of the numbers; merged, it costs nothing. Its factors mean
-#   nothing by themselves, its singular directions do.
-# - One edit fits into one LoRA, and the file is a plain one.
-# - Several edits do not, as long as nobody says which is meant: what is left to learn is their mean, or a die. Both
-#   errors can be computed before training, and rank does not change them.
-# - So the pair a, a′ has to come in, by the context or by the weights.
+# - A LoRA is $\Delta W = BA$ of rank $r$, for a few per cent of the numbers; merged, it costs nothing. Its factors have
+#   no meaning by themselves; its singular directions do.
+# - One edit fits into one LoRA, which is saved as a plain LoRA file.
+# - Several edits do not, as long as nothing says which is meant: all that can be learned is their mean, or a random
+#   choice among them. Both errors can be computed before training, and rank does not change them.
+# - So the pair a, a′ has to enter, by the context or by the weights.
 #
-# **Next: 04, A basis and a router.** N LoRAs, mixed by coefficients that are read off a, a′ and b:
+# **Next: 04, A basis and a router.** N LoRAs, mixed by coefficients that a router computes from a, a′ and b:
 # $\sum_n c_n B_n A_n$. You have built its gate in exercise 3.
 #
 # ## Where it is in the papers
@@ -1257,7 +1262,7 @@ print(check_guess(guessing))
 #   $\alpha / r$, merging. That fine-tuning moves a model in few directions was measured before, in
 #   [arXiv 2012.13255](https://arxiv.org/abs/2012.13255) (Aghajanyan and others).
 # - LoRWeB ([arXiv 2602.15727](https://arxiv.org/abs/2602.15727)) asks whether a basis, mixed by the input, generalises
-#   to analogies of unseen kinds and keeps detail better than one LoRA, and what basis size and rank are for. Its LoRAs
+#   to analogies of unseen kinds and keeps detail better than one LoRA, and how basis size and rank matter. Its LoRAs
 #   are in every linear layer of the blocks, modulation included, $A$ from a uniform distribution and $B$ zero, as here.
 # - In this repository: `lorweb_mini/core/basis.py` (one PEFT adapter), `lorweb_mini/analysis/one_lora.py` (directions),
 #   `lorweb_mini/widgets/rank_slider.py` (the slider), `data/weights/one_lora` (the baseline that sees a, a′).
