@@ -1,12 +1,11 @@
 # %% [markdown]
 # # A basis and a router
 #
-# One LoRA knows one edit, or many of them badly. So take **several**, and let a small network decide, for each
-# question anew, how much of each goes into the model. Below are five questions. Under each stands the answer's recipe:
-# a table with one row for every layer of the editor and one column for every LoRA.
+# One LoRA learns one edit, or many of them badly. What if you train **several**, and a small network decides for each
+# question how much of each is used? Below are five questions with their answers. Under each is its mixture: a table
+# with one row for every layer of the editor and one column for every LoRA.
 #
-# When you leave this notebook you will have trained both, the LoRAs and the network that mixes them, and you will be
-# able to read such a table.
+# In this notebook you will train both, the LoRAs and the network that mixes them, and learn to read such a table.
 
 # %%
 # %matplotlib inline
@@ -72,21 +71,22 @@ tables(questions, editor.edit(*as_batch(questions)[:3], steps=STEPS))
 # %% [markdown]
 # ## What this notebook is for
 #
-# **When you leave it, you can**
+# **After this notebook you can**
 #
-# 1. turn N LoRAs into **one** with a gate in its middle, on paper and in PEFT, and say what that saves;
+# 1. write N LoRAs as **one** with a gate in its middle, on paper and in PEFT, and say what that saves;
 # 2. write the router in ten lines, and tell from three numbers whether it is healthy or has collapsed;
-# 3. train a basis and its router on your own machine, stop it, go on, and judge it against its rivals;
+# 3. train a basis and its router on your own machine, stop and resume the training, and compare the result with
+#    baselines;
 # 4. read a table of coefficients.
 #
 # **You need** notebooks 00, 02 and 03: what a LoRA is, and how the frozen editor learns and draws. No GPU, no network.
-# **It takes** about an hour of yours; the computer's share is measured in the last cell.
+# **It takes** about an hour of your time; the last cell measures the computing time.
 #
 # ### One choice
 #
-# Training takes time, and you decide how much. As it stands, this notebook trains for **ten minutes** before your eyes
-# and then goes on with *your* weights. In a hurry, **take the short cut** and write `None`: you watch a minute and a
-# half, and from there on the starter weights are used that are shipped with the course.
+# Training takes time, and you decide how much. By default this notebook trains for **ten minutes** while you watch, and
+# then uses *your* weights. If you are in a hurry, **take the short cut** and write `None`: you watch a minute and a
+# half, and the rest of the notebook uses the starter weights that are shipped with the course.
 
 # %%
 TRAIN_MINUTES = None if SMOKE else 10  # minutes of training; None: watch 1.5 of them, then use what is shipped
@@ -100,18 +100,18 @@ TRAIN_MINUTES = None if SMOKE else 10  # minutes of training; None: watch 1.5 of
 # $$y = W x + \sum_{n=1}^{N} c_n\, B_n A_n x, \qquad
 # A_n \in \mathbb R^{r \times d},\quad B_n \in \mathbb R^{d' \times r}$$
 #
-# Read as a program this is a loop over N small products, in every layer, at every step, and a computer is slow at many
-# small things. But the loop is an illusion. Three lines remove it.
+# Written as a program this is a loop over N small products, in every layer and at every step, and many small products
+# are slow. Is the loop necessary? No, three steps remove it.
 #
 # **1. Stack the $A_n$.** All the products $A_n x$ at once are one product with the matrix
 # $A = [A_1; \dots; A_N]$ of $N r$ rows, and $A x$ has the blocks $A_1 x,\ \dots,\ A_N x$.
 #
-# **2. Scale the blocks.** The n-th block has r numbers, all to be multiplied by $c_n$. Repeat each coefficient r
-# times, $\operatorname{repeat}(c, r) = (c_1, \dots, c_1,\ c_2, \dots, c_2,\ \dots)$, and multiply number by number. In
-# terms of matrices: $D A x$ with the diagonal $D = \operatorname{diag}(\operatorname{repeat}(c, r))$.
+# **2. Scale the blocks.** The n-th block has r numbers, all to be multiplied by $c_n$. Repeat each coefficient r times,
+# $\operatorname{repeat}(c, r) = (c_1, \dots, c_1,\ c_2, \dots, c_2,\ \dots)$, and multiply element by element. In terms
+# of matrices: $D A x$ with the diagonal $D = \operatorname{diag}(\operatorname{repeat}(c, r))$.
 #
-# **3. Lay the $B_n$ side by side.** With $B = [B_1 \dots B_N]$, a row of blocks times a column of blocks is a sum:
-# $B (D A x) = \sum_n B_n\, (c_n A_n x)$. That is what we wanted:
+# **3. Put the $B_n$ side by side.** With $B = [B_1 \dots B_N]$, a row of blocks times a column of blocks is a sum:
+# $B (D A x) = \sum_n B_n\, (c_n A_n x)$. Together:
 #
 # $$\boxed{\ \sum_n c_n B_n A_n x \;=\; B \,\bigl(\operatorname{repeat}(c, r) \circ A x\bigr)\ }$$
 #
@@ -152,8 +152,8 @@ axis.axis("off")
 figure
 
 # %% [markdown]
-# The gate is linear, so it can also stand elsewhere. Inside B: $(B D)\, A x$ is a plain LoRA without any gate. Inside
-# the frozen weight: $(W + B D A)\, x$ is no LoRA at all any more, just a layer.
+# The gate is linear, so it can also be moved. Folded into B, $(B D)\, A x$ is a plain LoRA without a gate. Merged into
+# the frozen weight, $(W + B D A)\, x$ is a plain layer without a LoRA.
 #
 # > **Predict before you run.** A batch holds 32 questions, each with a mixture of its own. Which of the three forms,
 # > gate, folded, merged, can treat the whole batch in one product? And which is cheapest when one question is drawn
@@ -194,8 +194,8 @@ display(
 # ### In PEFT
 #
 # PEFT, the library that holds LoRAs for diffusers and transformers, keeps the two halves of a LoRA as two `Linear`
-# modules, `lora_A` and `lora_B`. The gate is therefore nothing but a **forward hook on `lora_A`**, and everything that
-# can be done with a PEFT LoRA (saving, loading, merging) can be done with the whole basis.
+# modules, `lora_A` and `lora_B`. The gate is therefore just a **forward hook on `lora_A`**, and everything that can be
+# done with a PEFT LoRA (saving, loading, merging) can be done with the whole basis.
 
 # %%
 from peft import LoraConfig, inject_adapter_in_model
@@ -212,8 +212,15 @@ with torch.no_grad():
     print(f"PEFT with our hook against the loop: {(layer(x) - naive).abs().max() / naive.abs().max():.0e}")
 
 # %% [markdown]
-# `lorweb_mini.core.basis.Basis` does this to every `Linear` inside the blocks of the transformer. Here is its hook, and
-# a check of **all** layers of the trained starter basis against the loop, each sample with a mixture of its own:
+# `lorweb_mini.core.basis.Basis` does this to every `Linear` inside the blocks of the transformer. Which layers are
+# these? Flux has two kinds of blocks. A **double block** has one set of weights for the text token and another for the
+# picture tokens, and joins the two only in its attention. A **single block** treats all tokens as one sequence, with
+# one set of weights. Both kinds have attention and feed-forward layers, and also **modulation** layers. A modulation
+# layer gets no tokens: it turns the time step and the instruction into scales and shifts that are applied to the tokens
+# of its block.
+#
+# Here is the hook, and a check of **all** layers of the trained starter basis against the loop, each sample with a
+# mixture of its own:
 
 # %%
 import inspect
@@ -291,8 +298,9 @@ display(
 # %% [markdown]
 # ## The router
 #
-# Who chooses c? A frozen encoder e looks at a, a′ and b, one after the other. What it says is the **query**, and every
-# layer *l* answers it on its own: it projects the query and compares it with a **key** for each LoRA.
+# Where do the coefficients c come from? A frozen encoder e embeds a, a′ and b separately. The three embeddings, joined,
+# are the **query**. Every layer *l* projects the query with its own matrix and compares the result with a **key** for
+# each LoRA.
 #
 # $$q = \frac{[\,e(a),\ e(a'),\ e(b)\,] - \mu}{\sigma}, \qquad
 # c_{l,n} = \operatorname{softmax}_n\!\left(\frac{(P_l\, q) \cdot k_{l,n}}{\sqrt{d_k}}\right)$$
@@ -357,7 +365,7 @@ axis.axis("off")
 figure
 
 # %% [markdown]
-# In code it is shorter than in words. Here is the whole router, one layer at a time, held against the package's:
+# Here is the whole router in code, one layer at a time, compared with the package's:
 
 
 # %%
@@ -378,16 +386,16 @@ print(f"shape {list(mine.shape)}, rows sum to 1 within {(mine.sum(-1) - 1).abs()
 print(f"largest difference to the package's router: {(mine - package).abs().max():.0e}")
 
 # %% [markdown]
-# Note who is *not* among the arguments. **b′** is not, or the router would only have to look at the answer. And neither
-# the token nor the time step of the drawing is: c is computed **once a question** and then serves every token and every
-# step. That is why a mixture can be merged into the weights at all.
+# Note what is *not* among the arguments. **b′** is not, since the router must not see the answer. The token and the
+# time step are not, either: c is computed **once per question** and used for every token and every step. This is why a
+# mixture can be merged into the weights.
 #
 # ### Where the parameters go
 #
 # A and B grow with the width of the layer; the keys with N; the projection with three times the width of the encoder.
 # Below are the starter and the released weights of the paper (N = 32, r = 4, CLIP's 768 numbers a picture) on the
-# layers of FLUX.1. For the latter we build the real transformer without its twelve billion numbers, on PyTorch's
-# *meta* device, and count.
+# layers of FLUX.1. For the latter we build the real transformer on PyTorch's *meta* device, without storage for its
+# twelve billion parameters, and count.
 #
 # > **Predict before you run.** Which part is the largest, and is it the same in both?
 
@@ -455,12 +463,12 @@ display(
 # %% [markdown]
 # ### How many LoRAs does a row use?
 #
-# A row of c is a distribution over N LoRAs. Its entropy $H = -\sum_n c_n \ln c_n$ is a measure of how spread it is,
-# and $e^H$, the **perplexity**, says the same in LoRAs: N equal coefficients have the perplexity N, one coefficient of
-# 1 has the perplexity 1, two halves have 2.
+# A row of c is a distribution over N LoRAs. Its entropy $H = -\sum_n c_n \ln c_n$ measures how spread it is, and $e^H$,
+# the **perplexity**, expresses this as a number of LoRAs: N equal coefficients have the perplexity N, one coefficient
+# of 1 has the perplexity 1, two halves have 2.
 #
-# A new router should ask *all* LoRAs, or those that it leaves out would never learn anything. With random keys and
-# projections this comes by itself: the scores are small, so softmax is nearly flat.
+# A new router should use *all* LoRAs, since a LoRA that it leaves out gets no gradient. With random keys and
+# projections it does: the scores are small, so the softmax is nearly flat.
 #
 # For a new router we need the training's data, since μ and σ are taken from training triplets. `BasisRecipe` gathers
 # all that a training needs: latents of the true pairs of all relations, a new basis (B = 0) and a new router.
@@ -532,11 +540,11 @@ display(
 # %% [markdown]
 # ### Why the query is standardised
 #
-# Here we depart from the paper. A score is a sum over the dimensions of the query, and an embedding need not be a fair
-# committee. Some dimensions may say the same of every picture, and all of ours are small things on a white ground; some
-# may be much louder than others, and the first answers of a router are theirs. Taking off μ removes what all questions
-# share, and dividing by σ gives every dimension the same voice. How much there is to gain depends on the encoder, so
-# we measure it.
+# Here we depart from the paper. A score is a sum over the dimensions of the query, and these need not be on the same
+# scale. Some dimensions may have nearly the same value for every picture, since all pictures here are small objects on
+# white. Others may be much larger than the rest and dominate the scores of a new router. Subtracting μ removes what all
+# questions share, and dividing by σ gives every dimension the same scale. How much this changes depends on the encoder,
+# so we measure it.
 #
 # > **Predict before you run.** Take two questions at random. What is the cosine of their queries, as they are, and
 # > standardised?
@@ -589,20 +597,20 @@ display(
 # %% [markdown]
 # ## Collapse
 #
-# Basis and router learn together, from nothing but the flow-matching loss of notebook 02: the mixture is put into the
-# frozen editor, the editor predicts a velocity for a noisy b′, and the error goes back into A, B, keys and projections.
-# For the router this is a delicate beginning.
+# Basis and router are trained together, with nothing but the flow-matching loss of notebook 02: the mixture is put into
+# the frozen editor, the editor predicts a velocity for a noisy b′, and the gradient of the error goes to A, B, keys and
+# projections. What can go wrong for the router at the beginning?
 #
-# **At the very first step it learns nothing at all.** $\partial L / \partial c_n = \langle g,\, B_n A_n x\rangle$, with
-# g the gradient at the layer's output, and all $B_n$ are zero. It cannot know what the LoRAs are good for before they
-# are good for something.
+# **At the first step its gradient is zero.** $\partial L / \partial c_n = \langle g,\, B_n A_n x\rangle$, with g the
+# gradient at the layer's output, and all $B_n$ are zero. The router can learn which LoRA to use only after the LoRAs
+# have learned something.
 #
-# **Then it hears noise, loudly.** Adam divides every gradient by its own size: each weight moves by about the learning
-# rate η, however faint the reason. A score is a sum over all weights of the projection, so one step can move it by as
-# much as $\eta\, \lVert q \rVert_1 \lVert k \rVert_1 / \sqrt{d_k}$.
+# **Then small, noisy gradients move it a lot.** Adam divides every gradient by its own size: each weight moves by about
+# the learning rate η, however small its gradient is. A score is a sum over all weights of the projection, so one step
+# can move it by as much as $\eta\, \lVert q \rVert_1 \lVert k \rVert_1 / \sqrt{d_k}$.
 #
-# **And what is decided stays decided.** Where softmax has given one LoRA everything, no gradient reaches the scores any
-# more, and the LoRAs that are left out have $\partial L/\partial B_n \propto c_n \approx 0$.
+# **And early decisions persist.** Where the softmax has given one LoRA everything, hardly any gradient reaches the
+# scores, and the LoRAs that are left out have $\partial L/\partial B_n \propto c_n \approx 0$.
 
 # %%
 RATE, WARMUP, BATCH = DEFAULTS["starter"].learning_rate, DEFAULTS["starter"].warmup_steps, 4 if SMOKE else 16
@@ -622,11 +630,11 @@ display(
 )
 
 # %% [markdown]
-# So let the router learn more slowly than the LoRAs, and give it a query without what all questions share: these are
-# the two precautions of this repository. What are they worth? We switch each of them on and off, in a training that is
-# written out in full. After every step we ask the router for the mixtures of unseen questions and note, **for every
-# layer**: the perplexity of a routing; the perplexity of the *mean* routing, that is, how many LoRAs are in use at
-# all; and the variation with the question.
+# This repository takes two precautions: the router has a smaller learning rate than the LoRAs, and its query is
+# standardised. What does each of them change? We switch each on and off, in a training that is written out in full.
+# After every step we compute the mixtures of unseen questions and record, **for every layer**: the perplexity of a
+# routing; the perplexity of the *mean* routing, that is, how many LoRAs are in use at all; and the variation with the
+# question.
 
 # %%
 from lorweb_mini.core.editor import new_editor
@@ -684,7 +692,8 @@ SEEDS, LENGTH = (1, 2) if SMOKE else (2, 80)
 
 # %% [markdown]
 # > **Predict before you run.** Four routers, several seeds each: at the LoRAs' own rate or at a tenth of it, with the
-# > query as it is or standardised. Which will use few LoRAs in total? Which will be the last to care what it is asked?
+# > query as it is or standardised. Which will use few LoRAs in total? Which will depend least on the question? Which
+# > will have the lowest loss?
 
 # %%
 runs = {name: [learn(*setting, seed, LENGTH) for seed in range(SEEDS)] for name, setting in SETTINGS.items()}
@@ -709,7 +718,7 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 figure
 
 # %% [markdown]
-# A mean over layers hides layers. Here is the first seed of each, layer by layer.
+# A mean over layers hides how they differ. Here is the first seed of each router, layer by layer.
 
 # %%
 figure, axes = figure_of(11, 5.6, nrows=3, ncols=4, sharex=True, sharey=True)
@@ -782,22 +791,26 @@ display(
 )
 
 # %% [markdown]
-# Read the columns together. Few LoRAs in *one routing* is no illness: it is a router that knows what it wants. But two
-# things can be wrong with a certain router. If few are in use **at all** and nothing varies, it gives every question
-# the same LoRA: the basis is one LoRA of rank r, and N − 1 others are carried along for nothing. If it varies, but no
-# question ever gets more than one LoRA, it is a *switch*: it sorts questions into boxes early, nothing is mixed, and
-# where softmax is hard no gradient can correct it. A router that stays uniform is ill in the other way: all LoRAs,
-# always, and the mixture says nothing.
+# How do you read this? Start with the second line above. A plus sign there says that standardising *raised* the early
+# loss, and the bracket says in how many pairs of runs it lowered it. So more LoRAs in use need not mean a lower loss:
+# in these first steps standardising can cost loss, and whether it pays off in a long training is not measured here.
+#
+# Then read the columns of the table together. Few LoRAs in *one routing* are not a fault: such a router is certain. But
+# a certain router can fail in two ways. If few are in use **at all** and nothing varies, it gives every question the
+# same LoRA: the basis is one LoRA of rank r, and the N − 1 others are wasted. If it varies, but no question gets more
+# than one LoRA, it is a *switch*: it assigns questions early, nothing is mixed, and where the softmax is saturated
+# hardly any gradient can correct it. A router that stays uniform fails in another way: every question gets the same
+# mixture of all LoRAs.
 #
 # ## Train it, live
 #
-# Now the real thing: `lorweb_mini.training.train`, the loop that made every weight of this course. To the loop above it
-# adds a learning rate that falls at the end, a moving average of the weights, and one thing that matters on a laptop:
-# **a killed training goes on where it was killed.** Every random draw of step s comes from the seed and s alone, never
-# from a generator that remembers; so what is drawn after a kill is what would have been drawn without it.
+# Now use `lorweb_mini.training.train`, the loop that trained all weights of this course. To the loop above it adds a
+# learning rate that falls at the end, a moving average of the weights, and one thing that matters on a laptop: **an
+# interrupted training can be resumed.** All random numbers of step s depend on the seed and on s alone, so a resumed
+# training uses the same ones as a training without an interruption.
 #
-# First a rehearsal with twenty steps. Once in one go; then again, but at step 12 the power fails (`KeyboardInterrupt`,
-# what the stop button sends) and everything in memory is replaced by new random weights. Then `train` is called again.
+# Try it with twenty steps first: once without interruption; then again, interrupted at step 12 (by `KeyboardInterrupt`,
+# which the stop button sends), with everything in memory replaced by new random weights. Then `train` is called again.
 
 # %%
 import tempfile
@@ -850,15 +863,15 @@ display(
 )
 
 # %% [markdown]
-# And now in earnest. Every few seconds we look: at the loss, at the perplexity of every layer, and at what the editor
+# Now the full training. Every few seconds the figure shows the loss, the perplexity of every layer, and what the editor
 # draws for five questions about emoji that are in no training pair.
 #
-# Try what you have just rehearsed. **While the next cell runs, restart the kernel**, and run the notebook again from
-# the top: when it comes to this cell, it says from which step it goes on. A checkpoint is written four times a minute,
-# and what came after the last one is all that is lost. You may close the lid as well.
+# You can interrupt this one, too. **While the next cell runs, restart the kernel**, and run the notebook again from the
+# top: the cell then says from which step it continues. A checkpoint is written four times a minute, and only the steps
+# after the last one are lost.
 #
-# > **Predict before you run.** Which of the five will be right first? (Notebook 01 has told you which edits need to
-# > move pixels and which only recolour them.)
+# > **Predict before you run.** Which of the five will be right first? (Notebook 01 showed which edits need to move
+# > pixels and which only recolour them.)
 
 # %%
 from lorweb_mini.models.weights import WEIGHTS
@@ -913,7 +926,8 @@ display(
 # %% [markdown]
 # ### The short cut
 #
-# The shipped starter has the same form. This is the log of its training, beside what has just been reached here.
+# The shipped starter has the same form. The next figure shows the log of its training beside that of the training
+# above.
 
 # %%
 from lorweb_mini.models.weights import load_config, weights_dir
@@ -950,13 +964,13 @@ display(
 # %% [markdown]
 # ## Unseen content
 #
-# The relations are those of the training. The emoji are not: no drawing of any of these concepts, in no tone and no
-# style, was in it. The rivals of notebook 01's table:
+# Does the model work on new emoji? The relations are those of the training, but no drawing of any of these concepts, in
+# any tone or style, was in it. Three baselines stand beside it:
 #
 # - **copy b**: do nothing. Scores 1 by definition.
-# - **one LoRA**: no basis, no router. As many LoRA parameters, in one piece; to know the edit its transformer gets a
-#   and a′ as further reference pictures.
-# - **oracle**: the frozen editor alone, and the edit is told to it *in words*. It never has to guess the edit.
+# - **one LoRA**: no basis, no router. It has as many LoRA parameters, in a single LoRA; its transformer gets a and a′
+#   as further reference pictures, so that it can see the edit.
+# - **oracle**: the frozen editor alone, which is given the edit *in words*. It does not have to infer the edit.
 
 # %%
 from lorweb_mini.analysis.evaluation import counterfactuals, draw, evaluate, reconstruct, squared
@@ -1161,9 +1175,9 @@ display(
 )
 
 # %% [markdown]
-# Numbers in a table are one thing, what they do is another. Turn the mixture of the first question by hand: each slider
-# is the gain of one LoRA in all layers, and the rows are scaled back to sum 1. On a page without a kernel you see one
-# slider as a strip.
+# What do single coefficients do to the picture? Change the mixture of the first question yourself: each slider is the
+# gain of one LoRA in all layers, and the rows are rescaled to sum to 1. On a page without a running kernel you see one
+# slider as a strip of pictures.
 
 # %%
 from lorweb_mini.widgets.mixer import Mixer
@@ -1173,7 +1187,7 @@ mixer = Mixer(editor, question.b, routed, context=(question.a, question.a_prime)
 mixer
 
 # %% [markdown]
-# ## Exercise 1: sharp, and yet all in use
+# ## Exercise 1: few LoRAs per question, all in use
 #
 # *Difficulty ●○○ · about 5 minutes*
 #
@@ -1213,8 +1227,8 @@ print(check_use(use))
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# It is the same function twice; only the mean over questions stands in two places. `torch.special.entr` is
-# $-p \ln p$ and knows what it is at 0.
+# It is the same function twice, with the mean over questions taken after it or before it. `torch.special.entr` is
+# $-p \ln p$, also at 0.
 #
 # </details>
 #
@@ -1229,7 +1243,7 @@ print(check_use(use))
 # ```
 #
 # Entropy is concave, so the second number is the larger one (up to the mean of perplexities in place of entropies). A
-# collapsed router has 1 and 1, a uniform one N and N; only 1 and N say that the choice hangs on the question.
+# collapsed router has 1 and 1, a uniform one N and N; only 1 and N say that the choice depends on the question.
 #
 # </details>
 
@@ -1239,7 +1253,7 @@ print(check_use(use))
 # *Difficulty ●●○ · about 5 minutes*
 #
 # Fold a mixture of one layer into a plain LoRA so that **both** halves carry the root of the gate: the rows of A and
-# the columns of B are scaled by $\sqrt{c_n}$. (Two halves of like size are what half-precision files are grateful for.)
+# the columns of B are scaled by $\sqrt{c_n}$. (Halves of similar size lose less in half precision.)
 
 
 # %%
@@ -1297,12 +1311,13 @@ print(check_fold(fold))
 # </details>
 
 # %% [markdown]
-# ## Exercise 3: does the mixture know the time?
+# ## Exercise 3: does the mixture depend on the time step?
 #
 # *Difficulty ●●○ · about 6 minutes*
 #
-# Below, one drawing is recorded in one layer: at every step, $Ax$ before the gate and after it. Compute from these two
-# which gate was applied at each step, [steps, N], and look whether it changes from pure noise to the finished picture.
+# The next cell records one layer while a picture is drawn: at every step, $Ax$ before the gate and after it. Compute
+# from these two which gate was applied at each step, [steps, N], and check whether it changes from pure noise to the
+# finished picture.
 
 # %%
 ATTENTION = basis.layers.index("single_transformer_blocks.0.attn.to_q")
@@ -1366,8 +1381,8 @@ print(check_gate(gates))
 # ```
 #
 # The router reads a, a′ and b. None of them changes while b′ is drawn, and neither the noisy tokens nor the time are
-# among its inputs; so c is computed once. Because c is a constant of the drawing, $W + BDA$ is one too, and
-# `editor.freeze` may merge it. A router that also read the time would be more powerful, and could not be merged.
+# among its inputs; so c is computed once. Because c is the same at every step, so is $W + BDA$, and `editor.freeze` can
+# merge it. A router that also read the time step could do more, but it could not be merged.
 #
 # </details>
 
@@ -1377,8 +1392,8 @@ print(check_gate(gates))
 # *Difficulty ●●● · about 12 minutes*
 #
 # A new router has keys from a standard normal and projections uniform in $[-1/\sqrt w,\ 1/\sqrt w]$, with w the length
-# of the query as a list of numbers. From the query's norm alone you can say with how many LoRAs it starts. Write the
-# formula; the check builds new routers, the paper's among them, and measures.
+# of the query as a list of numbers. From the query's norm alone you can compute with how many LoRAs it starts. Write
+# the formula; the check builds new routers, the paper's among them, and measures.
 
 
 # %%
@@ -1427,13 +1442,12 @@ print(check_start(expected_perplexity))
 # ```python
 # import math
 #
-#
 # def expected_perplexity(norm, width, n):
 #     variance = norm**2 / (3 * width)
 #     return n * math.exp(-variance / 2)
 # ```
 #
-# $d_k$ cancels: that is what $\sqrt{d_k}$ is for. With embeddings of norm 10 and CLIP's width the paper's router
+# $d_k$ cancels: this is the purpose of $\sqrt{d_k}$. With embeddings of norm 10 and CLIP's width the paper's router
 # starts almost exactly uniform. Standardising sets $\lVert q\rVert^2 \approx w$ and with it $v \approx 1/3$ for
 # **every** width and every encoder: near uniform, and not so near that all questions look alike.
 #
@@ -1442,15 +1456,16 @@ print(check_start(expected_perplexity))
 # %% [markdown]
 # ## What you have seen
 #
-# - N LoRAs and their mixture are one LoRA with a gate between its halves, and PEFT can hold it. Learn with the gate,
-#   use it merged.
-# - The router is attention with one query and N keys. It reads a, a′ and b once, and every layer answers for itself.
-# - Three numbers tell its health: how many LoRAs one routing uses, how many are in use at all, and how much a routing
-#   hangs on the question. A loss tells none of them.
-# - At the start a router hears noise, and how fast it may learn has a say in what becomes of it. What each of two
-#   precautions is worth, you have measured.
-# - A training whose steps are functions of a number can be killed and goes on.
-# - Every figure here is one training of a small model. What *you* have measured stands in the cells.
+# - N LoRAs and their mixture are one LoRA with a gate between its halves, and PEFT can hold it. Train with the gate,
+#   merge it for use.
+# - The router is attention with one query and N keys. It reads a, a′ and b once, and every layer computes its own
+#   coefficients.
+# - Three numbers describe a router: how many LoRAs one routing uses, how many are in use at all, and how much a routing
+#   depends on the question. The loss shows none of them.
+# - Early gradients of the router are noisy, and its learning rate affects which kind of router it becomes. You have
+#   measured what two precautions change: more LoRAs in use is one thing, a lower loss another.
+# - A training whose random numbers depend only on the seed and the step can be interrupted and resumed exactly.
+# - Every figure here shows one training of a small model. What *you* have measured is in the cells.
 #
 # **Next: 05, The learned space.** Thousands of such tables at once: do similar edits lie together?
 #
