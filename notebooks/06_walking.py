@@ -1245,6 +1245,8 @@ print(check_middle(share_in_the_middle))
 #
 # What came out for better and for worse stands in the tables above, computed on the weights that you have here.
 #
+# **Next: 07, Unseen.** Ask for edits that no training showed, and find out why some answers are wrong.
+#
 # ## Where it is in the paper, and elsewhere
 #
 # - LoRWeB ([arXiv 2602.15727](https://arxiv.org/abs/2602.15727)) mixes products $B_n A_n$, with softmax coefficients
