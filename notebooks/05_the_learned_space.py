@@ -1,13 +1,13 @@
 # %% [markdown]
 # # The learned space
 #
-# Every analogy is a point. The router looks at a, a′ and b, and out comes one table of coefficients: a place in the
-# space that the basis of LoRAs spans. Below are thousands of such places, flattened to a plane. Nobody told the router
-# what an edit is called. The colours were put on afterwards.
+# Do similar edits lie close together? The router looks at a, a′ and b and computes one table of coefficients: a point
+# in the space that the basis of LoRAs spans. Below are thousands of such points, projected onto a plane. The router was
+# never given the names of the edits; the colours were added afterwards.
 #
 # Left, each dot is an analogy whose answer no training saw. Right, the same plane with pictures: what the example pair
-# showed to the router there. When you leave this notebook you will know what may be read off such a map, and what may
-# not.
+# showed to the router there. After this notebook you will know what you can conclude from such a map, and what you
+# cannot.
 
 # %%
 # %matplotlib inline
@@ -111,29 +111,29 @@ display(
 # %% [markdown]
 # ## What this notebook is for
 #
-# **When you leave it, you can**
+# **After this notebook you can**
 #
 # 1. say how many dimensions the space really uses, and how much of it a map hides;
-# 2. test whether a space *knows* a label: variance shares, probes and clusters, each against its own chance;
-# 3. find out what one LoRA of a basis does, alone and by its absence;
-# 4. compare weight updates without fooling yourself, since raw A and B mean nothing;
+# 2. test whether a space contains a label: variance shares, probes and clusters, each against its own chance level;
+# 3. find out what one LoRA of a basis does, alone and when it is removed;
+# 4. compare weight updates correctly, although raw A and B have no meaning by themselves;
 # 5. decide with a statistic whether tones, moon phases, hours and strengths lie in order on a line or a circle.
 #
 # **You need** notebooks 00 and 04; principal components and correlation; what a p-value is. No GPU, no network.
-# **It takes** about an hour and a half of yours; the computer's share is measured in the last cell.
+# **It takes** about an hour and a half of your time; the last cell measures the computing time.
 #
-# Much here will be asked that may have the answer *no*. The answers are computed, the words "is" and "is not" included.
+# Many questions below may have the answer *no*. The cells compute the answers, including the words "is" and "is not".
 #
 # ## A point for every analogy
 #
-# In layer *l* the router gives one coefficient to each LoRA, and they sum to 1. All layers in a row make the **routing
-# vector** of an analogy:
+# In layer *l* the router gives one coefficient to each LoRA, and they sum to 1. All layers, concatenated, are the
+# **routing vector** of an analogy:
 #
 # $$x = (c_{1,1}, \dots, c_{1,N},\ c_{2,1}, \dots, c_{L,N}) \in \mathbb R^{L N}$$
 #
-# `cloud_of` routes lists of analogies and keeps the vectors, the names and what the router looked at, the **query** of
-# three embeddings; the pictures are forgotten. The example pair and b show different concepts wherever a relation has
-# more than one, and b or b′ (for most relations both) is from the test side of the split.
+# `cloud_of` routes lists of analogies and keeps the vectors, the names and the router's input, the **query** of three
+# embeddings. It does not keep the pictures. The example pair and b show different concepts wherever a relation has more
+# than one, and b or b′ (for most relations both) is from the test side of the split.
 #
 # ### How many dimensions?
 #
@@ -144,8 +144,8 @@ display(
 #
 # counts how many axes share the variance: *d* equal ones give *d*, one that has all gives 1.
 #
-# > **Predict before you run.** There are as many coordinates as the cell above says. Ten numbers a point, a hundred, or
-# > all of them: how many would you need to keep nine tenths of the variance?
+# > **Predict before you run.** The cell above gives the number of coordinates. How many numbers per point would you
+# > need to keep nine tenths of the variance: ten, a hundred, or all of them?
 
 # %%
 variances = whole.explained * cloud.vectors.var(0).sum()
@@ -191,10 +191,10 @@ display(
 # %% [markdown]
 # ### Three colourings of one map
 #
-# The points stay; only the question changes. *What is done?* (sort of relation), *who drew b?* (style), *how strongly?*
-# (edits that come in three strengths; all other points pale). Hover over a point to read its relation and its style,
-# choose a colouring from the list, click a name in the legend to hide it. A page without scripts shows the still
-# picture.
+# The points are the same; the colours answer different questions. *What is done?* (sort of relation), *who drew b?*
+# (style), *how strongly?* (edits that come in three strengths; all other points pale). Hover over a point to read its
+# relation and its style, choose a colouring from the list, click a name in the legend to hide it. A page without
+# scripts shows a static figure.
 
 # %%
 import base64
@@ -275,7 +275,7 @@ axes[0].set_ylabel("second component")
 interactive(plane(), figure)
 
 # %% [markdown]
-# A third component helps a little, and turning the cloud with the mouse helps more.
+# A third component shows a little more. Rotate the cloud with the mouse.
 
 
 # %%
@@ -307,8 +307,9 @@ interactive(solid(), figure)
 # %% [markdown]
 # ### Hover to see, click to edit
 #
-# Now a plane of pictures. It is computed anew, from a dozen analogies of each family, so it need not look the same.
-# Under the pointer appear the analogy's a, a′ and b; a click lets the editor draw with the coefficients of that place.
+# The next map shows pictures. It is computed from a dozen analogies of each family, so it need not look like the one
+# above. Hover over a point to see the analogy's a, a′ and b; click to let the editor draw with the coefficients of that
+# place.
 
 # %%
 from lorweb_mini.widgets.atlas import Atlas
@@ -318,17 +319,17 @@ Atlas(editor, lw.analogies("test", names, n=1) if SMOKE else None)
 # %% [markdown]
 # ## What moves a point?
 #
-# A router that read the edit and nothing else would put all analogies of a relation on one place. It looks at three
-# pictures, though, and may be moved by who drew them and what they show. How much of the variance does each label
-# account for? The textbook answer is $\eta^2 = SS_\text{between} / SS_\text{total}$, and it has a trap: with many
-# labels of few points each, even meaningless ones have means that differ. Take off what those would get:
+# A router that read the edit and nothing else would give all analogies of a relation the same point. But it looks at
+# three pictures, and its answer may also depend on who drew them and what they show. How much of the variance does each
+# label account for? The textbook answer is $\eta^2 = SS_\text{between} / SS_\text{total}$, which is biased: with many
+# labels of few points each, even meaningless labels have different means. So subtract what those would get:
 #
 # $$\varepsilon^2 = 1 - \frac{k - 1}{k - G} \cdot \frac{SS_\text{within}}{SS_\text{total}}$$
 #
 # for *k* points in *G* groups. Meaningless labels now score 0, on average.
 #
-# Relation and concept are entangled by nature, since only clocks can be moved by an hour. Neither share is the other's
-# remainder.
+# Relation and concept are not independent, since only clocks can be moved by an hour. So the shares overlap and need
+# not add up.
 #
 # > **Predict before you run.** Which of the three will account for most: the relation, the style of b, or the concept
 # > that b shows? And will the layers agree?
@@ -394,8 +395,8 @@ display(
 
 # %% [markdown]
 # Look at single layers yourself. Each layer has its own keys, so each has its own small space of *N* coordinates.
-# Choose a layer and a colouring; on a page without a kernel you see the layer that knows the relation best beside the
-# one that knows it least.
+# Choose a layer and a colouring; on a page without a running kernel you see the layer in which the relation accounts
+# for most beside the one in which it accounts for least.
 
 # %%
 from lorweb_mini.widgets.controls import Choice
@@ -423,22 +424,23 @@ Choice(
 )
 
 # %% [markdown]
-# ## Can it be read off?
+# ## Can a probe predict the label?
 #
-# A share of the variance is not knowledge: a label that moves points by little, but always in the same direction, is
-# easy to read. So train a reader. A **linear probe** is a logistic regression from the routing vector to the label.
-# It is judged on analogies of which it has met **nothing**: neither a's concept, nor that of a′, nor that of b. Holding
-# out b alone would not do, since a pair a, a′ comes back beside other b, and could be known by heart. The price: many
-# analogies mix concepts of both sides and can serve neither fitting nor judging.
+# A small share of the variance does not mean that a label is hard to predict: a label that moves points only a little,
+# but always in the same direction, is easy. So train a classifier. A **linear probe** is a logistic regression from the
+# routing vector to the label. It is tested on analogies of which it has seen **nothing**: neither a's concept, nor that
+# of a′, nor that of b. Holding out b alone would not be enough, since a pair a, a′ occurs with several b and could be
+# memorised. The cost is that many analogies mix concepts of both sides and can be used neither for fitting nor for
+# testing.
 #
-# The probe is set beside
+# The probe is compared with
 #
 # - *chance*, the most frequent label;
-# - *shuffled*: the labels dealt out anew among the analogies, which shows what the probe learns by heart;
-# - the *query*: the same probe on the router's own input, the three embeddings of the frozen encoder. What is not in
-#   there, no router can find; what is in there and not in the routing, the router has thrown away;
+# - *shuffled*: the labels permuted among the analogies, which shows what the probe memorises;
+# - the *query*: the same probe on the router's own input, the three embeddings of the frozen encoder. What the query
+#   does not contain, no router can find; what the query contains and the routing does not, the router has discarded;
 # - the *change*: the difference of two embeddings alone, a′ − a. A probe that reads 64 principal components of the
-#   query loses small differences first, so beating the query is cheap. Beating somebody who simply subtracts is not.
+#   query loses small differences first, so the query is easy to beat. A plain difference is harder to beat.
 #
 # Two scores need no training: **NMI**, how well *k*-means clusters agree with the labels (0 to 1), and the
 # **silhouette**, whether a point lies nearer to its own label than to the next (−1 to 1).
@@ -519,21 +521,21 @@ display(
 )
 
 # %% [markdown]
-# The NMI of shuffled labels is far from zero where classes are many. A table without that column would flatter the
-# space.
+# The NMI of shuffled labels is far from zero where there are many classes. Without that column the space would look
+# better than it is.
 #
-# A router cannot know more than its query. Where its probe is better all the same, it has laid open what was hidden to
-# a *linear* reader of a few thousand analogies. How much of that is merely taking a difference, and how much is knowing
-# which differences matter, the last column tells. Style is the counter-check: who drew b is no part of the change, and
-# a router that reads only the edit would have to forget it.
+# A router cannot contain more information than its query. Where its probe is better all the same, the router makes
+# visible what a *linear* probe on a few thousand analogies did not find in the query. Is that more than a difference of
+# two embeddings? The last column answers this. Style is the control: who drew b is no part of the change, and a router
+# that reads only the edit would discard it.
 #
 # ## Unseen relations: are they near their relatives?
 #
-# The basis never trained on the relations below. If the space is ordered by meaning, an unseen **strength** should
-# fall near the other strengths of its edit, an unseen **composition** near one of its two parts. Relations of an unseen
-# **family** have no relative; see for yourself what the router takes them for.
+# The basis never trained on the relations below. If the space is ordered by meaning, an unseen **strength** should fall
+# near the other strengths of its edit, an unseen **composition** near one of its two parts. Relations of an unseen
+# **family** have no relative; the second table shows which known relations they are near.
 #
-# We take the mean routing vector of every relation, seen from the mean over all known ones, and look for the known
+# We take the mean routing vector of every relation, centred on the mean over all known ones, and look for the known
 # relation with the largest cosine.
 #
 # > **Predict before you run.** `edit/sepia` is of an unseen family. Which known relation will be its neighbour?
@@ -593,8 +595,9 @@ display(
 # %% [markdown]
 # ## Which LoRA does what?
 #
-# Three ways of asking, from cheap to honest: **who is used** (the coefficients), **what it does alone** (give one LoRA
-# everything), **what is lost without it** (take it out). They need not agree.
+# There are three ways to find out, each more expensive than the one before: **how much a LoRA is used** (the
+# coefficients), **what it does alone** (set the others to 0), **what is lost without it** (set it to 0). They need not
+# agree.
 
 # %%
 from lorweb_mini.analysis.space import basis_usage
@@ -628,11 +631,11 @@ display(
 # %% [markdown]
 # ### Each alone
 #
-# The purest question sets one coefficient to 1 in every layer and all others to 0: a corner of the space, where no
-# analogy has ever been. A LoRA that is used to a tenth of the mixture gets ten times its dose there. So we ask three
-# times: at its **usual dose**, the coefficient that it has in the tenth of the analogies that use it most, layer by
-# layer, without any other LoRA; at **three times** that; and with **everything** in its hands. (Rows need not sum to
-# 1.)
+# The simplest test sets one coefficient to 1 in every layer and all others to 0. This is a corner of the space, far
+# from every analogy: a LoRA that usually has a tenth of the mixture gets ten times its usual dose there. So we draw
+# three times, without any other LoRA: at its **usual dose**, the coefficient that it has in the tenth of the analogies
+# that use it most, layer by layer; at **three times** that; and with **everything**, a coefficient of 1. (Rows need not
+# sum to 1.)
 #
 # > **Predict before you run.** Will a LoRA alone draw *one* edit that you could name?
 
@@ -661,10 +664,11 @@ heads = {list(rows)[-1]: ["b", *(f"LoRA {n}" for n in shown)]}
 picture_rows(rows, heads, title="Each LoRA alone, the twelve most used", size=0.62, label_width=1.9)
 
 # %% [markdown]
-# Names for them, by measurement: the normalised error of notebook 00 of each LoRA's pictures against the exact answer
-# of every edit that the basis was trained on. An edit made by halves scores a quarter, so below 0.8 something of it is
-# there, and below 0.4 most of it. But pale noise is near to a faded picture, whatever was on it. So a name counts only
-# if the pictures fit **their own b**: dealt out to the wrong b, they must have at least twice the error.
+# Can you name what each one does? We measure the normalised error of notebook 00 of each LoRA's pictures against the
+# exact answer of every edit that the basis was trained on. An edit that is half made scores a quarter, so below 0.8
+# some of the edit is there, and below 0.4 most of it. But pale noise is close to any faded picture. So a name counts
+# only if the pictures fit **their own b**: compared with the answers for other b, they must have at least twice the
+# error.
 
 # %%
 exact = [name for name in known if relations[name].edits and not name.startswith("compose/")]
@@ -691,8 +695,8 @@ display(
 # %% [markdown]
 # ### Each removed
 #
-# The honest question is what breaks. Set one LoRA's coefficient to 0 in all layers, scale the rest back to sum 1
-# (`remix` of notebook 04's sliders), and draw the analogies again:
+# What breaks without a LoRA? Set its coefficient to 0 in all layers, rescale the rest to sum to 1 (`remix`, as the
+# sliders of notebook 04 do), and draw the analogies again:
 #
 # $$\Delta_{n} = \text{error without LoRA } n \;-\; \text{error with all}$$
 #
@@ -778,21 +782,22 @@ display(
 )
 
 # %% [markdown]
-# What others can stand in for is not missed, however much it was used. That is the trouble with reading coefficients as
-# importance, here as for attention.
+# A LoRA that others can replace is not missed, however much it is used. So a large coefficient does not prove
+# importance; the same holds for attention weights.
 #
 # ## The geometry of the updates
 #
-# Coefficients say where an analogy stands; what is done there is decided by the updates $\Delta W_n = B_n A_n$. Are
-# they different from each other? The tempting comparison is between the matrices that are stored, $A_m$ and $A_n$. It
-# is meaningless. For any invertible *M* of size *r × r*,
+# Coefficients give the position of an analogy; what is done there is determined by the updates $\Delta W_n = B_n A_n$.
+# Are these different from each other? You might compare the stored matrices, $A_m$ and $A_n$, but that comparison has
+# no meaning. For any invertible *M* of size *r × r*,
 #
 # $$A \to M A, \qquad B \to B M^{-1} \qquad\text{leaves}\qquad \Delta W = B A$$
 #
-# as it is. The network cannot notice, training does not care, and the cosine of raw factors can be made into nearly
-# anything. This freedom is called a **gauge**. Only what does not change under it has a meaning.
+# as it is. The network computes the same, and yet the cosine of raw factors can take almost any value. This freedom is
+# called a **gauge**. Only quantities that do not change under it have a meaning.
 #
-# > **Predict before you run.** We give every LoRA another gauge, at random. Which of the four tables below will stay?
+# > **Predict before you run.** We give every LoRA another gauge, at random. Which of the four tables below will stay
+# > the same?
 
 # %%
 from lorweb_mini.algebra import cosines
@@ -845,7 +850,7 @@ display(
 # %% [markdown]
 # ### Do the LoRAs point different ways?
 #
-# Cosine 1: one LoRA would do for two. Cosine 0: they have nothing in common. Random matrices of this size have cosines
+# Cosine 1: one LoRA can replace two. Cosine 0: they have nothing in common. Random matrices of this size have cosines
 # very near 0, so even small ones mean something. Below: the mean over all layers, all pairs, and whether LoRAs that are
 # *used together* also *do* the same.
 
@@ -899,8 +904,8 @@ display(
 # %% [markdown]
 # ### The rank of a mixture
 #
-# One LoRA has rank *r*. A mixture of products, $\sum_n c_n B_n A_n$, may have rank up to $N r$; that is what is gained
-# by mixing products and not factors. How much of it is used? The singular values of the mixture are found without
+# One LoRA has rank *r*. A mixture of products, $\sum_n c_n B_n A_n$, may have rank up to $N r$; this is the gain from
+# mixing products and not factors. How much of it is used? The singular values of the mixture can be computed without
 # building it. With the QR decompositions $B \operatorname{diag}(c) = Q_B R_B$ and $A^\top = Q_A R_A$,
 #
 # $$\Delta W = Q_B\,(R_B R_A^\top)\,Q_A^\top,$$
@@ -956,31 +961,31 @@ display(
 # %% [markdown]
 # ## Are they in order?
 #
-# Some relations have an order that nobody had to invent. Five skin tones go from light to dark. The moon has eight
-# phases and then begins again; so has the arrow its directions, the clock its hours, the hue its angle. A blur has a
-# radius. If the space has understood them, light, medium and dark should lie **on a line** in this order, and the hours
-# **on a circle**.
+# Some relations have a natural order. Five skin tones go from light to dark. The moon has eight phases and then begins
+# again; so do the directions of an arrow, the hours of a clock and the angle of a hue. A blur has a radius. If the
+# space reflects this order, light, medium and dark should lie **on a line** in this order, and the hours **on a
+# circle**.
 #
-# It is a question at which one can cheat without noticing. Here is how. Take the five tones, find on *some* concepts
-# the direction that orders them best, and look whether it orders the tones of *other* concepts. It will, nearly always.
-# It would also if you had asked for medium, dark, light: five clouds that lie apart in many dimensions can be read off
-# **in any order**. (Exercise 3 lets you do it.) Such a test finds that the tones are different, and calls it order.
+# It is easy to fool yourself with the test. Suppose you take the five tones, find on *some* concepts the direction that
+# orders them best, and check whether it orders the tones of *other* concepts. It nearly always does. But it would also
+# do so for the order medium, dark, light: for five separate clouds in many dimensions there is a direction for **any
+# order**. (You find one in exercise 3.) Such a test shows only that the tones are different.
 #
-# So the order must not choose the direction. Two statistics, both in `lorweb_mini/analysis/order.py`:
+# So the order must not determine the direction. Two statistics avoid this, both in `lorweb_mini/analysis/order.py`:
 #
 # 1. **Held out.** Fit the direction in which the levels' centres differ *most* (their first principal component; for a
-#    circle the plane of the first two) on half of the concepts. Project the centres of the other half onto it, seen
-#    from their own middle, and correlate place with position: on a line by ranks (Spearman), on a circle by angles, as
-#    below. Repeat with other halves and take the mean.
+#    circle the plane of the first two) on half of the concepts. Project the centres of the other half onto it, relative
+#    to their own mean, and correlate the projection with the position: on a line by ranks (Spearman), on a circle by
+#    angles, as below. Repeat with other halves and take the mean.
 # 2. **Mantel.** Correlate the distances between centres with the distances between positions, along the line or round
 #    the circle. Nothing is fitted at all.
 #
-# Angles have a correlation of their own (Fisher and Lee). It is 1 if one circle is the other, turned by whatever angle:
+# Angles have a correlation of their own (Fisher and Lee). It is 1 if one circle is the other, rotated by any angle:
 #
 # $$\rho = \frac{\sum_{i<j} \sin(x_i - x_j) \sin(y_i - y_j)}
 # {\sqrt{\sum_{i<j} \sin^2(x_i - x_j)\ \sum_{i<j} \sin^2(y_i - y_j)}}$$
 #
-# For a p-value the positions are dealt out anew to **whole levels**: of all arrangements of the tones, how many look as
+# For a p-value the positions are permuted among **whole levels**: of all arrangements of the tones, how many look as
 # ordered as the true one? With five levels there are only 60 different ones, so p cannot fall below 1/60.
 #
 # > **Predict before you run.** Tones, moon, clock, arrows; hue, ground colour and rotation by any angle; blur,
@@ -1023,12 +1028,12 @@ for kind, (strengths, shapes) in list(DIALS.items())[:: 3 if SMOKE else 1]:
     ordered[f"{kind}, {strengths[0]:g} to {strengths[-1]:g}"] = cloud_of(editor, lists), positions, shapes
 
 # %% [markdown]
-# `crossed` sets each two pairs of a relation side by side, which makes many analogies from the few test pairs of the
-# moon; `dial` makes exact edits at **any** strength, most of which the basis never met. One thing to keep in mind about
-# the moon: the full moon is its only phase on the test side, so a step and the phase that is shown beside the full moon
-# are one and the same thing. The last two columns of the table are there for such doubts: how ordered the **query** is
-# before any router, and how ordered **b alone** is, which should know nothing of the step. Watch the tones from any to
-# any: a change by four tones up can only begin at light.
+# `crossed` combines every two pairs of a relation, which makes many analogies from the few test pairs of the moon;
+# `dial` makes exact edits at **any** strength, most of which were not in the basis's training. Note about the moon: the
+# full moon is its only phase on the test side, so the step determines which phase is shown beside the full moon. The
+# last two columns of the table are a check for such cases: how ordered the **query** is before any router, and how
+# ordered **b alone** is, which should not depend on the step. For the tones from any to any it can: a change by four
+# tones up can only begin at light.
 
 # %%
 EFFORT = {"arrangements": 60, "resamples": 20} if SMOKE else {"arrangements": 2000, "resamples": 300}
@@ -1080,9 +1085,9 @@ display(
 )
 
 # %% [markdown]
-# Here they are, each in the plane in which its own centres differ most. Small dots are analogies, large ones the
-# centres, joined in their true order. Light to dark colours go along a line, a ring of colours goes round a circle. The
-# pictures are drawn from all concepts; the numbers below them are those of the held-out ones.
+# Here are the sets, each in the plane in which its own centres differ most. Small dots are analogies, large ones the
+# centres, joined in their true order. Colours from light to dark mark a line, a cycle of colours a circle. The plots
+# show all concepts; the numbers below them are those of the held-out statistics.
 
 
 # %%
@@ -1119,11 +1124,11 @@ for axis in axes.flat[len(ordered) :]:
 figure
 
 # %% [markdown]
-# Where the query is as ordered as the routing, the router has not made the order, it has kept it. Where b alone is
-# ordered, the analogies were unequal in what they show and the first columns may not be trusted. A *share* well below
-# one says that the levels leave the straight line or the plane: by a bend, or by scatter, and the figure tells which.
-# Both statistics go by ranks and do not mind a bend. And order in this space is no promise that a *walk* through it
-# draws the pictures in between: that is measured in notebook 06.
+# Where the query is as ordered as the routing, the router did not create the order but kept it. Where b alone is
+# ordered, the analogies differ in what they show, and the first columns cannot be trusted. A *share* well below one
+# means that the levels leave the straight line or the plane, by a bend or by scatter; the figure shows which. On a line
+# both statistics use ranks, so a bend does not lower them. Does order in this space mean that a *walk* through it draws
+# the pictures in between? Not necessarily; notebook 06 measures it.
 #
 # ## Exercise 1: count the dimensions
 #
@@ -1175,13 +1180,13 @@ print(check_ratio(participation))
 # </details>
 
 # %% [markdown]
-# ## Exercise 2: a gauge that you like
+# ## Exercise 2: choose a gauge
 #
 # *Difficulty ●●○ · about 6 minutes*
 #
 # `A[0]` and `B[0]` are one LoRA of the layer above. Find another pair with the **same update** in which the rows of A
-# are orthonormal: $\tilde A \tilde A^\top = I$. This is how two LoRAs are brought to one form before their factors are
-# looked at.
+# are orthonormal: $\tilde A \tilde A^\top = I$. In this way two LoRAs are brought to a common form before their factors
+# are compared.
 
 
 # %%
@@ -1215,19 +1220,19 @@ print(check_gauge(new_A, new_B))
 # new_A, new_B = Q.T, B[0] @ R.T
 # ```
 #
-# $B A = B\,(Q R)^\top = (B R^\top)\,Q^\top$. Even this form is not unique: any rotation of the rows is as good. Only
-# products are.
+# $B A = B\,(Q R)^\top = (B R^\top)\,Q^\top$. Even this form is not unique, since the rows may be rotated. Only products
+# are unique.
 #
 # </details>
 
 # %% [markdown]
-# ## Exercise 3: read any order you like
+# ## Exercise 3: any order can be found
 #
 # *Difficulty ●●○ · about 6 minutes*
 #
 # Five levels at equal distances from each other, in twenty dimensions: there is no order in them. `centres` [5, 20] are
-# the means of their clouds, and `wanted` is an order that somebody has made up. Find a `direction` [20] along which
-# *new* points of the five levels lie in that order.
+# the means of their clouds, and `wanted` is an arbitrary order. Find a `direction` [20] along which *new* points of the
+# five levels lie in that order.
 
 # %%
 levels = 8 * np.linalg.qr(np.random.default_rng(3).normal(size=(20, 20)))[0][:5]
@@ -1258,8 +1263,7 @@ print(check_reading(direction))
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Let each centre pull the direction its own way, as hard as its place in the order says: those at the end forwards,
-# those at the beginning backwards.
+# Add up the centres, weighted by their place in the order: positive weights at the end, negative ones at the beginning.
 #
 # </details>
 #
@@ -1269,18 +1273,18 @@ print(check_reading(direction))
 # direction = (wanted - wanted.mean()) @ (centres - centres.mean(0))
 # ```
 #
-# It works for each of the 120 orders, on points that the direction has never met. A held-out score protects against
-# learning *points* by heart. It does not protect against a question to which every answer is yes.
+# It works for each of the 120 orders, even on new points. A held-out score guards against memorised *points*. It does
+# not guard against a test that every order passes.
 #
 # </details>
 
 # %% [markdown]
-# ## Exercise 4: the surgeon
+# ## Exercise 4: remove one LoRA
 #
 # *Difficulty ●○○ · about 3 minutes*
 #
-# Take out **one** LoRA so that the first relation of `tasks` suffers as much as possible *more* than the last one. The
-# table `change` [relations, N] is still there.
+# Choose **one** LoRA whose removal raises the error of the first relation of `tasks` as much as possible *more* than
+# that of the last one. The table `change` [relations, N] is still there.
 
 
 # %%
@@ -1313,8 +1317,8 @@ print(check_surgery(culprit))
 # culprit = int((change[0] - change[-1]).argmax())
 # ```
 #
-# Whether the cut was clean is a matter of the numbers printed: an operation that spares the one and ends the other is
-# possible only as far as the basis has kept them apart.
+# The printed numbers show how selective the removal is. It can destroy one edit and keep the other only as far as the
+# basis uses different LoRAs for them.
 #
 # </details>
 
@@ -1327,22 +1331,22 @@ display(Markdown("| statistic | value |\n|:--|:--|\n" + "\n".join(f"| {what} | {
 # %% [markdown]
 # ## What you have seen
 #
-# - A map is a shadow. What it hides is a number, and so is what may be concluded.
-# - Every score has a chance level of its own: dealt-out columns, shuffled labels, corrected shares, random matrices.
-# - A LoRA's use, its deed alone and its absence are three questions with three answers.
-# - Only gauge-free quantities of an update mean anything, and all of them can be had from small matrices.
-# - Order is claimed when whole levels, dealt out anew, would hardly ever look as ordered. Where the verdict above says
-#   *not*, the space has no such line or circle, whatever the picture suggests.
+# - A map is a projection. You can compute how much of the variance it hides, and should base no claim on the map alone.
+# - Every score has a chance level of its own: permuted columns, shuffled labels, corrected shares, random matrices.
+# - How much a LoRA is used, what it does alone and what is lost without it are three different questions.
+# - Only quantities that do not depend on the gauge have a meaning, and they can be computed from small matrices.
+# - A set counts as ordered only if permuted levels would hardly ever look as ordered. Where the verdict above says
+#   *not*, no such line or circle was found, whatever the plot suggests.
 #
-# **Next: 06, Walking.** From one point to another, and what is drawn on the way.
+# **Next: 06, Walking.** Go from one point to another, and see what is drawn on the way.
 #
 # ## Where it is in the paper
 #
 # - LoRWeB ([arXiv 2602.15727](https://arxiv.org/abs/2602.15727)) gives every adapted layer its own keys and its own
 #   projection of the query, and mixes products $B_n A_n$ by a softmax: hence one coordinate for each layer and LoRA, a
 #   mixture of rank up to $N r$, and one place for each analogy, the same in every step of drawing.
-# - That the basis *spans* a space of edits is the paper's claim in a word of its title. The tests here are this
-#   course's own, on this course's small model; they prove and disprove nothing about the paper's.
+# - The paper's title claims that the basis *spans* a space of edits. The tests here are this course's own, on this
+#   course's small model; they neither prove nor disprove that claim.
 # - Effective rank: Roy and Vetterli, EUSIPCO 2007. Circular correlation: Fisher and Lee, Biometrika 70, 1983. Mantel's
 #   test: Cancer Research 27, 1967. False discovery rate: Benjamini and Hochberg, JRSS B 57, 1995.
 # - In this repository: `lorweb_mini/analysis/space.py` and `lorweb_mini/analysis/order.py`.
