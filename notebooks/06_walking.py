@@ -1,12 +1,12 @@
 # %% [markdown]
 # # Walking through the space of edits
 #
-# Two example pairs, two edits, two points in the space of mixtures. Between two points there is a straight line. Below,
-# somebody walks along it: the leftmost picture answers the first pair, the rightmost the second, and **for the pictures
-# between them nobody ever showed an example**.
+# What lies between two edits? Two example pairs give two points in the space of mixtures, and between two points there
+# is a straight line. Below is a walk along it: the leftmost picture answers the first pair, the rightmost the second,
+# and **for the pictures between them no example was given**.
 #
-# The lower row is the truth: what the edits of the strengths in between really are. How close does the upper row come?
-# In this notebook every walk has such a lower row wherever there can be one, and every picture a number.
+# The lower row shows the true edits of the strengths in between. How close does the upper row come? Wherever a true
+# answer exists, this notebook shows it below the walk and measures the distance.
 
 # %%
 # %matplotlib inline
@@ -51,24 +51,25 @@ picture_rows(
 # %% [markdown]
 # ## What this notebook is for
 #
-# **When you leave it, you can**
+# **After this notebook you can**
 #
-# 1. go from one analogy to another by several paths, and say which of them are one and the same, and why;
-# 2. judge a walk by numbers: its error against the true in-betweens, its order, and whether its middle is the middle;
+# 1. go from one analogy to another by several paths, and say which of them are the same path, and why;
+# 2. judge a walk by numbers: its error against the true pictures in between, its order, and whether its middle is
+#    right;
 # 3. say what lies beyond the ends, at a single LoRA, and along a principal component;
-# 4. add analogies, subtract them, and average several examples of one edit, and know what each of these is worth.
+# 4. add and subtract analogies, average several examples of one edit, and say what each of these achieves.
 #
 # **You need** notebooks 00 and 04: coefficients, the gate, the router. 01 and 02 help with the errors.
-# **It takes** about an hour of yours; the computer's share is measured in the last cell.
+# **It takes** about an hour of your time; the last cell measures the computing time.
 #
-# Two editors are in use. The **starter** knows a dozen plain edits well. The **full** basis knows all relations that
-# training may show; where a walk needs two skin tones, a clock or the moon, only it can go. Neither was ever trained on
-# a mixture that no single analogy asks for: whatever lies between the analogies came about by itself.
+# Two editors are used. The **starter** was trained on simple edits. The **full** basis was trained on all relations
+# that training may show, so only it can be used where a walk needs a clock, the moon or any two skin tones. Both were
+# trained on analogies alone, never on a mixture between two of them.
 #
 # ## Half of one edit and half of another
 #
-# In notebook 00 you made the mixture exactly halfway between two edits, and the question was left open: is the picture
-# **both** edits, **half of each**, **one of the two**, or nothing of all? Let us look, and then count.
+# In notebook 00 you made the mixture exactly halfway between two edits. Does its picture show **both** edits, **half of
+# each**, **one of the two**, or none of these? First look, then count.
 #
 # > **Predict before you run.** Halfway between "invert it" and "shrink it": what will be drawn?
 
@@ -147,42 +148,42 @@ display(
 )
 
 # %% [markdown]
-# Mind the third row. A mean of two pictures is a double exposure; it is no picture that anybody would draw, and yet
-# squared error likes it, as notebook 02 showed for blur. This will follow us through the notebook: **whenever a blend
-# of pixels wins, ask whether it wins by being right or by being blurred.** So a measure of sharpness goes along.
+# Look at the third row. The mean of two pictures is a double exposure. No artist would draw it, and yet its squared
+# error is small, as notebook 02 showed for blur. So **whenever a blend of pixels wins below, check whether it wins
+# because it is right or because it is blurred.** For this reason the tables also have a measure of sharpness.
 #
 # ## What a straight line is
 #
-# Let $c_0$ and $c_1$ be the mixtures of two analogies, tables of layers × LoRAs. The plainest path is
+# Let $c_0$ and $c_1$ be the mixtures of two analogies, tables of layers × LoRAs. The simplest path is
 #
 # $$c(t) = (1 - t)\,c_0 + t\,c_1 .$$
 #
-# Rows of $c_0$ and $c_1$ sum to 1, so those of $c(t)$ do, and for $t$ in $[0, 1]$ none of its parts is negative. You
-# could have thought of other paths. Which of them are really other ones? (All pictures of a walk start from the same
-# noise, so that along it nothing changes but the mixture.)
+# Rows of $c_0$ and $c_1$ sum to 1, so those of $c(t)$ do, too, and for $t$ in $[0, 1]$ no coefficient is negative. You
+# might think of other paths. Which of them are really different? (All pictures of a walk start from the same noise, so
+# that only the mixture changes along it.)
 #
 # **A line of weights.** Merge each mixture into the network and go in a straight line from one set of weights to the
-# other, as people do who average models. In layer $l$ the update is $\Delta W = \sum_n c_n B_n A_n$, which is *linear*
-# in $c$. Therefore
+# other, as in model averaging. In layer $l$ the update is $\Delta W = \sum_n c_n B_n A_n$, which is *linear* in $c$.
+# Therefore
 #
 # $$(1 - t)\,\Delta W_0 + t\,\Delta W_1 = \sum_n \bigl[(1 - t)\,c_{0,n} + t\,c_{1,n}\bigr]\,B_n A_n = \Delta W(c(t)),$$
 #
 # and the line of weights **is** the line of coefficients. This holds because both ends share one basis. Two LoRAs that
-# were trained apart have no coefficients in common, and only the line of weights is left.
+# were trained separately have no common coefficients, and for them only the line of weights exists.
 #
 # **A line of the router's logits**, softmax afterwards. Now $\log c_n$ is the logit up to a constant of its row, so
 #
 # $$c(t)_n \propto c_{0,n}^{\,1 - t}\; c_{1,n}^{\,t},$$
 #
-# the geometric mean in place of the arithmetic one. This is another path: a LoRA that only one end uses is used halfway
-# by half on the line of coefficients, and hardly at all here.
+# the geometric mean instead of the arithmetic one. This is a different path: halfway, a LoRA that only one end uses has
+# half of its coefficient on the line of coefficients, and almost nothing here.
 #
-# **A line of embeddings.** Both analogies of a walk share *a* and *b*. Show the router an *a′* whose embedding lies
+# **A line of embeddings.** Both analogies of a walk share *a* and *b*. Give the router an *a′* whose embedding lies
 # between those of the two examples. The query is the row of the three embeddings, shifted and scaled; the logits are
 # $P q \cdot k_n / \sqrt d$. All of this is affine in the embedding of *a′*, so the line of embeddings **is** the line
 # of logits.
 #
-# Believe it when you see it:
+# Here is the check by numbers:
 
 # %%
 from lorweb_mini.analysis.walking import ends, geometric
@@ -218,14 +219,14 @@ display(
 )
 
 # %% [markdown]
-# Four names, two paths. Beside these there are three more, which leave the space of mixtures:
+# So the four descriptions are only two paths. Three more paths do not follow a line of mixtures:
 #
 # - **example**: blend the *pictures* of the two examples, $a'(t) = (1 - t)\,a'_0 + t\,a'_1$, and ask the router. The
 #   encoder is no linear map, so this is not the line of embeddings;
 # - **latent**: draw both ends, and blend the latents of the two results;
 # - **pixel**: draw both ends, and blend their pixels.
 #
-# The last two need no space at all. They are what a walk has to beat.
+# The last two need no space of mixtures at all. They are the baselines for a walk.
 
 # %%
 PATHS = ("coefficients", "logits", "example", "latent", "pixel")
@@ -246,7 +247,8 @@ picture_rows(
 # %% [markdown]
 # ## Ladders: where the truth between is known
 #
-# One walk is an anecdote. To judge walks we need many, with true in-betweens. Two sorts of truth come with our data:
+# How good is a walk? One walk is not enough to tell; we need many, with true pictures in between. The data offer two
+# kinds:
 #
 # - **drawn**: from one yellow hand, relations lead to its light, medium-light, medium, medium-dark and dark versions,
 #   all by the same artist. So halfway between "yellow → light" and "yellow → dark" lies medium. Hours of the clock,
@@ -254,7 +256,7 @@ picture_rows(
 # - **exact**: an edit with a strength has a dial, and the edit at any strength in between can be computed.
 #
 # Such a row of true answers is a *ladder*, each answer a *rung*. Below, b stands left and its rungs follow. Both ends
-# are relations that the full basis was trained on. **The middle rung is one that it was not.**
+# are relations that the full basis was trained on. **The middle rung is not.**
 
 # %%
 display(
@@ -280,29 +282,29 @@ display(
 #
 # $$\frac{\sum \lVert \text{picture}(t) - b'(t) \rVert^2}{\sum \lVert b'(1) - b'(0) \rVert^2}.$$
 #
-# One could also divide by what copying the nearer true end costs; but this is zero at the ends themselves, and so no
-# unit. It is drawn as a curve of its own instead: **a walk is worth something where it is below that curve.** A second
-# curve shows how far a straight line of pixels would come between *perfect* ends. It tells whether the truth itself is
-# a blend.
+# Why not divide by the error of copying the nearer true end? Because that is zero at the ends. It is drawn as a curve
+# of its own instead: **a walk is useful where it is below that curve.** A second curve shows the error of a straight
+# line of pixels between *perfect* ends. Where it is low, the truth itself is a blend.
 #
 # **Order**: which rung is nearest to each picture of a walk? The number of the rung should grow with $t$. We give the
 # mean rank correlation, and the share of walks that are *monotone*: never a step back, and a later rung at the end than
-# at the start. What would chance give? Pictures that fall on rungs one by one, by luck, are hardly ever in order
-# (exercise 2). But a walk is smooth: whatever its two ends are, it goes from the one to the other. Let only the
-# **ends** fall on any of the $T$ rungs by luck; then the later end is on the later rung with probability
-# $(1 - 1/T)/2$. This is the chance in the tables, and the one to beat.
+# at the start. What would chance give? Pictures that fall on rungs independently and at random are hardly ever in order
+# (exercise 2). But a walk is smooth: whatever its two ends are, it goes from one to the other. If only the **ends**
+# fall on random rungs, out of $T$, the later end is on the later rung with probability $(1 - 1/T)/2$. The tables use
+# this chance level.
 #
 # **Midpoint**: the share of walks whose picture at $t = ½$ is nearest to the middle rung, out of all rungs.
 #
 # **Right ends**: the share of walks whose two ends are nearest to their own rungs. Where the ends are wrong, the rest
-# says little about walking.
+# says little about the walk.
 #
-# One path more is measured, for comparison: **asked**. The router is shown the *true* example in between. That is no
-# walk at all, but what the model can do at this place if it is simply asked.
+# One more row is measured for comparison, **asked**: the router gets the *true* example in between. This is not a walk;
+# it shows what the model can do there if it is given an example.
 #
 # Intervals are 95 % bootstrap over *concepts*: the six artists' versions of one hand are no independent samples. Where
-# there are but a few concepts, they may all agree by luck: five coins show the same side once in sixteen throws, six
-# once in thirty-two. So **nothing is called beyond doubt on fewer than six concepts**, however narrow the interval.
+# there are only a few concepts, they may all agree by chance: five coins show the same side once in sixteen throws, six
+# once in thirty-two. So **no difference is called beyond doubt on fewer than six concepts**, however narrow the
+# interval.
 
 # %%
 from lorweb_mini.analysis.bootstrap import ENOUGH, beyond_doubt
@@ -335,8 +337,8 @@ measured = {name: measure(full, scale, (*PATHS, "asked"), N_LADDERS) for name, s
 measured[f"{HUE} (starter)"] = measure(starter, SCALES[HUE], (*PATHS, "asked"), N_LADDERS)
 
 # %% [markdown]
-# > **Predict before you run.** For which of the nine ladders will a blend of pixels do as well as the space? For which
-# > must it fail?
+# > **Predict before you run.** For which of the nine ladders will a blend of pixels do as well as a walk in the space?
+# > For which must it fail?
 
 # %%
 LOOKS = {path: (COLOURS[i], MARKERS[i], "-") for i, path in enumerate(PATHS)}
@@ -409,8 +411,8 @@ display(
 )
 
 # %% [markdown]
-# Now the other paths, against the line of coefficients on the *same* ladders. A negative number says that the other
-# path comes nearer to the truth halfway.
+# Now compare the other paths with the line of coefficients on the *same* ladders. A negative number means that the
+# other path is nearer to the truth halfway.
 
 # %%
 RIVALS = ("logits", "example", "latent", "pixel", "nearer true end", "asked")
@@ -453,11 +455,12 @@ display(
 )
 
 # %% [markdown]
-# How to read this. *Asked* has the true example before its eyes, so what it lacks the model lacks, not the walk. Where
-# the ends are wrong, all paths between them are. Where "blend of true ends" is low, the truth is a blend of pixels, as
-# for a darker picture; there a walk cannot be expected to win, only not to lose. And where the truth is **no** blend,
-# as for a hand of the clock or a picture that shrinks, the pixels' line shows two ghosts, and only a path that redraws
-# the picture could do better. Here is what the paths make of some of these places:
+# How do you read this table? *Asked* gets the true example, so its error is the model's and not the walk's. Where the
+# ends are wrong, all paths between them are wrong. Where "blend of true ends" is low, the truth is a blend of pixels,
+# as for a darker picture; there you cannot expect a walk to win, only not to lose. Where the truth is **not** a blend,
+# as for the hand of a clock or a picture that shrinks or moves, a line of pixels shows two ghosts. It can have the
+# smaller squared error all the same: look for ▼ under *latent* and *pixel*, above all in the rows *shrink* and *shift*.
+# Here is what the paths draw in some of these cases:
 
 # %%
 GHOSTS = (
@@ -487,12 +490,12 @@ picture_rows(
 # %% [markdown]
 # ## One analogy turned up: from nothing to an edit
 #
-# Without its LoRAs the editor hands b back: $c = 0$ is a place where nothing happens. So there is a walk with only one
-# analogy, $c(t) = t\,c_1$, the slider that image generators put beside a LoRA and call its strength or scale. Does half
-# the LoRA make half the edit?
+# Without its LoRAs the editor returns b: at $c = 0$ nothing changes. So one analogy alone gives a walk, too,
+# $c(t) = t\,c_1$, which is the slider that image generators call the strength or scale of a LoRA. Does half the LoRA
+# make half the edit?
 #
-# Here the truth is known, too: b itself is the lowest rung. And for *asked*, this walk begins with a pair whose *a* and
-# *a′* are **the same picture**, which the router never saw in its training.
+# The truth is known here as well: b itself is the lowest rung. And for *asked*, this walk begins with a pair whose *a*
+# and *a′* are **the same picture**, which the router never saw in its training.
 #
 # > **Predict before you run.** At half strength, will the edit be half made, less than half, or more?
 
@@ -537,8 +540,8 @@ display(
 # %% [markdown]
 # ## Beyond the ends
 #
-# Nothing stops us at $t = 1$. `editor.generate` takes any finite numbers, negative ones as well; a softmax could never
-# have made them.
+# What happens beyond $t = 1$? `editor.generate` takes any finite coefficients, also negative ones, which a softmax
+# never gives.
 
 # %%
 c_far = 2 * c_1 - c_0  # t = 2
@@ -568,9 +571,9 @@ picture_rows(
 )
 
 # %% [markdown]
-# Out here the two paths through the space part. The line of coefficients leaves the simplex and goes on for ever; the
-# line of logits never leaves it, and far out each row is a single LoRA. Which of them is nearer to the truth? The dials
-# know some places beyond both ends, and they were measured above.
+# Beyond the ends the two paths differ clearly. The line of coefficients leaves the simplex; the line of logits never
+# leaves it, and far out each row is a single LoRA. Which of them is nearer to the truth? For edits with a dial the
+# truth is known at some places beyond both ends, and the walks above were measured there, too.
 
 # %%
 outside = {name: x[0] for name, x in measured.items() if -0.5 in x[0]["coefficients"].ts}
@@ -598,8 +601,8 @@ display(
 # %% [markdown]
 # ## Walk yourself
 #
-# Choose a walk and a path, and move $t$. Beside the picture stands the truth, where there is one, and the error. Click
-# the slider and use the arrow keys, or drag. On a page without a running kernel you see a strip in its place.
+# Choose a walk and a path, and move $t$. Beside the picture you see the truth, where it is known, and the error. Click
+# the slider and use the arrow keys, or drag. On a page without a running kernel you see a strip of pictures instead.
 #
 # > **Predict before you run.** Take *pixel*, then *coefficients*, at the same $t$. For which walks can you tell them
 # > apart?
@@ -617,8 +620,8 @@ walker
 #
 # ### From one LoRA to another
 #
-# The corners of the simplex are the basis LoRAs themselves: all weight on LoRA $m$, in every layer. No softmax ever
-# gets quite there. From corner to corner the path leads along the edge of the space.
+# The corners of the simplex are the basis LoRAs themselves: all weight on LoRA $m$, in every layer. A softmax never
+# quite reaches them. The path from corner to corner runs along an edge of the space.
 
 # %%
 from lorweb_mini.analysis.mixtures import strongest
@@ -662,8 +665,9 @@ display(
 #
 # $$c = \bar c + k\,\sigma\,u .$$
 #
-# Rows of all mixtures sum to 1, so rows of $u$ sum to 0, and a row of this $c$ still sums to 1. But it may have
-# negative parts. One can leave them, or go to the nearest mixture that has none, the **projection onto the simplex**.
+# Rows of all mixtures sum to 1, so rows of $u$ sum to 0, and a row of this $c$ still sums to 1. But some coefficients
+# may be negative. You can keep them, or go to the nearest mixture without negative ones, the **projection onto the
+# simplex**.
 #
 # > **Predict before you run.** How many standard deviations can you go before the projection changes the picture?
 
@@ -705,14 +709,14 @@ display(
 )
 
 # %% [markdown]
-# Where a component leads is read off the relations at its two ends. Which edit the *centre* is, is read off the picture
-# in the middle: it is the mean of all routings, the same in both rows.
+# The relations at its two ends show where a component leads. The picture in the middle shows the *centre*, the mean of
+# all routings; it is the same in both rows.
 #
 # ## Adding analogies
 #
-# One pair shows "invert", another "blur". Is there a mixture for *both*? The truth is known: our data hold compositions
-# that no training showed, with the true $b'$ for "first one, then the other". Let $c_1$ and $c_2$ be the mixtures of
-# the two pairs, both for the same b. Some recipes, and what speaks for each:
+# One pair shows "invert", another "blur". Is there a mixture for *both*? The truth is known: the data contain
+# compositions that no training showed, with the true $b'$ for "first one, then the other". Let $c_1$ and $c_2$ be the
+# mixtures of the two pairs, both for the same b. Here are some recipes and the reason for each:
 #
 # | recipe | mixture | because |
 # |:--|:--|:--|
@@ -720,12 +724,12 @@ display(
 # | sum | $c_1 + c_2$ | both updates at full strength: $\Delta W_1 + \Delta W_2$ |
 # | sum − uniform | $c_1 + c_2 - 1/N$ | rows sum to 1 again |
 # | sum − centre | $c_1 + c_2 - \bar c$ | what all edits share is counted once |
-# | sum − nothing | $c_1 + c_2 - c(a, a, b)$ | so is what the router says to a pair that shows no edit |
-# | product | $\propto c_1\,c_2$ | logits added: what *both* call for |
+# | sum − nothing | $c_1 + c_2 - c(a, a, b)$ | the routing of a pair without an edit is counted once |
+# | product | $\propto c_1\,c_2$ | logits added: what *both* use |
 #
-# Two ways need no adding: apply **one after the other**, each with a router's answer of its own, or find somebody who
-# shows a **composed pair**. For comparison stand there each of the two edits **alone**, which any sum has to beat, and
-# copying b, which scores 1.
+# Two ways need no adding: apply **one after the other**, each with a routing of its own, or use a **composed pair** as
+# the example. For comparison the table has each of the two edits **alone**, which a sum has to beat; copying b scores
+# 1.
 #
 # > **Predict before you run.** Which of the recipes wins? Which of the two ways without adding wins?
 
@@ -869,16 +873,16 @@ picture_rows(
 )
 
 # %% [markdown]
-# What speaks against the recipes? In the mean, half of each update is in the network; where the two do not overlap,
-# each edit is turned down to half, the very walk of "one analogy turned up". Exercise 4 makes a number of it. The sum
-# has both at full strength, but *twice* what the two have in common; and it stands where no training ever was.
+# What is wrong with the recipes? The mean has half of each update; where the two do not overlap, each edit is reduced
+# to half, as at $t = ½$ in "one analogy turned up". Exercise 4 turns this into a number. The sum has both at full
+# strength, but *twice* what the two have in common, and it lies far from all mixtures of the training.
 #
 # ### And subtracting
 #
 # Show a composed pair, "flip and turn the hue", and subtract "turn the hue": is "flip" left? In the starter:
-# $c = c_{12} - c_2$, with or without something added back so that rows sum to 1. Two things must be beaten: the
-# composed pair as it is, nothing subtracted, and b handed back, which scores 1. What could be had at best is the error
-# of the first pair alone, simply asked.
+# $c = c_{12} - c_2$, with or without something added back so that rows sum to 1. It has to beat two baselines: the
+# composed pair as it is, with nothing subtracted, and b returned unchanged, which scores 1. The best that you can hope
+# for is the error of the first pair alone.
 
 # %%
 items = part["items"]
@@ -920,14 +924,14 @@ display(
 # %% [markdown]
 # ## Several examples of one edit
 #
-# One pair can mislead: of a red car that became green, who can say whether the hue was turned or red things painted?
-# Show $k$ pairs of the same relation and average. Where?
+# One pair can be ambiguous: if a red car became green, was the hue turned, or were red things painted green? Show $k$
+# pairs of the same relation and average. There are three places to average:
 #
 # - in the **space**: the mean of the $k$ mixtures;
-# - in the **embedding**: the mean of what the router's eye sees, which by the proof above is the geometric mean of the
+# - in the **embedding**: the mean of the encoder's embeddings, which by the proof above is the geometric mean of the
 #   $k$ mixtures;
-# - in the **pictures**: draw with each and average the results, at $k$ times the price. Squared error rewards this by
-#   itself: it takes the spread away (exercise 4 of notebook 02).
+# - in the **pictures**: draw with each and average the results, at $k$ times the cost. This lowers the squared error by
+#   itself, since it removes the spread (exercise 4 of notebook 02).
 #
 # > **Predict before you run.** Which relations gain most: those that training showed, or the others?
 
@@ -1056,8 +1060,8 @@ print(check_edge(edge))
 # edge = float((c_0[falling] / (c_0 - c_1)[falling]).min())
 # ```
 #
-# It is the first of many. With hundreds of coefficients that fall, one of them soon reaches zero, so hardly anything
-# beyond the ends is on the simplex.
+# With hundreds of coefficients that fall, one of them soon reaches zero. So hardly any point beyond the ends is on the
+# simplex.
 #
 # </details>
 
@@ -1101,7 +1105,7 @@ print(check_chance(chance_of_order))
 # <details><summary>Hint</summary>
 #
 # A walk without a step back is known when you know how often each rung occurs in it. In how many ways can $S$ pictures
-# be shared out among $T$ rungs? Then take away the walks that stay.
+# be shared out among $T$ rungs? Then subtract the walks that stay on one rung.
 #
 # </details>
 #
@@ -1110,13 +1114,12 @@ print(check_chance(chance_of_order))
 # ```python
 # from math import comb
 #
-#
 # def chance_of_order(steps, rungs):
 #     return (comb(steps + rungs - 1, steps) - rungs) / rungs**steps
 # ```
 #
-# Far below the column *chance* of the tables, as it should be: pictures of a walk are not independent. Against this
-# formula nearly any smooth walk would pass for orderly.
+# This is far below the column *chance* of the tables, because pictures of a walk are not independent. Compared with
+# this formula nearly every smooth walk would look orderly.
 #
 # </details>
 
@@ -1125,8 +1128,8 @@ print(check_chance(chance_of_order))
 #
 # *Difficulty ●●○ · about 6 minutes*
 #
-# You have two mixtures and nothing else, neither logits nor embeddings. Write the path on which the router would lead
-# if the embedding of *a′* went in a straight line.
+# You have two mixtures and nothing else, neither logits nor embeddings. Write the path of the router's mixtures when
+# the embedding of *a′* moves in a straight line.
 
 
 # %%
@@ -1165,7 +1168,8 @@ print(check_logits(logits_path))
 #     return ((1 - t) * first.log() + t * last.log()).softmax(-1)
 # ```
 #
-# Softmax does not see constants, so they need not be known. This is why the logits path needs no router.
+# A softmax does not change when a constant is added to its row, so you need not know the constants. This is why the
+# logits path needs no router.
 #
 # </details>
 
@@ -1175,8 +1179,8 @@ print(check_logits(logits_path))
 # *Difficulty ●●● · about 10 minutes*
 #
 # Let `gram` hold the inner products $G_{mn} = \langle \Delta W_m, \Delta W_n \rangle$ of one layer's LoRAs (notebook
-# 05), and `first`, `last` the layer's rows of two mixtures. Which share of its squared norm does the update have in the
-# middle, compared with the mean of both ends? Do not build any $\Delta W$.
+# 05), and `first`, `last` the layer's rows of two mixtures. How large is the squared norm of the update in the middle,
+# as a share of the mean of both ends? Do not build any $\Delta W$.
 
 
 # %%
@@ -1225,9 +1229,9 @@ print(check_middle(share_in_the_middle))
 #     return float(norms[2] / ((norms[0] + norms[1]) / 2))
 # ```
 #
-# Two updates of one length at right angles have a half left in the middle; two equal ones have all of it. A straight
-# line between points of a sphere runs inside the sphere. That is why a mean of two edits is a weak edit, and why a sum
-# may be a better one.
+# For two updates of the same norm at right angles the share is a half; for two equal ones it is 1. A straight line
+# between points of a sphere runs inside the sphere. This is why a mean of two edits is a weak edit, and why a sum may
+# be a better one.
 #
 # </details>
 
@@ -1238,12 +1242,14 @@ print(check_middle(share_in_the_middle))
 #   from the router being affine before its softmax.
 # - Ladders make the quality of a walk measurable: error, order, midpoint, each with its interval, beside copying the
 #   nearer end and beside a blend of pixels.
-# - A blend of pixels is a strong rival where the truth is a blend; where something has to move, it shows two ghosts.
-# - Beyond the ends the paths part: one leaves the simplex, the other ends at single LoRAs.
-# - Means of mixtures turn edits down; sums count twice what is shared; two edits in turn need no recipe.
-# - Several examples can be averaged before anything is drawn, for the price of one picture.
+# - A blend of pixels is a strong baseline where the truth is a blend. Where something has to move, it shows two ghosts,
+#   and it can have the smaller squared error all the same: see the rows *shift* and *shrink* of the table of
+#   differences.
+# - Beyond the ends the paths differ: one leaves the simplex, the other ends at single LoRAs.
+# - Means of mixtures weaken edits; sums count twice what is shared; two edits in turn need no recipe.
+# - Several examples can be averaged before anything is drawn, for the cost of one picture.
 #
-# What came out for better and for worse stands in the tables above, computed on the weights that you have here.
+# The tables above have the results, computed on the weights that you have here.
 #
 # **Next: 07, Unseen.** Ask for edits that no training showed, and find out why some answers are wrong.
 #
