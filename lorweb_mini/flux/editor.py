@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 from diffusers import FluxKontextPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.editor import Editor
 from ..core.layout import Layout
 from ..core.router import Router
 from ..errors import InputError, check_options, whole_number
+from ..models.weights import aligned
 from .checkpoint import ReleasedConfig, ReleasedFile, released_tensors, write_released
 from .lora_file import write_plain_lora
 from .picture_encoder import PictureEncoder, read_picture, read_triplets, scaled_grid
@@ -68,6 +69,9 @@ class Kontext:
         self.base, self.config, self.side, self.device = pipeline, config, side, torch.device(device)
         self.small = torch.device(small or device)
         self.autoencoder, self.encoder = pipeline.vae, encoder.to(self.small)
+        for part in (*pipeline.components.values(), self.encoder):
+            if isinstance(part, nn.Module):
+                aligned(part)
         pipeline.set_progress_bar_config(disable=True)
 
     def read_triplet(self, a: Any, a_prime: Any, b: Any) -> list[Tensor]:

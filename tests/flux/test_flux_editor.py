@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import math
+import pickle
 import shutil
 import subprocess
 import sys
@@ -41,11 +43,12 @@ from transformers import CLIPVisionModelWithProjection, SiglipVisionModel
 from transformers.utils import logging
 
 from lorweb_mini.commands.flux import main
+from lorweb_mini.core.editor import Miniature
 from lorweb_mini.errors import InputError
 from lorweb_mini.flux import estimate as memory
 from lorweb_mini.flux import load as flux
 from lorweb_mini.flux.checkpoint import ReleasedConfig, modules_of
-from lorweb_mini.flux.editor import FluxEditor
+from lorweb_mini.flux.editor import FluxEditor, Kontext
 from lorweb_mini.flux.load import load_flux
 from lorweb_mini.flux.picture_encoder import PictureEncoder, grid_size
 from lorweb_mini.images import read_images, to_pil
@@ -232,9 +235,10 @@ def test_threads_draw_what_one_after_the_other_draws(editor: FluxEditor) -> None
 
 
 def test_a_copy_draws_the_same(editor: FluxEditor) -> None:
-    expected = editor.edit(*_triplet(), steps=1).pictures
-    # Not bit for bit: tensors that lie in a file are not aligned in memory as their copies are.
-    torch.testing.assert_close(copy.deepcopy(editor).edit(*_triplet(), steps=1).pictures, expected, atol=2e-5, rtol=0)
+    expected = editor.edit(*_triplet(2), steps=STEPS)
+    for other in (copy.deepcopy(editor), copy.deepcopy([editor])[0], pickle.loads(pickle.dumps(editor))):
+        drawn = other.edit(*_triplet(2), steps=STEPS)
+        assert torch.equal(drawn.pictures, expected.pictures) and torch.equal(drawn.coefficients, expected.coefficients)
 
 
 def test_saved_in_the_released_layout(editor: FluxEditor, folder: Path, tmp_path: Path) -> None:
@@ -352,6 +356,21 @@ def test_pictures_of_every_kind(editor: FluxEditor, tmp_path: Path) -> None:
         (lambda e, x: e.edit(*x, seed=-1), "seed"),
         (lambda e, x: e.edit(*x, prompt=["a", "b"]), "prompt"),
         (lambda e, x: e.edit(*x, prompt=[3]), "prompt"),
+        (lambda e, x: e.edit(*x, prompt=None), "one prompt, or one for each of 1 analogies, got None"),
+        (lambda e, x: e.edit(*x, prompt=7), "one prompt"),
+        (lambda e, x: e.edit(*x, prompt={"add": 1}), "one prompt"),
+        (lambda e, x: e.edit(*x, guidance="2"), "guidance as a number of at least 0, got '2'"),
+        (lambda e, x: e.edit(*x, guidance=None), "guidance"),
+        (lambda e, x: e.edit(*x, guidance=-1), "guidance"),
+        (lambda e, x: e.edit(*x, guidance=math.nan), "guidance"),
+        (lambda e, x: e.edit(*x, guidance=True), "guidance"),
+        (lambda e, x: e.edit(*x, promt="a"), "expected options out of steps, seed, prompt, guidance, got promt"),
+        (lambda e, x: e.edit(*x, output_type="pil", width=64), "got output_type, width"),
+        (lambda e, x: e.generate(x[2], torch.ones(LAYERS, N), x[:2], negative_prompt="a"), "got negative_prompt"),
+        (
+            lambda e, x: e.export_lora(torch.ones(LAYERS, N), "x.safetensors", format="diffusers"),
+            "key_format, rank, dt",
+        ),
         (lambda e, x: e.edit([x[0]] * 2, [x[1]] * 3, x[2]), "got 2, 3, 1"),
         (lambda e, x: e.generate(x[2], torch.ones(LAYERS, N)), "context"),
         (lambda e, x: e.generate(x[2], torch.ones(LAYERS, N + 1), x[:2]), "20 layers, 3 LoRAs"),
@@ -363,6 +382,13 @@ def test_bad_input(editor: FluxEditor, call: Callable, says: str) -> None:
     with pytest.raises(InputError, match=says):
         call(editor, [to_pil(x[0]) for x in _triplet()])
     assert editor.basis.coefficients is None
+
+
+@pytest.mark.parametrize("backend", [Kontext, Miniature])
+def test_options_are_those_that_the_backend_draws_with(backend: type) -> None:
+    parameters = inspect.signature(backend.draw).parameters.values()
+    named = [x.name for x in parameters if x.kind is x.KEYWORD_ONLY]
+    assert named == ["steps", "seed", *backend.options]
 
 
 # --- loading -------------------------------------------------------------------------------------

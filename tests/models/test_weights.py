@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import tiny_base
+from tiny_models import tiny_base, transformer_inputs
 
 from lorweb_mini.errors import InputError
 from lorweb_mini.models.tiny_clip import TinyCLIP
@@ -103,3 +104,17 @@ def test_foreign_class_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
     with pytest.raises(InputError, match=r"expected the configuration of FluxTransformer2DModel.*AutoencoderKL"):
         type(tiny_base()).load(tmp_path)
+
+
+def test_weights_of_a_file_draw_what_their_copy_draws(tmp_path: Path) -> None:
+    """In single precision nothing is converted, and the tensors would lie where the file has them."""
+    base = tiny_base()
+    base.transformer.save_pretrained(tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
+    assert any(tensor.data_ptr() % 64 for tensor in load_file(path).values())
+    loaded = type(base).load(tmp_path)
+    assert not any(tensor.data_ptr() % 64 for tensor in loaded.state_dict().values())
+    with torch.no_grad():
+        expected = base.velocity(**transformer_inputs(2))
+        assert torch.equal(loaded.velocity(**transformer_inputs(2)), expected)
+        assert torch.equal(copy.deepcopy(loaded).velocity(**transformer_inputs(2)), expected)
