@@ -1,12 +1,12 @@
 # %% [markdown]
 # # To the real FLUX
 #
-# Everything so far ran on a miniature. The paper's own basis sits on FLUX.1-Kontext, a model with a thousand times as
-# many parameters, on a card that you may not have. How much of the way there can be walked on a laptop?
+# Everything so far ran on a miniature. The paper's own basis is for FLUX.1-Kontext, a model with a thousand times as
+# many parameters, which needs a GPU that you may not have. How much of it can you do on a laptop?
 #
-# Nearly all of it. Below, each row is one analogy. The first drawing is this course's editor with its router. The
-# second was made by somebody who knows of neither: **diffusers' own pipeline, unmodified, with one LoRA file**. Then
-# the file is made smaller and smaller.
+# Nearly all of it. Each row below is one analogy. The first drawing is by this course's editor with its router. The
+# second is by software that knows neither: **diffusers' own pipeline, unmodified, with one LoRA file**. In the columns
+# after it the file is smaller and smaller.
 
 # %%
 # %matplotlib inline
@@ -108,28 +108,28 @@ display(
 # %% [markdown]
 # ## What this notebook is for
 #
-# **When you leave it, you can**
+# **After this notebook you can**
 #
 # 1. count the parameters of the released basis, exactly, without loading anything;
-# 2. read and write its file layout, and look into such a file on a laptop, in less memory than the file is long;
-# 3. route your own pictures through it with nothing but CLIP;
-# 4. turn an analogy into a LoRA file for diffusers or ComfyUI, make it smaller and know what that costs;
+# 2. read and write its file layout, and inspect such a file on a laptop, in less memory than the size of the file;
+# 3. route your own pictures through it with CLIP alone;
+# 4. turn an analogy into a LoRA file for diffusers or ComfyUI, make it smaller, and say what that costs;
 # 5. tell which card a FLUX edit needs, before you rent it.
 #
 # **You need** notebooks 00 and 05; singular values. No GPU, no network, no account.
-# **It takes** about an hour of yours; the computer's share is measured in the last cell.
+# **It takes** about an hour of your time; the last cell measures the computing time.
 #
-# ### What is real here, and what stands in
+# ### What is real here, and what is a substitute
 #
-# The released weights cannot be part of this repository, and neither can FLUX. So two things stand in, and every figure
-# says which:
+# The released weights cannot be part of this repository, and neither can FLUX. Two substitutes take their place, and
+# every figure says which one it uses:
 #
 # - **learned, but small**: the starter basis of this course, *written in the released layout* and read back;
 # - **full size, but random**: a file of the released shape. It shows memory, time, and what a basis looks like that has
 #   learned nothing.
 #
-# If you have the real file, or CLIP-L, say so before you start Jupyter, and the cells below use them in their place:
-# `LORWEB_CHECKPOINT=/path/to/lorweb.safetensors` and `LORWEB_CLIP=/path/to/clip-vit-large-patch14`.
+# If you have the real file, or CLIP-L, set these variables before you start Jupyter, and the cells below use them
+# instead: `LORWEB_CHECKPOINT=/path/to/lorweb.safetensors` and `LORWEB_CLIP=/path/to/clip-vit-large-patch14`.
 #
 # Cells marked **GPU** skip themselves. They run with `LORWEB_PROFILE=gpu` on a machine with a card.
 
@@ -147,12 +147,12 @@ display(
 # %% [markdown]
 # ## The same formula, at full size
 #
-# The formula does not change with the size:
+# Does the formula change with the size? No:
 #
 # $$y = W x + \sum_{n=1}^{N} c_n\, B_n A_n x, \qquad
 # c = \operatorname{softmax}\!\left(\frac{P q \cdot k_n}{\sqrt d}\right)$$
 #
-# The paper takes N = 32, r = 4, d = 128, and as query three embeddings of CLIP ViT-L/14, 3 · 768 = 2304 numbers. It
+# The paper uses N = 32, r = 4, d = 128, and as query three embeddings of CLIP ViT-L/14, 3 · 768 = 2304 numbers. It
 # adapts **every** Linear inside the 19 double and 38 single blocks. On PyTorch's `meta` device tensors have shapes and
 # no storage, so we can build the whole of Kontext here, put our own `Basis` and `Router` on it, and count.
 #
@@ -212,8 +212,8 @@ axis.grid(axis="y", visible=False)
 figure
 
 # %% [markdown]
-# The long bars are wide layers: a LoRA costs r · (in + out). The modulation layers (`norm…linear`) see no token at all,
-# they turn the time step into scales and shifts, and the paper adapts them too.
+# The long bars are wide layers: a LoRA costs r · (in + out). The modulation layers (`norm…linear`) get no tokens: they
+# turn the time step into scales and shifts (notebook 04). The paper adapts them, too.
 #
 # ## Exercise 1: another basis
 #
@@ -318,7 +318,7 @@ display(
 )
 
 # %% [markdown]
-# A loader earns its keep when something is wrong. We transpose one tensor, lose another, and read the message:
+# What does the loader say when a file is wrong? We transpose one tensor, remove another, and read the message:
 
 # %%
 from safetensors.torch import save_file
@@ -335,9 +335,9 @@ except lw.InputError as error:
 # %% [markdown]
 # ## A file of the full size, on this machine
 #
-# Now the other stand-in: 494 Linears, N = 32, r = 4, 835 million values. A safetensors file is a header and then
-# bytes, so it can be written piece by piece and read layer by layer. The command that looks into it is the one that
-# you would run on the real file:
+# Now the other substitute: 494 Linears, N = 32, r = 4, 835 million values. A safetensors file is a header and then
+# bytes, so it can be written piece by piece and read layer by layer. The command that inspects it is the one that you
+# would run on the real file:
 #
 # ```bash
 # python -m lorweb_mini.flux inspect hilamanor/lorweb
@@ -382,8 +382,8 @@ display(
 )
 
 # %% [markdown]
-# How can it be so little? Nothing of size in × out is ever built. With $A_n$ stacked and $B_n$ side by side, QR
-# decompositions $B = Q_B R_B$ and $A^\top = Q_A R_A$ leave only N·r × N·r triangles, and
+# Why does it need so little memory? Nothing of size in × out is ever built. With $A_n$ stacked and $B_n$ side by side,
+# QR decompositions $B = Q_B R_B$ and $A^\top = Q_A R_A$ leave only N·r × N·r triangles, and
 #
 # $$\langle \Delta W_m, \Delta W_n \rangle = \operatorname{sum}\big((R_A^\top R_A)_{mn} \circ (R_B^\top R_B)_{mn}\big),
 # \qquad \sigma(\Delta W) = \sigma(R_B\, R_A^\top).$$
@@ -444,22 +444,24 @@ figure.colorbar(shown, ax=axes[2])
 figure
 
 # %% [markdown]
-# Those are the starter's numbers, from the file alone. On the released file the same functions answer what the paper's
-# basis looks like. We have not seen it, so we say nothing about it.
+# These are the starter's numbers, computed from the file alone. The same functions measure the paper's basis when you
+# give them the released file. It was not measured here, so this notebook says nothing about it.
 #
 # ## Routing without FLUX
 #
 # The router reads three picture embeddings and nothing else. So the **routing vectors of your own pictures** through
-# the released basis need CLIP-L and the keys and projections of the file: no FLUX, no GPU, a second or two a picture.
+# the released basis need only CLIP-L and the keys and projections of the file: no FLUX, no GPU, a second or two per
+# picture.
 #
 # ```bash
 # python -m lorweb_mini.flux inspect hilamanor/lorweb --analogies my_pairs
 # ```
 #
-# Here the eye is a random CLIP of the right width unless you gave yours, and the keys are random too. That makes it a
-# **control**: whatever order its map shows was there before anybody learned anything.
+# Here the encoder (*eye* in the titles below) is a random CLIP of the right width unless you set your own, and the keys
+# are random, too. This makes it a **control**: any order in its map exists without training.
 #
-# > **Predict before you run.** A random eye, random projections, random keys. Will the colours be mixed up completely?
+# > **Predict before you run.** The encoder, the projections and the keys are all random. Will the colours be mixed up
+# > completely?
 
 # %%
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -522,16 +524,17 @@ display(
 )
 
 # %% [markdown]
-# A random map is not a shuffled one. Pictures that look alike fall together under any smooth function, learned or not:
-# inverted and darkened pictures look unlike the others, and that suffices. So **a pretty map of the released basis
-# proves nothing by itself**: hold it against this one, and the share of variance against this share.
+# A random map is not a shuffled one. Pictures that look alike stay together under any smooth function, trained or not:
+# inverted and darkened pictures look unlike the others, and that is enough. So **an ordered map of the released basis
+# proves nothing by itself**: compare it with this one, and its share of variance with this share.
 #
-# In the heat map the random router shows no relation at all. Each of its layers has favourites, but they are others in
-# each layer, so the mean over layers is nearly 1/N.
+# In the heat map the random router shows no relation at all. Each of its layers prefers some LoRAs, but these differ
+# from layer to layer, so the mean over layers is nearly 1/N.
 #
 # ## An analogy as a file
 #
-# For one analogy the coefficients are constants, of token and time step alike. Then N gated LoRAs are one LoRA:
+# For one analogy the coefficients are constant: they depend on neither token nor time step. Then N gated LoRAs are one
+# LoRA:
 #
 # $$\sum_n c_n B_n A_n = \big[\,c_1 B_1 \cdots c_N B_N\,\big]
 # \begin{bmatrix} A_1 \\ \vdots \\ A_N \end{bmatrix}$$
@@ -586,13 +589,14 @@ display(
 # %% [markdown]
 # ### How small can it be?
 #
-# The best LoRA of a smaller rank R keeps the R largest singular values (Eckart and Young). The error is what was cut:
+# The best LoRA of a smaller rank R keeps the R largest singular values (Eckart and Young). Its error comes from the
+# values that were cut:
 #
 # $$\frac{\lVert \Delta W - \Delta W_R \rVert}{\lVert \Delta W \rVert}
 # = \sqrt{\frac{\sum_{i > R} \sigma_i^2}{\sum_i \sigma_i^2}}$$
 #
-# > **Predict before you run.** The router mixes 16 LoRAs of rank 4. Which rank will you need for a picture that you
-# > cannot tell apart?
+# > **Predict before you run.** The router mixes 16 LoRAs of rank 4. Which rank do you need for a picture that you
+# > cannot tell from the original?
 
 # %%
 from lorweb_mini.algebra import svd_of_product, truncated
@@ -634,7 +638,8 @@ display(
 )
 
 # %% [markdown]
-# Drag the slider: the file's rank, from 1 to all. A page without scripts shows all of them below each other.
+# Drag the slider: it sets the rank of the file, from 1 to full. A page without scripts shows all of them, one below the
+# other.
 
 # %%
 import base64
@@ -771,13 +776,13 @@ display(
 )
 
 # %% [markdown]
-# So where a picture in the middle falls apart, neither the files nor diffusers are to blame: the course's own editor
-# draws the same there. The mixture is half way, the picture need not be; notebook 06 measures how often it is.
+# So where a picture in the middle looks wrong, the files and diffusers are not the reason: the course's own editor
+# draws the same. The mixture is halfway; the picture need not be. Notebook 06 measures how often it is.
 #
 # ## Different analogies in one batch
 #
-# Adapters are global: one blend for the whole batch. The dynamic form is not. There **each sample has its own
-# mixture**, because the gate is a row of numbers for each sample. A server can answer many people at once.
+# Adapters are global: one blend for the whole batch. In the dynamic form **each sample has its own mixture**, because
+# the gate is a row of numbers for each sample. So a server can answer many users in one batch.
 
 # %%
 start = time.perf_counter()
@@ -796,10 +801,10 @@ display(
 # %% [markdown]
 # ## Which card?
 #
-# Before 30 GB are downloaded it is good to know whether they will fit. The estimate builds every model on the `meta`
-# device, counts bytes of weights in the chosen precision, adds the LoRAs, the widest moment of a block and of the
-# autoencoder, and 1 GiB for the driver's libraries. The work of a step is counted by PyTorch itself, operation by
-# operation, on the same shapes: with the grid of four 512-pixel pictures the sequence has 512 + 2 · 64² tokens.
+# Will the model fit on your card? You can find out before you download 30 GB. The estimate builds every model on the
+# `meta` device, counts bytes of weights in the chosen precision, adds the LoRAs, the largest activations of a block and
+# of the autoencoder, and 1 GiB for the driver's libraries. The work of a step is counted by PyTorch itself, operation
+# by operation, on the same shapes: with the grid of four 512-pixel pictures the sequence has 512 + 2 · 64² tokens.
 
 # %%
 from lorweb_mini.flux.estimate import estimate, forward_flops, kontext_models
@@ -842,8 +847,9 @@ display(Markdown("\n".join([head, "|:--|--:|" + ":-:|" * len(needs) + "--:|", *l
 
 # %% [markdown]
 # The head of each column is the estimate in GiB. The minutes are for 28 steps with merged weights, at two fifths of the
-# maker's peak rate: a guess that no measurement here backs, since there was no card. Offloading and 8 bits cost extra
-# time that is not in it. For **training** at this scale, `python -m lorweb_mini.flux estimate` prints memory and hours.
+# maker's peak rate. This is a guess; it was not measured, since no card was available. It does not include the extra
+# time of offloading and 8 bits. For **training** at this scale, `python -m lorweb_mini.flux estimate` prints memory and
+# hours.
 #
 # ## Exercise 3: twelve gigabytes
 #
@@ -891,9 +897,9 @@ print(check_fit(options))
 # %% [markdown]
 # ## **GPU**: the real thing
 #
-# The next cells draw with FLUX. Once, before: accept the model's licence on its page, `hf auth login`, and
+# The next cells draw with FLUX. Before the first time, accept the model's licence on its page, run `hf auth login`, and
 # `pip install bitsandbytes`. Then start Jupyter with `LORWEB_PROFILE=gpu`. Weights of about 34 GB are downloaded the
-# first time. The pictures are emoji at 512 pixels, which FLUX knows as little as you would expect; put your own in.
+# first time. The pictures are emoji at 512 pixels, which is not what FLUX is made for; use your own instead.
 
 # %%
 free = torch.cuda.mem_get_info()[0] / 2**30 if GPU else 0.0
@@ -931,11 +937,12 @@ else:
 # %% [markdown]
 # ## What you have seen
 #
-# - The code of this course counts the released parameters to the last one, on shapes alone.
-# - A basis goes out in the released layout and comes back; a file of 1.6 GB is measured in less memory than it is long.
-# - The routing of your own pictures needs CLIP and the file. A random router draws a map too: use it as a control.
-# - One analogy is one plain LoRA, exactly. Cut by SVD it is smaller, and the loss is known beforehand.
-# - Adapters blend globally, the dynamic form by sample.
+# - The code of this course counts the released parameters exactly, from shapes alone.
+# - A basis can be written in the released layout and read back; a file of 1.6 GB is inspected in less memory than its
+#   size.
+# - The routing of your own pictures needs CLIP and the file. A random router also gives a map: use it as a control.
+# - One analogy is exactly one plain LoRA. The SVD makes it smaller, and the loss is known beforehand.
+# - Adapters blend for the whole batch, the dynamic form for each sample.
 #
 # What you have **not** seen is a picture by FLUX, unless you have a card.
 #
