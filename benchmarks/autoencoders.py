@@ -98,8 +98,8 @@ ALTERNATIVES: dict[str, Callable[[], Alternative]] = {
 def measured(autoencoder: nn.Module, shown: np.ndarray) -> dict[str, float]:
     """Mean PSNR in dB of drawings [P, 2], by style, and the mean of the styles."""
     values = psnr_of(shown, lambda x, _: (autoencoder.decoder(autoencoder.encoder(x)).clamp(-1, 1), x))
-    found = {style: float(values[shown[:, 1] == i].mean()) for i, style in enumerate(STYLES)}
-    return found | {"mean": mean(found.values())}
+    by_style = {style: float(values[shown[:, 1] == i].mean()) for i, style in enumerate(STYLES)}
+    return by_style | {"mean": mean(by_style.values())}
 
 
 def trained(alternative: Callable[[], Alternative], config: TrainingConfig) -> tuple[Alternative, float]:
@@ -158,9 +158,9 @@ def main(arguments: list[str] | None = None) -> None:
         for name, alternative in ALTERNATIVES.items():
             recipe, samples = trained(alternative, replace(config, seed=seed))
             parameters = sum(p.numel() for p in recipe.autoencoder.parameters())
-            found = measured(recipe.autoencoder, shown)
-            results[name].append(found | {"samples": samples, "parameters": parameters})
-            print(f"seed {seed}, {name}: {found['mean']:.2f} dB", flush=True)
+            scores = measured(recipe.autoencoder, shown)
+            results[name].append(scores | {"samples": samples, "parameters": parameters})
+            print(f"seed {seed}, {name}: {scores['mean']:.2f} dB", flush=True)
     length = "2 steps" if options.quick else f"{options.minutes:g} minutes"
     text = (
         f"PSNR in dB on {len(shown):,} drawings of concepts not trained on, each alternative trained for {length}; "

@@ -67,13 +67,13 @@ def peak():
         import resource
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
-last, found = float(sys.argv[1]), []
+last, stages = float(sys.argv[1]), []
 for code in json.loads(sys.argv[2]):
     exec(code, globals())
     now = time.time()
-    found.append((now - last, peak()))
+    stages.append((now - last, peak()))
     last = now
-print(json.dumps(found))
+print(json.dumps(stages))
 """
 
 
@@ -114,9 +114,9 @@ def triplet(batch: int) -> list[list[Image.Image]]:
     return [made[i::3] for i in range(3)]
 
 
-def same(what: str, found: Tensor, expected: Tensor) -> float:
+def same(what: str, drawn: Tensor, expected: Tensor) -> float:
     """Largest difference of two batches of pictures; RuntimeError above ``TOLERANCE``."""
-    difference = (found - expected).abs().max().item()
+    difference = (drawn - expected).abs().max().item()
     if not difference <= TOLERANCE:
         raise RuntimeError(f"{what}: the pictures differ by {difference:.1e}")
     return difference
@@ -241,8 +241,8 @@ def part_table(editor: Editor, batches: tuple[int, ...], steps: int, rounds: int
         [
             name,
             *[
-                f"{1e3 * median(found[name]) / batch:.3g} ({ratio(found[name], found[WHOLE]):.0%})"
-                for batch, found in seconds.items()
+                f"{1e3 * median(times[name]) / batch:.3g} ({ratio(times[name], times[WHOLE]):.0%})"
+                for batch, times in seconds.items()
             ],
         ]
         for name in seconds[batches[0]]

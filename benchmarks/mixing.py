@@ -357,22 +357,22 @@ def check(subject: Subject, plain: nn.Module, methods: dict[str, Method], x: Ten
     own = own * (0.5 + torch.rand(*own.shape[:-1], 1, generator=generator))  # or with N = 1 all were the same
     apart = naive(subject, plain, x, gate.loras, own)
     together = naive(subject, plain, x, gate.loras, gate.c)
-    found = {}
+    differences = {}
     with torch.no_grad():
         bare = methods[BARE].run(x)
         if min((bare - apart).abs().max(), (apart - together).abs().max()) < 100 * TOLERANCE:
             raise RuntimeError(f"{subject.title}: expected LoRAs and mixtures that change the output")
         for name, method in methods.items():
             expected = together if method.c is gate.c else naive(subject, plain, x, method.loras, method.c)
-            found[name] = (method.run(x) - expected).abs().max().item()
+            differences[name] = (method.run(x) - expected).abs().max().item()
             if method.mix:
                 method.mix(own)
-                found[name] = max(found[name], (method.run(x) - apart).abs().max().item())
+                differences[name] = max(differences[name], (method.run(x) - apart).abs().max().item())
                 with torch.enable_grad():
                     method.mix(method.c)
-            if not found[name] <= TOLERANCE:
-                raise RuntimeError(f"{subject.title}: {name} differs from the naive loop by {found[name]:.1e}")
-    return found
+            if not differences[name] <= TOLERANCE:
+                raise RuntimeError(f"{subject.title}: {name} differs from the naive loop by {differences[name]:.1e}")
+    return differences
 
 
 def passes(methods: dict[str, Method], x: Tensor) -> dict[tuple[str, str], Callable[[], object]]:
@@ -449,22 +449,22 @@ def measure(subject: Subject, batch: int, sizes: tuple[int, ...], rank: int) -> 
     return Measured(subject, batch, sizes, rank, seconds, differences, mib)
 
 
-def section(found: Measured) -> str:
+def section(measured: Measured) -> str:
     """The table of a measurement: rows are methods, columns are N."""
-    sizes = found.sizes
+    sizes = measured.sizes
     shown = sizes[len(sizes) // 2]
     rows = [
         [
             name,
-            *[found.cell(name, what, n) for what in ("forward", "backward") for n in sizes],
-            f"{1e3 * median(found.seconds[shown][name, 'forward']):.3g}",
-            *[found.memory(name, what) for what in ("forward", "backward")],
-            f"{found.differences[name]:.0e}" if name in found.differences else "–",
+            *[measured.cell(name, what, n) for what in ("forward", "backward") for n in sizes],
+            f"{1e3 * median(measured.seconds[shown][name, 'forward']):.3g}",
+            *[measured.memory(name, what) for what in ("forward", "backward")],
+            f"{measured.differences[name]:.0e}" if name in measured.differences else "–",
         ]
         for name in ROWS
     ]
     head = [
-        f"r = {found.rank}",
+        f"r = {measured.rank}",
         *[f"forward, N = {n}" for n in sizes],
         *[f"forward + backward, N = {n}" for n in sizes],
         f"ms forward, N = {shown}",
@@ -472,17 +472,17 @@ def section(found: Measured) -> str:
         f"MiB forward + backward, N = {max(sizes)}",
         "difference",
     ]
-    return f"## {found.subject.title}, batch {found.batch} of {TOKENS} tokens\n\n{markdown(head, rows)}"
+    return f"## {measured.subject.title}, batch {measured.batch} of {TOKENS} tokens\n\n{markdown(head, rows)}"
 
 
 def summary(measured: Sequence[Measured]) -> str:
     """The README's table: the largest batch of each subject, forward / forward + backward, at the middle N."""
-    most = {found.subject.title: found for found in sorted(measured, key=lambda x: x.batch)}
+    most = {largest.subject.title: largest for largest in sorted(measured, key=lambda x: x.batch)}
     head, columns = ["multiples of the bare base"], []
-    for title, found in most.items():
-        n = found.sizes[len(found.sizes) // 2]
-        head.append(f"{title}, batch {found.batch}, N = {n}")
-        columns.append([f"{found.cell(name, 'forward', n)} / {found.cell(name, 'backward', n)}" for name in ROWS])
+    for title, largest in most.items():
+        n = largest.sizes[len(largest.sizes) // 2]
+        head.append(f"{title}, batch {largest.batch}, N = {n}")
+        columns.append([f"{largest.cell(name, 'forward', n)} / {largest.cell(name, 'backward', n)}" for name in ROWS])
     rows = [[name, *cells] for name, cells in zip(ROWS, zip(*columns, strict=True), strict=True)]
     return (
         f"{markdown(head, rows)}\n\nForward / forward + backward, medians over rounds that time every method in turn; "
@@ -511,7 +511,7 @@ def report(measured: Sequence[Measured]) -> str:
             "of its own for every sample and layer too where a method has them (ours dynamic, einsum, loop, X-LoRA). "
             "*MiB* is the most that tensors hold at once beyond weights and input.",
             conditions(),
-            *[section(found) for found in measured],
+            *[section(one) for one in measured],
         ]
     )
 

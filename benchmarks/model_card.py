@@ -160,7 +160,7 @@ class Reconstruction:
 def measure_autoencoder(autoencoder: MiniAutoencoder, resamples: int = RESAMPLES, seed: int = 0) -> Reconstruction:
     """Reconstruction of every drawing of test concepts, and of train concepts beside it."""
     rng = np.random.default_rng(seed)
-    found: dict[str, dict[str, Estimate]] = {}
+    by_split: dict[str, dict[str, Estimate]] = {}
     means: dict[str, Resampled] = {}
     rows = {split: drawings(split) for split in ("test", "train")}
     for split, shown in rows.items():
@@ -171,8 +171,8 @@ def measure_autoencoder(autoencoder: MiniAutoencoder, resamples: int = RESAMPLES
         for i, style in enumerate(STYLES):
             drawn = shown[:, 1] == i
             ratios[style] = mean_by_concept(values[drawn], concept[drawn], weights)
-        found[split] = {style: summary([ratio]) for style, ratio in ratios.items()}
-        found[split]["mean"] = summary(list(ratios.values()), mean=True)
+        by_split[split] = {style: summary([ratio]) for style, ratio in ratios.items()}
+        by_split[split]["mean"] = summary(list(ratios.values()), mean=True)
         means[split] = (
             float(np.nanmean([value for value, _ in ratios.values()])),
             np.nanmean([again for _, again in ratios.values()], axis=0),
@@ -183,7 +183,7 @@ def measure_autoencoder(autoencoder: MiniAutoencoder, resamples: int = RESAMPLES
         latents = torch.cat([autoencoder.to_latent(part) for part in parts])
     channels = latents.transpose(0, 1).flatten(1).std(1)
     return Reconstruction(
-        psnr=found,
+        psnr=by_split,
         gap=summary([gap]),
         deviation=latents.std().item(),
         channels=(channels.min().item(), channels.max().item()),
@@ -205,7 +205,7 @@ class Retrieved:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """What can be found again by an embedding's cosine, among one emoji of each test concept.
+    """Retrieval by the cosine of an embedding, among one emoji of each test concept.
 
     Attributes:
         top1: embedding to: of a drawing in one style, is the same emoji's drawing in another the nearest of all
@@ -345,8 +345,8 @@ class Instructed:
 
 def enough(chosen: Sequence[Relation], count: int, seed: int = 0, least: int = LEAST) -> dict[str, list[Analogy]]:
     """Up to ``count`` test analogies of each relation that has at least ``least`` test pairs with a visible change."""
-    found = by_relation(analogies("test", [r.name for r in chosen], seed, max(count, least)))
-    return {name: items[:count] for name, items in found.items() if len(items) >= least}
+    by_name = by_relation(analogies("test", [r.name for r in chosen], seed, max(count, least)))
+    return {name: items[:count] for name, items in by_name.items() if len(items) >= least}
 
 
 def kinds_of(names: Sequence[str]) -> dict[str, list[str]]:
@@ -542,11 +542,11 @@ def measure_pair_encoder(
 
 def by_degree(part: str, count: int, seed: int = 0) -> dict[str, dict[str, list[Analogy]]]:
     """Degree to relation to test analogies: the starter set's relations for the starter, all relations for the full."""
-    found = {}
+    analogies_of = {}
     for degree in DEGREES:
         chosen = select(degree, starter=part == "starter")
-        found[degree] = enough(chosen, count, seed, LEAST if degree == "seen" else 1)
-    return {degree: data for degree, data in found.items() if data}
+        analogies_of[degree] = enough(chosen, count, seed, LEAST if degree == "seen" else 1)
+    return {degree: data for degree, data in analogies_of.items() if data}
 
 
 def measure_basis(
@@ -703,8 +703,8 @@ def show_autoencoder(measured: Mapping[str, Any], analogies: int) -> str:
 
 def show_encoder(measured: Mapping[str, Any], analogies: int) -> str:
     """Retrieval by embedding."""
-    found = [("same emoji, other style: top 1", "top1", name, x) for name, x in measured["top1"].items()]
-    found.append(("picture to name: top 5", "names", "identity and name embeddings", measured["names"]))
+    tasks = [("same emoji, other style: top 1", "top1", name, x) for name, x in measured["top1"].items()]
+    tasks.append(("picture to name: top 5", "names", "identity and name embeddings", measured["names"]))
     rows = [
         (
             task,
@@ -713,7 +713,7 @@ def show_encoder(measured: Mapping[str, Any], analogies: int) -> str:
             f"{x['lowest']:.3f}–{x['highest']:.3f}",
             f"{measured['chance'][key]:.3f}",
         )
-        for task, key, by, x in found
+        for task, key, by, x in tasks
     ]
     head = ("task", "by the cosine of", "share right", f"range over {measured['choices']} choices", "chance")
     missing = "" if EFFICIENTNET in measured["top1"] else f" {EFFICIENTNET}, an optional package, was not installed."
@@ -778,21 +778,21 @@ def show_base(measured: Mapping[str, Any], analogies: int) -> str:
 
 def show_basis(measured: Mapping[str, Any], analogies: int) -> str:
     """Errors by degree of generalisation, with the spread over relations."""
-    found = Evaluation.from_json(measured)
+    evaluation = Evaluation.from_json(measured)
     rows = []
-    for method in found.seconds:
+    for method in evaluation.seconds:
         cells = []
-        for names in found.members.values():
-            low, high = np.nanquantile([found.relations[n][method]["error"] for n in names], [0.25, 0.75])
+        for names in evaluation.members.values():
+            low, high = np.nanquantile([evaluation.relations[n][method]["error"] for n in names], [0.25, 0.75])
             cells.append(f"{low:.2f}–{high:.2f}")
         rows.append([method, *cells])
     return "\n\n".join(
         (
             "Normalised error at 8 steps against the autoencoder's reconstructions, the median over relations (their "
-            f"number in brackets; {sum(found.analogies.values()):,} analogies, at most {analogies} a relation):",
-            table(found),
+            f"number in brackets; {sum(evaluation.analogies.values()):,} analogies, at most {analogies} a relation):",
+            table(evaluation),
             "The middle half of the relations lies between:",
-            markdown(["", *found.groups], rows),
+            markdown(["", *evaluation.groups], rows),
         )
     )
 
@@ -824,9 +824,9 @@ def filled(card: str, sections: Mapping[str, str]) -> str:
     """
     for part, content in sections.items():
         begin, end = f"<!-- begin {part} -->", "<!-- end -->"
-        before, found, rest = card.partition(begin)
+        before, mark, rest = card.partition(begin)
         old, closed, after = rest.partition(end)
-        if not found or not closed or "<!-- begin " in old:
+        if not mark or not closed or "<!-- begin " in old:
             raise InputError(f"expected the marks {begin} and {end} in the card, found them missing or not in turn")
         card = f"{before}{begin}\n{content}\n{end}{after}"
     return card
@@ -844,21 +844,21 @@ def report_on(part: str, folder: Path, count: int, seed: int = 0) -> dict[str, A
     model, weights = weigh(part, folder / part)
     own = folder / "autoencoder"
     autoencoder = MiniAutoencoder.load(own if own.is_dir() else weights_dir() / "autoencoder")
-    found: Reconstruction | Retrieval | PairReading | Instructed | Evaluation
+    measures: Reconstruction | Retrieval | PairReading | Instructed | Evaluation
     if part == "autoencoder":
-        found = measure_autoencoder(model, seed=seed)
+        measures = measure_autoencoder(model, seed=seed)
     elif part == "encoder":
-        found = measure_encoder(model, autoencoder, try_judge(), seed=seed)
+        measures = measure_encoder(model, autoencoder, try_judge(), seed=seed)
     elif part == "pair_encoder":
-        found = measure_pair_encoder(model, PictureSource(autoencoder), seed=seed)
+        measures = measure_pair_encoder(model, PictureSource(autoencoder), seed=seed)
     elif part == "base":
-        found = measure_base(model, autoencoder, enough(select(known_to_base=True), count, seed), seed=seed)
+        measures = measure_base(model, autoencoder, enough(select(known_to_base=True), count, seed), seed=seed)
     else:
-        found = measure_basis(model, by_degree(part, count, seed), seed=seed)
+        measures = measure_basis(model, by_degree(part, count, seed), seed=seed)
     report = {
         "part": part,
         "weights": asdict(weights),
-        "measured": asdict(found),
+        "measured": asdict(measures),
         "analogies": count,
         "seed": seed,
         "resamples": RESAMPLES,
@@ -879,12 +879,12 @@ def logged(folder: Path) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = argparse.ArgumentParser(prog="python -m benchmarks.model_card", description="Measures the weights.")
-    found.add_argument("parts", nargs="*", metavar="part", help=f"out of {', '.join(LOADERS)}; all by default")
-    found.add_argument("--analogies", type=int, default=8, help="analogies a relation, at most; default 8")
-    found.add_argument("--weights", type=Path, help="a folder of parts; default: the shipped weights'")
-    found.add_argument("--threads", type=int, default=os.cpu_count())
-    return found
+    command = argparse.ArgumentParser(prog="python -m benchmarks.model_card", description="Measures the weights.")
+    command.add_argument("parts", nargs="*", metavar="part", help=f"out of {', '.join(LOADERS)}; all by default")
+    command.add_argument("--analogies", type=int, default=8, help="analogies a relation, at most; default 8")
+    command.add_argument("--weights", type=Path, help="a folder of parts; default: the shipped weights'")
+    command.add_argument("--threads", type=int, default=os.cpu_count())
+    return command
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -70,14 +70,14 @@ def main() -> None:
             methods["memoriser"] = memoriser_method(editor.autoencoder, kinds)
         for steps in options.steps:
             methods[f"{steps} steps"] = methods_of(editor, steps=steps)["LoRWeB"]
-        found = evaluate(methods, items, editor.autoencoder, groups, retrieval_limit=4, resamples=200)
+        evaluation = evaluate(methods, items, editor.autoencoder, groups, retrieval_limit=4, resamples=200)
         print(folder, options.note)
         for method in methods:
             cells = [
-                f"{g} {s[method].error.value:.2f}/{s[method].retrieval.value:.2f}" for g, s in found.groups.items()
+                f"{g} {s[method].error.value:.2f}/{s[method].retrieval.value:.2f}" for g, s in evaluation.groups.items()
             ]
             print(f"  {method:10}", " · ".join(cells))
-        worst = {n: r[f"{options.steps[0]} steps"]["error"] for n, r in found.relations.items()}
+        worst = {n: r[f"{options.steps[0]} steps"]["error"] for n, r in evaluation.relations.items()}
         print("  ", {n: round(v, 2) for n, v in worst.items()})
         pairs = [get_relation(n) for n in groups.get("composition", []) + groups.get("drawn pair", [])]
         for name in ("composition", "drawn pair"):
@@ -87,7 +87,7 @@ def main() -> None:
                 print(f"   {name}: nearest to", {k: round(v, 2) for k, v in shares.items()})
         if options.save:
             log = read_log(folder / "log.csv")[-1]
-            scores = found.groups
+            scores = evaluation.groups
             row = [folder.name, options.note, f"{int(log['samples']):,}", f"{log['seconds'] / 60:.0f}"]
             row += [f"{log.get('entropy', float('nan')):.2f} / {log.get('usage', float('nan')):.2f}"]
             for group in GROUPS:

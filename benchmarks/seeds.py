@@ -1,4 +1,4 @@
-"""How much of a result is luck: the starter trained again from other seeds, judged on the same analogies.
+"""How much results vary with the seed: the starter trained again from other seeds, on the same analogies.
 
     .venv/bin/python -m benchmarks.seeds            # two trainings of ten minutes each; --save writes results/seeds.md
     .venv/bin/python -m benchmarks.seeds --quick    # two steps each: shows that it works
@@ -37,7 +37,7 @@ def table(evaluation: Evaluation, measure: str) -> str:
     """A training a row, each with its interval over analogies; below, the mean and the deviation over trainings."""
     groups = list(evaluation.groups)
     scores = {name: [getattr(evaluation.groups[g][name], measure) for g in groups] for name in evaluation.seconds}
-    rows = [[name, *map(str, found)] for name, found in scores.items()]
+    rows = [[name, *map(str, cells)] for name, cells in scores.items()]
     values = [[one.value for one in column] for column in zip(*scores.values(), strict=True)]
     rows.append(["mean ± deviation over seeds", *(f"{mean(column):.3f} ± {stdev(column):.3f}" for column in values)])
     return markdown([LABELS[measure], *(f"{g} ({len(evaluation.members[g])})" for g in groups)], rows)

@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.training            # some minutes; --save writes results/training.md
     .venv/bin/python -m benchmarks.training --quick    # a few small steps: shows that it works
 
-The first run encodes the pictures of the training bank, as every first training does.
+The first run fills the latent cache, as every first training does.
 """
 
 from __future__ import annotations
@@ -114,17 +114,17 @@ def flops(step: Step) -> int:
 
 def linear_shapes(step: Step, module: nn.Module) -> Counter[Shape]:
     """How often one forward pass multiplies [rows, in] by [in, out], over the Linear layers of a module."""
-    found: Counter[Shape] = Counter()
+    shapes: Counter[Shape] = Counter()
 
     def count(layer: nn.Module, inputs: tuple[Tensor], out: Tensor) -> None:
-        found[out.numel() // out.shape[-1], inputs[0].shape[-1], out.shape[-1]] += 1
+        shapes[out.numel() // out.shape[-1], inputs[0].shape[-1], out.shape[-1]] += 1
 
     handles = [m.register_forward_hook(count) for m in module.modules() if isinstance(m, nn.Linear)]
     with torch.no_grad():
         step.recipe(step.batch())
     for handle in handles:
         handle.remove()
-    return found
+    return shapes
 
 
 def product(shape: Shape) -> Callable[[], Tensor]:
@@ -141,16 +141,16 @@ def peak_table(step: Step, rounds: int) -> str:
     seconds = interleaved({shape: product(shape) for shape in [square, *shapes]}, rounds)
     whole = sum(count * np.prod(shape) for shape, count in shapes.items())
     rows = []
-    for shape, found in seconds.items():
+    for shape, times in seconds.items():
         work = 2 * float(np.prod(shape))
-        share = work / 2 / PEAK**3 * ratio(seconds[square], found)
+        share = work / 2 / PEAK**3 * ratio(seconds[square], times)
         count = shapes.get(shape, 0)
         rows.append(
             [
                 f"{shape[0]}×{shape[1]} · {shape[1]}×{shape[2]}",
                 str(count) if count else "–",
                 f"{count * np.prod(shape) / whole:.0%}" if count else "–",
-                f"{work / median(found) / 1e9:.3g}",
+                f"{work / median(times) / 1e9:.3g}",
                 f"{share:.0%}",
             ]
         )
@@ -173,7 +173,7 @@ def profiled(step: Step, steps: int) -> dict[tuple[str, str], tuple[float, float
     with profile(activities=[ProfilerActivity.CPU]) as trace:
         for _ in range(steps):
             step()
-    found: dict[tuple[str, str], list[float]] = {}
+    sums_by_kind: dict[tuple[str, str], list[float]] = {}
     for event in trace.events():
         above: Any = event
         while above is not None and above.name not in PHASES:
@@ -181,10 +181,10 @@ def profiled(step: Step, steps: int) -> dict[tuple[str, str], tuple[float, float
         if above is None:  # the profiler's own
             continue
         kind = kind_of(event.name) if above.name in (FORWARD, BACKWARD) else ""
-        sums = found.setdefault((above.name, kind), [0.0, 0])
+        sums = sums_by_kind.setdefault((above.name, kind), [0.0, 0])
         sums[0] += event.self_cpu_time_total / 1e3 / steps
         sums[1] += event.name.startswith("aten::") / steps
-    return {key: (ms, calls) for key, (ms, calls) in found.items()}
+    return {key: (ms, calls) for key, (ms, calls) in sums_by_kind.items()}
 
 
 def kind_of(name: str) -> str:
@@ -198,12 +198,12 @@ def kind_of(name: str) -> str:
 
 def profile_table(step: Step, steps: int) -> str:
     """Where a step's time goes; the profiler's own cost is in it, most where operations are many and small."""
-    found = profiled(step, steps)
-    total = sum(ms for ms, _ in found.values())
+    times = profiled(step, steps)
+    total = sum(ms for ms, _ in times.values())
     rows = []
     for phase in PHASES:
         for kind in KINDS if phase in (FORWARD, BACKWARD) else ("",):
-            ms, calls = found.get((phase, kind), (0.0, 0.0))
+            ms, calls = times.get((phase, kind), (0.0, 0.0))
             rows.append([f"{phase}: {kind}" if kind else phase, f"{ms:.3g}", f"{ms / total:.0%}", f"{calls:.0f}"])
     return markdown(["part of a base step", "ms", "share", "operations"], rows)
 
@@ -230,11 +230,11 @@ def compiled(step: Step) -> nn.Module | str:
     return module
 
 
-def agree(what: str, found: tuple[float, float], expected: tuple[float, float]) -> None:
+def agree(what: str, got: tuple[float, float], expected: tuple[float, float]) -> None:
     """RuntimeError where loss or gradient of a variant is not that of the plain step."""
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(got, expected, strict=True):
         if not abs(one - other) <= TOLERANCE * abs(other):
-            raise RuntimeError(f"{what}: expected loss and gradient norm {expected}, got {found}")
+            raise RuntimeError(f"{what}: expected loss and gradient norm {expected}, got {got}")
 
 
 def base_variants(step: Step, sizes: tuple[int, ...], rounds: int, compiling: bool) -> tuple[str, str]:
@@ -280,8 +280,8 @@ def autoencoder_variants(step: Step, rounds: int) -> str:
     agree(CONTIGUOUS, other.gradient(), step.gradient())
     seconds = interleaved({CHANNELS_LAST: step, CONTIGUOUS: other}, rounds)
     rows = [
-        [name, f"{1e3 * median(found):.3g}", f"{ratio(found, seconds[CHANNELS_LAST]):.2f}"]
-        for name, found in seconds.items()
+        [name, f"{1e3 * median(times):.3g}", f"{ratio(times, seconds[CHANNELS_LAST]):.2f}"]
+        for name, times in seconds.items()
     ]
     return markdown([f"step, batch {step.config.batch_size}", "ms a step", "× as it is"], rows)
 

@@ -27,11 +27,11 @@ def tone_families(keys: list[str]) -> Iterator[tuple[str, dict[int, int]]]:
     for row, key in enumerate(keys):
         parts = key.split("-")
         places = [i for i, part in enumerate(parts) if part in TONES]
-        found = [TONES.index(parts[i]) for i in places]
-        if len(set(found)) == 1:
-            families.setdefault(f"{bare(key)} {len(found)}", {})[found[0]] = row
-        elif found:
-            for i, tone in zip(places, found, strict=True):
+        tones = [TONES.index(parts[i]) for i in places]
+        if len(set(tones)) == 1:
+            families.setdefault(f"{bare(key)} {len(tones)}", {})[tones[0]] = row
+        elif tones:
+            for i, tone in zip(places, tones, strict=True):
                 families.setdefault("-".join([*parts[:i], "tone", *parts[i + 1 :]]), {})[tone] = row
     yield from ((name, family) for name, family in families.items() if len(family) > 1)
 
@@ -45,15 +45,15 @@ def undrawn_tones(keys: list[str], pictures: np.ndarray, present: np.ndarray) ->
     things: dict[str, list[int]] = {}
     for row, key in enumerate(keys):
         things.setdefault(bare(key), []).append(row)
-    found = []
+    findings = []
     for rows in things.values():
         for style in COLOURED:
             drawn = [row for row in rows if present[row, style]]
             for i, row in enumerate(drawn):
                 others = pictures[drawn[:i], style].astype(np.int16)
                 if bare(keys[row]) != keys[row] and (np.abs(others - pictures[row, style]).max((1, 2, 3)) <= 8).any():
-                    found.append((keys[row], STYLES[style]))
-    return found
+                    findings.append((keys[row], STYLES[style]))
+    return findings
 
 
 def skin_colours(keys: list[str], pictures: np.ndarray, present: np.ndarray, hands: set[str]) -> np.ndarray:
@@ -80,7 +80,7 @@ def wrong_tone_order(
     Skin is where the pictures of a family differ, each is near one of the style's five skin colours, and they
     take (nearly) all different ones: hair changes with the tone too, but not through five colours.
     """
-    found = []
+    findings = []
     for name, family in tone_families(keys):
         for style in COLOURED:
             rows = [family[tone] for tone in sorted(family) if present[family[tone], style]]
@@ -94,8 +94,8 @@ def wrong_tone_order(
             mask &= kinds >= len(rows) - (len(rows) > 3)
             luminance = (drawn[:, mask] @ LUMINANCE).mean(1) if mask.sum() >= 6 else np.empty(0)
             if luminance.size and not (np.diff(luminance) < -3).all():
-                found.append((name, STYLES[style], luminance.round().astype(int).tolist()))
-    return found
+                findings.append((name, STYLES[style], luminance.round().astype(int).tolist()))
+    return findings
 
 
 def swapped(
@@ -108,13 +108,13 @@ def swapped(
     margin: float,
 ) -> list[Finding]:
     """Pairs (a, a') that in one style look more like (a', a) of other styles, by more than a margin (of 255)."""
-    found = []
+    findings = []
     for a, b in pairs:
         i, j = index[a], index[b]
         votes = [_vote(pictures, i, j, style, other) for other in others if present[[i, j], other].all()]
         if votes and present[[i, j], style].all() and np.mean(votes) > margin:
-            found.append((a, STYLES[style]))
-    return found
+            findings.append((a, STYLES[style]))
+    return findings
 
 
 def _vote(pictures: np.ndarray, i: int, j: int, style: int, other: int) -> float:
@@ -133,15 +133,15 @@ def swapped_genders(pairs: Pairs, index: dict[str, int], pictures: np.ndarray, p
     Swimmers are known to fail: their caps agree, but one drawing is a few pixels higher.
     """
     three_d, flat = STYLES.index("fluent_3d"), STYLES.index("fluent_flat")
-    found = swapped(pairs["gender/man>woman"], index, pictures, present, three_d, (flat,), 3.0)
-    return [finding for finding in found if not finding[0].startswith("1f3ca")]
+    findings = swapped(pairs["gender/man>woman"], index, pictures, present, three_d, (flat,), 3.0)
+    return [finding for finding in findings if not finding[0].startswith("1f3ca")]
 
 
 def swapped_directions(pairs: Pairs, index: dict[str, int], pictures: np.ndarray, present: np.ndarray) -> list[Finding]:
     """Hands, moons and clocks that one style draws the other way round than the other five do."""
-    found = []
+    findings = []
     for relation in ("mirror/hand", "hand/up>down", "moon/+2", "clock/+3h"):
         for style in range(len(STYLES)):
             others = tuple(other for other in range(len(STYLES)) if other != style)
-            found += swapped(pairs[relation], index, pictures, present, style, others, 0.0)
-    return found
+            findings += swapped(pairs[relation], index, pictures, present, style, others, 0.0)
+    return findings

@@ -84,7 +84,7 @@ def lookalikes(keys: list[str], pictures: np.ndarray, present: np.ndarray) -> li
     white. `pictures` is uint8 [n, 6, 64, 64, 3] on white. OpenMoji black is left out: without colour all hearts
     and most flags are alike, and nothing would be left to split.
     """
-    found = []
+    alike = []
     for style in range(pictures.shape[1]):
         if STYLES[style] == "openmoji_black":
             continue
@@ -97,5 +97,5 @@ def lookalikes(keys: list[str], pictures: np.ndarray, present: np.ndarray) -> li
         close = np.argwhere(np.triu(cdist(blocks, blocks, "cityblock") / blocks.shape[1] < 255 * NEAR, 1))
         for i, j in close:
             if np.abs(drawn[i].astype(np.int16) - drawn[j]).mean() < 255 * NEAR:
-                found.append((keys[rows[i]], keys[rows[j]], style))
-    return found
+                alike.append((keys[rows[i]], keys[rows[j]], style))
+    return alike

@@ -136,9 +136,9 @@ def collect(emojis: list[dict[str, Any]]) -> Pairs:
 def tones(table: Table) -> None:
     families: dict[str, dict[int, str]] = {}
     for key in table.emojis:
-        found = [part for part in key.split("-") if part in TONES]
-        if len(found) == 1:
-            families.setdefault(bare(key), {})[TONES.index(found[0])] = key
+        toned = [part for part in key.split("-") if part in TONES]
+        if len(toned) == 1:
+            families.setdefault(bare(key), {})[TONES.index(toned[0])] = key
     for plain, family in families.items():
         for i, key in family.items():
             table.add(f"tone/yellow>{TONE_NAMES[i]}", plain, key)

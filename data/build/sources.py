@@ -133,7 +133,7 @@ def read_metadata(folder: Path | None) -> dict[str, dict[str, Any]]:
     messages = json.loads(files["en/messages.json"])
     groups = {group["order"]: group["key"] for group in messages["groups"]}
     subgroups = {group["order"]: group["key"] for group in messages["subgroups"]}
-    found = {}
+    by_key = {}
     for plain in json.loads(files["en/data.json"]):
         for entry in (plain, *plain.get("skins", [])):
             if entry.get("group") is None:
@@ -142,7 +142,7 @@ def read_metadata(folder: Path | None) -> dict[str, dict[str, Any]]:
             if isinstance(tone, list) and len(set(tone)) == 1:
                 tone = tone[0]
             key = key_of(entry["hexcode"])
-            found[key] = {
+            by_key[key] = {
                 "key": key,
                 "char": entry["emoji"],
                 "name": entry["label"],
@@ -154,7 +154,7 @@ def read_metadata(folder: Path | None) -> dict[str, dict[str, Any]]:
                 "gender": {0: "woman", 1: "man"}.get(entry.get("gender", plain.get("gender"))),
                 "order": entry["order"],
             }
-    entries = sorted(found.values(), key=lambda entry: (entry.pop("order"), entry["key"]))
+    entries = sorted(by_key.values(), key=lambda entry: (entry.pop("order"), entry["key"]))
     return {entry["key"]: entry for entry in entries}
 
 

@@ -165,8 +165,8 @@ def strongest(kind: str) -> str:
 def compositions() -> list[tuple[str, str]]:
     """Pairs of relations to be applied one after the other."""
     genders = ("gender/man>woman", "gender/person>man", "gender/person>woman")
-    found = [(gender, f"tone/yellow>{tone}") for gender in genders for tone in ("light", "medium-dark", "dark")]
-    found += [
+    pairs = [(gender, f"tone/yellow>{tone}") for gender in genders for tone in ("light", "medium-dark", "dark")]
+    pairs += [
         ("style/noto>twemoji", "edit/hue=120"),
         ("style/twemoji>openmoji", "edit/grey"),
         ("style/fluent_3d>noto", "edit/invert"),
@@ -174,7 +174,7 @@ def compositions() -> list[tuple[str, str]]:
         ("style/fluent_flat>fluent_3d", strongest("tint")),
         ("style/openmoji>fluent_flat", strongest("darken")),
     ]
-    found += [
+    pairs += [
         ("edit/flip_horizontal", "edit/hue=120"),
         ("edit/invert", strongest("blur")),
         ("edit/grey", strongest("shrink")),
@@ -186,7 +186,7 @@ def compositions() -> list[tuple[str, str]]:
         ("edit/flip_vertical", strongest("fade")),
         (strongest("shift"), "edit/hue=60"),
     ]
-    return found
+    return pairs
 
 
 def starter(relations: dict[str, Any]) -> dict[str, list[str]]:

@@ -228,7 +228,7 @@ def span_errors(truth: list[tuple[Tensor, Tensor]], b: Tensor, seed: int = 0) ->
 
     chains = free.draw(rng, SEARCH)
     table = errors(chains, list(range(len(truth))))
-    found: list[tuple[float, list]] = []
+    best: list[tuple[float, list]] = []
     for r in range(len(truth)):
         order = table[:, r].argsort()[:6].numpy()
         pool, value = chains[order], table[order, r]
@@ -240,8 +240,8 @@ def span_errors(truth: list[tuple[Tensor, Tensor]], b: Tensor, seed: int = 0) ->
             joint_value = torch.cat([value, errors(tried, [r])[:, 0]])
             keep = joint_value.argsort()[:6].numpy()
             pool, value = joint[keep], joint_value[keep]
-        found.append((relative(pool[0:1].apply(b[None])[0], b, truth[r][1]), pool[0:1].as_lists()[0]))
-    return found
+        best.append((relative(pool[0:1].apply(b[None])[0], b, truth[r][1]), pool[0:1].as_lists()[0]))
+    return best
 
 
 def _perturbed(rng: np.random.Generator, chains: Chains, spread: float, times: int) -> Chains:
@@ -295,12 +295,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare the committed file instead of writing it")
     check = parser.parse_args().check
-    found = measure()
-    for r in found["relations"]:
+    measured = measure()
+    for r in measured["relations"]:
         print(
             f"{r['part']:4} {r['degree']:11} memoriser {r['memoriser']:.2f} chain {r['nearest_chain']:.2f} {r['name']}"
         )
-    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(measured, indent=1, ensure_ascii=False) + "\n"
     path = data_dir() / "unseen.json"
     if check:
         sys.exit(0 if path.read_text(encoding="utf-8") == text else f"{path} is not what the measurement gives")
