@@ -71,7 +71,7 @@ class Adapter:
     def merging(self, products: Iterable[tuple[Tensor, Tensor]], merged: Any, value: Any) -> AbstractContextManager:
         """Within this context each layer's weight is W + B A, and the adapter is switched off.
 
-        The original weights wait in ordinary memory and come back bit for bit, whatever happens.
+        The original weights are kept in ordinary memory and restored bit for bit, also after an error.
 
         Args:
             products: A [R, in] and B [out, R] of one layer after the other.
@@ -116,7 +116,7 @@ class Adapter:
                 _put_back(before)  # should an interrupt have ended the first
 
     def check_adapter(self) -> None:
-        """Called before the adapter is used by someone who relies on it.
+        """Called before the adapter is used.
 
         Raises:
             InputError: another tool has removed, merged, scaled or switched it, or added one beside it.

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import InputError
 
-ENOUGH = 6  # concepts, for a verdict: all of them agree by luck once in 32 times
+ENOUGH = 6  # concepts, for a verdict: all of them agree by chance once in 32 times
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 """Weights [R, k] of k items to R values."""
@@ -94,12 +94,12 @@ def interval(
 ) -> Estimate:
     """A statistic of k items with its 95 % bootstrap interval, whole concepts resampled; NaN where the statistic is.
 
-    The tones and styles of one concept are no independent samples: they are resampled, or left out, together.
+    The tones and styles of one concept are not independent samples: they are resampled, or left out, together.
 
     Args:
         concepts: of each item, [k] or, for items that show several, [k, m]. An item then counts as often as the
             product of how often each of its concepts was resampled (the pigeonhole bootstrap of Owen, Annals of
-            Applied Statistics 1, 2007), which errs on the side of a wide interval.
+            Applied Statistics 1, 2007), which gives rather too wide an interval than too narrow a one.
 
     Raises:
         InputError: fewer than two concepts.
@@ -132,8 +132,8 @@ def over_concepts(values: np.ndarray, concepts: Sequence[str] | np.ndarray, seed
 def beyond_doubt(gap: Estimate, concepts: Sequence[str], least: float = 0.0) -> int:
     """The sign of a difference if its interval leaves no doubt of it and it is at least so large, otherwise 0.
 
-    Never on fewer than :data:`ENOUGH` concepts, however narrow the interval: of five that only differ by luck, all lie
-    on the same side in one case of 16, which a bootstrap of those five cannot know.
+    Never on fewer than :data:`ENOUGH` concepts, however narrow the interval: of five that differ only by chance,
+    all lie on the same side in one case of 16, which a bootstrap of those five cannot know.
     """
     if len(set(concepts)) < ENOUGH or abs(gap.value) < least:
         return 0

@@ -1,6 +1,6 @@
-"""Controls for every claim about a basis: what its results owe to the router, to the mixture, and to the LoRAs.
+"""Controls for every claim about a basis: how much of a result is due to router, mixture and LoRAs.
 
-Each control takes one part away and leaves the rest: the same frozen base, the same basis, the same number of steps.
+Each control removes one part and keeps the rest: the same frozen base, the same basis, the same number of steps.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ Method = Callable[[list[Analogy]], Tensor]
 
 
 def reconstruct(autoencoder: MiniAutoencoder, x: Tensor) -> Tensor:
-    """Pictures [k, 3, 64, 64] through the autoencoder and back: the best that any method on latents can draw."""
+    """Pictures [k, 3, 64, 64] through the autoencoder and back: the best result that a method on latents can have."""
     with torch.no_grad():
         return torch.cat([autoencoder.to_picture(autoencoder.to_latent(part)) for part in x.split(CHUNK)])
 

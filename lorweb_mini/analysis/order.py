@@ -1,8 +1,8 @@
 """Do ordered relations lie in order: on a line, or on a circle?
 
 *Levels* are relations with a position that we know: five tones, seven steps of the moon, a blur of rising radius. Each
-level has a cloud of routing vectors, whose mean is its centre. Two statistics ask whether the centres lie as the
-positions say:
+level has a cloud of routing vectors, whose mean is its centre. Two statistics test whether the centres are arranged
+as the positions:
 
 * **held out**: the first principal component of the levels' centres (for a circle the plane of the first two) is fitted
   on half of the concepts, and the centres of the *other* concepts are projected onto it. Line: Spearman's rank
@@ -12,8 +12,8 @@ positions say:
   1967). Nothing is fitted.
 
 Both are tested by permuting the positions of **whole levels**. Permuting them over single analogies would test whether
-the levels differ at all, another and a much easier question: levels that lie apart in any arrangement can be read off
-in *any* order, on held-out concepts too, along a direction that was fitted to that order.
+the levels differ at all, another and a much easier question: levels that lie apart can be sorted into
+*any* order, on held-out concepts too, along a direction that was fitted to that order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What labels can be read off vectors: linear probes, clusters, shares of variance, nearest relations."""
+"""How well labels can be predicted from vectors: linear probes, clusters, shares of variance, nearest relations."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def read_off(
     :data:`COMPONENTS` principal components, within each fold.
 
     Args:
-        concepts: what is held out together. [k]: every vector is judged once, by a classifier that met no other of its
-            concept. [k, m], for vectors that show several: concepts are dealt out to folds, :data:`DEALS` times; a
-            vector is judged when all of its concepts are in the fold, by a classifier fitted on the vectors that have
-            none there, if its label is among those. A vector that is never judged is NaN.
+        concepts: what is held out together. [k]: every vector is judged once, by a classifier that was fitted on none
+            of its concept. [k, m], for vectors that show several: concepts are assigned to folds at random,
+            :data:`DEALS` times; a vector is judged when all of its concepts are in the fold, by a classifier fitted on
+            the vectors that have none there, if its label is among those. A vector that is never judged is NaN.
 
     Raises:
         InputError: lengths differ, fewer than two labels, or fewer concepts or vectors of a label than folds.

@@ -1,4 +1,4 @@
-"""The LoRA space: where analogies land in it, and how the LoRAs of the basis are used and lie to each other."""
+"""The LoRA space: routing vectors of analogies, use of the LoRAs, and inner products of their updates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def coefficients_of(editor: Editor, items: Sequence[Analogy]) -> Tensor:
 
 
 def routing_vectors(editor: Editor, items: Sequence[Analogy]) -> np.ndarray:
-    """Where k analogies lie: all layers' coefficients in a row, float32 [k, layers · N]."""
+    """Routing vectors of k analogies: all layers' coefficients in a row, float32 [k, layers · N]."""
     return coefficients_of(editor, items).flatten(1).numpy()
 
 
@@ -52,11 +52,11 @@ def _concept(key: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Cloud:
-    """Where k analogies lie, without their pictures, which would need a gigabyte for every few thousand.
+    """Routing of k analogies, without their pictures, which would need a gigabyte for every few thousand.
 
     Attributes:
         coefficients: [k, layers, N].
-        queries: what the router reads them off, the standardised embeddings of a, a' and b, [k, 3 · embedding_dim].
+        queries: the router's input, the standardised embeddings of a, a' and b, [k, 3 · embedding_dim].
         relations: k names.
         keys: the four pictures of each, as in :class:`~lorweb_mini.emoji.relations.Analogy`.
     """
@@ -92,13 +92,13 @@ class Cloud:
 
     @cached_property
     def shown(self) -> np.ndarray:
-        """Base concepts of a, a' and b, all that the router was shown, [k, 3]."""
+        """Base concepts of a, a' and b, the pictures that the router reads, [k, 3]."""
         return np.array([[_concept(key) for key in keys[:3]] for keys in self.keys])
 
 
 @torch.no_grad()
 def cloud_of(editor: Editor, batches: Iterable[Sequence[Analogy]]) -> Cloud:
-    """Routes analogies and forgets their pictures.
+    """Routes analogies and keeps no pictures.
 
     Args:
         batches: lists of analogies, one a relation for example. A generator of them is taken one list at a time, so
@@ -130,7 +130,7 @@ class Usage:
 
     Attributes:
         mean: average coefficient, [layers, N].
-        effective: for each layer exp(entropy of the mean), the number of LoRAs that carry the load, 1 to N, [layers].
+        effective: for each layer exp(entropy of the mean), the number of LoRAs in use, 1 to N, [layers].
         entropy, usage, variation: see :func:`~lorweb_mini.core.router.routing_statistics`.
     """
 

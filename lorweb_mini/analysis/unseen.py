@@ -1,4 +1,4 @@
-"""Generalisation: analogies on edits that no training drew, and compositions judged by their parts."""
+"""Generalisation: analogies on edits that no training sampled, and compositions judged by their parts."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ class Basis(Adapter):
         return {name: (low.cpu(), high.cpu()) for name, (low, high) in zip(self.layers, pairs, strict=True)}
 
     def frozen(self, coefficients: Tensor, value: Any = None) -> AbstractContextManager[Any]:
-        """Within this context one analogy's mixture is merged into the base, which then costs what it always does.
+        """Within this context one analogy's mixture is merged into the base, at the cost of the bare base.
 
         W + sum_n c_n B_n A_n is exact, since c depends on neither token nor time step; in half precision the sum is
         rounded once more than in the dynamic form. ``value`` is what ``with ... as`` gives.

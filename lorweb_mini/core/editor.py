@@ -46,7 +46,7 @@ class BasisConfig:
         layout: what the transformer sees, see :class:`~lorweb_mini.core.layout.Layout`.
         routed: False leaves the router out, every coefficient is 1; the ablation in which the transformer's own
             attention to a and a' must carry the edit.
-        encoder: what the router looks through, see :mod:`~lorweb_mini.models.encoders`.
+        encoder: the router's image encoder, see :mod:`~lorweb_mini.models.encoders`.
         query: ``cat``, the paper's separate embeddings of a, a' and b side by side; ``cat+pair``, to which the
             embedding of the pair (a, a') is added, see :mod:`~lorweb_mini.models.pair_encoder`; or another of
             :data:`QUERIES`.

@@ -1,4 +1,4 @@
-"""How a triplet is laid before the transformer: which pictures it sees, where, and which tokens it draws.
+"""How a triplet is presented to the transformer: which pictures it sees, where, and which tokens it draws.
 
 * ``tokens``: it draws b' (16 tokens) and sees b, a and a' as reference pictures 1, 2 and 3: 64 tokens in all.
 * ``grid``: the paper's layout: it draws the grid [[a, a'], [b, b']] and sees [[a, a'], [b, b]]: 128 tokens; the

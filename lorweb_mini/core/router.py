@@ -6,8 +6,8 @@ With q the concatenated embeddings of a, a' and b, P_l the query projection of l
 
 the ``cat-aa'b`` query of the paper (arXiv 2602.15727). The coefficients depend on neither token nor time step, so they
 are computed once an analogy. One departure: the embeddings are standardised, each of their dimensions to mean 0 and
-deviation 1 over training triplets. All our pictures are small things on white, so their embeddings share most of their
-length, and a projection learns for minutes to look past what they share.
+deviation 1 over training triplets. All pictures are small objects on white, so their embeddings share most of their
+length, and a projection would need minutes of training to ignore what they share.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Router(nn.Module):
         nn.init.uniform_(self.query_projection, -bound, bound)
 
     def query(self, *embeddings: Tensor) -> Tensor:
-        """Embeddings of pictures, and of the pair if it is used, to the query [B, Q]; b' has no way in."""
+        """Embeddings of pictures, and of the pair if it is used, to the query [B, Q]; b' is not among them."""
         return (torch.cat(embeddings, dim=-1) - self.mean) / self.deviation
 
     def standardise(self, *embeddings: Tensor) -> None:

@@ -1,1 +1,1 @@
-"""What the course looks at: pictures, edits, relations between them, and their latents."""
+"""The data of the course: pictures, edits, relations between them, and their latents."""

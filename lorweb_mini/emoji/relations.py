@@ -41,7 +41,7 @@ class Relation:
     Attributes:
         name: for example ``tone/yellow>dark``; ``family`` is its first part.
         degree: ``seen`` by the basis in training, or held out as ``strength``, ``composition`` or ``family``.
-        known_to_base: whether the frozen base was taught it (with the instructions).
+        known_to_base: whether the frozen base was trained on it (with the instructions).
         instructions: three or four phrasings: the first is the usual one, the last is held out of training.
         edits: (kind, strength) applied in turn to the second picture of a pair.
         all_pairs: int array [P, 4]: emoji and style of the first picture, emoji and style of the second.

@@ -30,7 +30,7 @@ from .checkpoint import ReleasedConfig, ReleasedFile, released_tensors, write_re
 from .lora_file import write_plain_lora
 from .picture_encoder import PictureEncoder, read_picture, read_triplets, scaled_grid
 
-GUIDANCE = 2.5  # what Kontext, distilled to need no second pass, is told its guidance was
+GUIDANCE = 2.5  # an input of Kontext, which was distilled to need no second pass
 
 
 class Kontext:
@@ -41,7 +41,7 @@ class Kontext:
 
     Args:
         pipeline: diffusers' own, on its device (or with offloading).
-        encoder: what the router sees pictures through.
+        encoder: the router's picture encoder.
         config: sizes of the basis.
         side: of one square picture, in pixels, a multiple of 16; Kontext knows grids of 512.
         device: where the pipeline computes.

@@ -1,7 +1,7 @@
 """Memory and work of FLUX.1-Kontext with a basis, from configurations alone: models on the ``meta`` device.
 
 *Editing* (:func:`estimate`). Weights are parameters × bytes; quantised Linears hold 4 or 8 bits a weight, in 4 bits
-with one single-precision scale for 64. The router and its encoder are in single precision. The widest moment of a
+with one single-precision scale for 64. The router and its encoder are in single precision. At its peak a
 transformer block holds about 20 vectors of the model's width for each token, the autoencoder's last stage about four
 pictures of its second channel count; the larger counts.
 

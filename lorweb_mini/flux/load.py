@@ -1,4 +1,4 @@
-"""Loading FLUX.1-Kontext and the released basis from folders or the hub; what stands in the way is said beforehand."""
+"""Loading FLUX.1-Kontext and the released basis from folders or the hub; problems are reported before loading."""
 
 from __future__ import annotations
 

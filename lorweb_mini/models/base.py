@@ -6,7 +6,7 @@ k = 1, 2, … for the references, as Kontext does. The instruction is one text t
 
 Flow matching: with noise e and picture x, z_t = (1 − t) x + t e, and the transformer learns v = e − x. Sampling
 integrates dz = v dt from t = 1 to 0 with diffusers' ``FlowMatchEulerDiscreteScheduler``. Without an instruction (a zero
-vector) the base gives the reference back.
+vector) the base returns the reference.
 """
 
 from __future__ import annotations

