@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
 from ..emoji.distributions import Distribution, held_out
-from ..emoji.relations import Analogy, analogies, chain_name
+from ..emoji.relations import Analogy, analogies, chain_name, relations
 from ..errors import InputError, whole_number
 from .bootstrap import ENOUGH, Estimate, Statistic, interval
 
@@ -16,14 +16,16 @@ NEIGHBOURS = 5
 
 
 def seen_analogies(kinds: Sequence[str] | None, count: int, seed: int = 0) -> list[Analogy]:
-    """One analogy on training concepts of each of ``count`` relations that a training could have drawn.
+    """One analogy on training concepts of each of up to ``count`` relations that a training could have drawn.
 
     Args:
         kinds: of the edits; all by default.
     """
     chains = Distribution(kinds, held_out()).draw(np.random.default_rng([seed, 5]), whole_number(count, "count"))
-    names = [chain_name(chain) for chain in chains.as_lists()]
-    return [x for name in dict.fromkeys(names) for x in analogies("train", name, seed, 1)]
+    names = dict.fromkeys(chain_name(chain) for chain in chains.as_lists())
+    # Two edits without a strength in a row, such as two flips, are found by name only where they are listed.
+    found = [name for name in names if "=" in name or name in relations()]
+    return [x for name in found for x in analogies("train", name, seed, 1)]
 
 
 def distance_to_seen(vectors: np.ndarray, seen: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:

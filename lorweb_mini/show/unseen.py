@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from sklearn.metrics import roc_curve
 from torch import Tensor
 
@@ -196,6 +196,7 @@ def fit_curves(curves: Curves, groups: Mapping[str, Sequence[str]]) -> Figure:
                 axes.plot(seconds, y, color=colour, marker=marker, ms=4, ls=dash, label=f"{way}, on {place}")
         axes.axhline(1, color=PALE, lw=0.9, ls=":")
         axes.set(ylim=(0, 1.6))
+        axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.set_title(f"{group} ({len(rows)})", loc="left", size=9)
     row[0].set_ylabel("median error")
     figure.supxlabel("seconds of fitting an example (at 0: routed, and the bare base)", size=9)
