@@ -40,15 +40,11 @@ def read_image(x: Any, name: str = "a", side: int = SIZE) -> Tensor:
     Raises:
         InputError: anything else; more than 64 megapixels; values out of range or not finite.
     """
-    if isinstance(x, Tensor):
-        return _from_tensor(x, name, side)
-    if isinstance(x, (str, os.PathLike)):
-        x = _open(Path(x), name)
-    elif isinstance(x, np.ndarray):
-        x = _from_array(x, name)
-    if not isinstance(x, Image.Image):
-        raise InputError(f"{name}: expected a path, PIL picture, array or tensor; got {_kind(x)}")
-    return _to_square(_on_white(x, name), side)
+    if not isinstance(x, Tensor):
+        return _to_square(to_rgb(x, name), side)
+    x = checked_tensor(x, name)
+    # At the right size nothing is rounded: a tensor that comes from this package goes through unchanged.
+    return x if x.shape[1:] == (side, side) else _to_square(to_pil(x), side)
 
 
 def read_images(x: Any, name: str = "a", side: int = SIZE) -> Tensor:
@@ -80,6 +76,17 @@ def read_triplet(a: Any, a_prime: Any, b: Any, read: Callable[[Any, str], Tensor
     return [x.expand(size, *x.shape[1:]) for x in pictures]
 
 
+def to_rgb(x: Any, name: str) -> Image.Image:
+    """A path, PIL picture or array as :func:`read_image` takes them, at its own size: RGB, composed on white."""
+    if isinstance(x, (str, os.PathLike)):
+        return _from_file(Path(x), name)
+    if isinstance(x, np.ndarray):
+        x = _from_array(x, name)
+    if not isinstance(x, Image.Image):
+        raise InputError(f"{name}: expected a path, PIL picture, array or tensor; got {_kind(x)}")
+    return _on_white(x, name)
+
+
 def to_pil(x: Tensor) -> Image.Image:
     """Tensor [3, H, W] in [-1, 1] (values beyond are clipped) to an RGB picture; InputError for another shape."""
     if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[0] != 3:
@@ -101,27 +108,32 @@ def _check_size(width: int, height: int, name: str) -> None:
         raise InputError(f"{name}: expected at most {MAX_PIXELS // 10**6} megapixels; got {width}×{height}")
 
 
-def _open(path: Path, name: str) -> Image.Image:
+def _from_file(path: Path, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # Pillow's own limits on size come later or never; ours is checked before anything is decoded.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(path)
+            picture = Image.open(path)
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: expected at most {MAX_PIXELS // 10**6} megapixels; got {path}: {error}") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{name}: expected a readable picture file; got {path}: {error}") from error
+    except Exception as error:  # decoders raise nearly every built-in exception on damaged files
+        raise InputError(f"{name}: expected a readable picture file; got {path}: {_said(error)}") from error
+    with picture:
+        return _on_white(picture, f"{name}: {path}")
 
 
 def _on_white(picture: Image.Image, name: str) -> Image.Image:
     _check_size(*picture.size, name)
     try:
         rgba = _to_rgba(picture)
-    except Exception as error:  # decoders raise nearly every built-in exception on damaged files
-        raise InputError(
-            f"{name}: expected a whole picture; got one that cannot be decoded: {error or type(error).__name__}"
-        ) from error
+    except Exception as error:
+        raise InputError(f"{name}: expected a whole picture; got one that cannot be decoded: {_said(error)}") from error
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def _said(error: Exception) -> str:
+    """An error's message on one line of at most 200 characters, or else its kind."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _to_rgba(picture: Image.Image) -> Image.Image:
@@ -196,7 +208,8 @@ def _from_array(x: np.ndarray, name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(x))
 
 
-def _from_tensor(x: Tensor, name: str, side: int) -> Tensor:
+def checked_tensor(x: Tensor, name: str) -> Tensor:
+    """A copy of a picture [3, H, W] or [1, 3, H, W] in [-1, 1] as float32 [3, H, W]; InputError for other tensors."""
     if x.ndim == 4 and x.shape[0] == 1:
         x = x[0]
     dense = x.layout == torch.strided and not x.is_meta
@@ -209,6 +222,4 @@ def _from_tensor(x: Tensor, name: str, side: int) -> Tensor:
     low, high = float(x.min()), float(x.max())
     if low < -1 - 2 * TOLERANCE or high > 1 + 2 * TOLERANCE:
         raise InputError(f"{name}: expected values in [-1, 1]; got {low:.8g} to {high:.8g}")
-    x = x.clamp(-1, 1)
-    # At the right size nothing is rounded: a tensor that comes from this package goes through unchanged.
-    return x.clone() if x.shape[1:] == (side, side) else _to_square(to_pil(x), side)
+    return x.clamp(-1, 1)

@@ -5,8 +5,11 @@ What is right is computed here with NumPy from the values that were written.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +24,9 @@ from PIL import Image
 from torch import Tensor
 
 from lorweb_mini.errors import InputError, check_seed, check_steps, whole_number
+from lorweb_mini.flux.picture_encoder import read_picture
 from lorweb_mini.images import MAX_PIXELS, SIZE, read_image, read_images
+from lorweb_mini.widgets.questions import read_upload
 
 GREY, RGB, PALETTE = 0, 2, 3  # colour types of PNG
 
@@ -296,10 +301,87 @@ def test_anything_else_is_read_or_refused(x: Any, tmp_path_factory: pytest.TempP
         path = tmp_path_factory.getbasetemp() / "broken.png"
         path.write_bytes(x)
         x = path
-    try:
-        read = read_images(x)
-    except InputError as error:
-        assert "expected" in str(error) and "got" in str(error)
-    else:
-        assert read.shape[1:] == (3, SIZE, SIZE) and read.dtype == torch.float32
-        assert bool((read.abs() <= 1).all())
+    for read in (read_images, lambda x: read_picture(x, "a")):
+        try:
+            picture = read(x)
+        except InputError as error:
+            assert "expected" in str(error) and "got" in str(error)
+        else:
+            assert picture.ndim == 4 and picture.shape[1] == 3 and picture.dtype == torch.float32
+            assert picture.numel() and bool((picture.abs() <= 1).all())
+            assert read is not read_images or picture.shape[2:] == (SIZE, SIZE)
+
+
+# --- damaged files --------------------------------------------------------------------------------
+
+
+def _files() -> dict[str, bytes]:
+    """A picture in every format that Pillow writes and reads, with what some of them hold besides pixels."""
+    picture = Image.linear_gradient("L").resize((40, 24)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    frames = {"save_all": True, "append_images": [picture.rotate(90)]}
+    more: dict[str, list[dict[str, Any]]] = {kind: [{"exif": exif}] for kind in ("PNG", "JPEG", "TIFF", "AVIF")}
+    more |= {kind: [frames] for kind in ("WEBP", "GIF", "MPO")}
+    files = {}
+    for kind in "PNG JPEG WEBP AVIF GIF TIFF BMP DIB PPM JPEG2000 TGA ICO ICNS DDS PCX SGI QOI MPO BLP".split():
+        for options in [{}, *more.get(kind, [])]:
+            file = io.BytesIO()
+            (picture.convert("P") if kind == "BLP" else picture).save(file, kind, **options)
+            files[f"{kind} with {', '.join(options)}" if options else kind] = file.getvalue()
+    return files
+
+
+FILES = _files()
+CHANGES = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=8)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@given(kind=st.sampled_from(sorted(FILES)), changes=CHANGES, kept=st.just(1.0) | st.floats(0, 1))
+def test_damaged_files_are_read_or_named(
+    kind: str, changes: list[tuple[float, int]], kept: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Changed bytes anywhere, the end cut off. Without a checksum that may show another picture, but no other error."""
+    content = bytearray(FILES[kind])
+    for place, bits in changes:
+        content[int(place * len(content))] ^= bits
+    del content[int(kept * len(content)) :]
+    path = tmp_path_factory.getbasetemp() / "damaged.picture"
+    path.write_bytes(content)
+    for read in (read_image, read_picture):
+        try:
+            picture = read(path, "b")
+        except InputError as error:
+            assert str(error).startswith("b: ") and "expected" in str(error)
+            assert str(path) in str(error) and len(str(error)) < 600
+        else:
+            assert bool((picture.abs() <= 1).all())
+    with contextlib.suppress(InputError):
+        assert read_upload(bytes(content), "b").shape == (3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_whole_files_are_read_and_closed(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "picture").write_bytes(FILES[kind])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read = read_image(tmp_path / "picture")
+        gc.collect()
+    assert float(read.min()) < 0 and not [x for x in caught if x.category is ResourceWarning]
+
+
+@pytest.mark.parametrize("place", range(60, len(FILES["PNG"]) - 16, 11))
+def test_a_png_has_a_checksum(place: int, tmp_path: Path) -> None:
+    content = bytearray(FILES["PNG"])
+    content[place] ^= 64
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(InputError, match=r"b: .*x\.png.*expected a whole picture"):
+        read_image(tmp_path / "x.png", "b")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "GIF", "TIFF"])
+def test_pictures_that_are_too_large_are_named(kind: str, tmp_path: Path) -> None:
+    Image.new("L", (9000, 7200)).save(tmp_path / "big", kind)
+    for read in (read_image, read_picture):
+        with pytest.raises(InputError, match=r"b: .*big: expected at most 64 megapixels; got 9000×7200"):
+            read(tmp_path / "big", "b")

@@ -5,7 +5,6 @@ The released router reads the projected ``image_embeds`` of CLIP ViT-L/14, 768 n
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers.utils import logging
 
 from ..core.layout import grid
 from ..errors import InputError
-from ..images import _from_array, _kind, _on_white, _open, to_pil
+from ..images import checked_tensor, to_pil, to_rgb
 
 CLIP_L = "openai/clip-vit-large-patch14"
 
@@ -87,17 +86,7 @@ def read_picture(x: Any, name: str) -> Tensor:
     Raises:
         InputError: something that is no picture, or a damaged one; the message begins with ``name``.
     """
-    if isinstance(x, Tensor):
-        if x.ndim != 3 or x.shape[0] != 3 or not x.is_floating_point() or not bool((x.abs() <= 1.001).all()):
-            raise InputError(f"{name}: expected a float tensor [3, H, W] in [-1, 1]; got {_kind(x)}")
-        return x.detach().to("cpu", torch.float32).clamp(-1, 1)[None]
-    if isinstance(x, np.ndarray):
-        x = _from_array(x, name)
-    elif isinstance(x, (str, os.PathLike)):
-        x = _open(Path(x), name)
-    if not isinstance(x, Image.Image):
-        raise InputError(f"{name}: expected a path, PIL picture, array or tensor; got {_kind(x)}")
-    return _tensor([_on_white(x, name)])
+    return checked_tensor(x, name)[None] if isinstance(x, Tensor) else _tensor([to_rgb(x, name)])
 
 
 def read_triplets(a: Any, a_prime: Any, b: Any) -> list[list[Tensor]]:

@@ -252,6 +252,22 @@ def test_damaged_pictures_are_named(root: Path, suffix: str, damage: Callable) -
         assert path.read_bytes() != whole and len(check_pictures(read_relations(root))) == 9
 
 
+@pytest.mark.parametrize(
+    ("picture", "says"),
+    [
+        (Image.fromarray(np.full((8, 8), -0.5, np.float32)), "values of mode F outside 0..1"),
+        (Image.fromarray(np.full((8, 8), np.nan, np.float32)), "values of mode F outside"),
+        (Image.fromarray(np.full((8, 8), 70000, np.int32)), "values of mode I outside 0..65535"),
+        (Image.new("1", (9000, 8000)), "at most 64 megapixels; got 9000×8000"),
+    ],
+)
+def test_pictures_that_decode_and_cannot_be_read_are_named(root: Path, picture: Image.Image, says: str) -> None:
+    (root / "snow" / "target" / "03.png").unlink()
+    picture.save(root / "snow" / "target" / "03.tif")
+    with pytest.raises(InputError, match=rf"18 whole pictures, got 1 .*snow/target/03\.tif \(.*{says}"):
+        check_pictures(read_relations(root))
+
+
 def test_broken_pictures_are_named_together(root: Path) -> None:
     (root / "snow" / "target" / "03.png").write_bytes(b"")
     (root / "hats" / "control" / "00.png").write_bytes(b"no picture")
