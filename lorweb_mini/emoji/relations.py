@@ -22,7 +22,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..files import data_dir, read_json
 from .distributions import unseen
-from .edits import Strength, apply_edit, chain_name, edit_relations, instructions, parse_chain, parse_relation
+from .edits import EDITS, Strength, apply_edit, chain_name, edit_relations, instructions, parse_chain, parse_relation
 from .sheets import STYLES, load_emoji
 
 SPLITS = ("train", "val", "test")
@@ -255,8 +255,11 @@ def get_relation(name: str) -> Relation:
         return relations()[name]
     if name in _unseen_relations():
         return _unseen_relations()[name][1]
-    if isinstance(name, str) and name.startswith(("edit/", "compose/edit/")) and "=" in name:
-        return relation_of_chain(parse_chain(name))
+    if isinstance(name, str) and name.startswith(("edit/", "compose/edit/")):
+        kinds = [part.partition("=")[0] for part in name.removeprefix("compose/")[5:].split("+edit/")]
+        # A strength out of range says so; a kind that does not exist gets the nearest names.
+        if "=" in name or all(kind in EDITS for kind in kinds):
+            return relation_of_chain(parse_chain(name))
     near = difflib.get_close_matches(name, [*relations(), *_unseen_relations()], 3, 0.3)
     raise InputError(f"expected the name of a relation, got {name!r}; the nearest are {near}")
 
