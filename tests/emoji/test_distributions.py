@@ -182,3 +182,12 @@ def test_any_chain_is_a_relation() -> None:
     with pytest.raises(InputError):
         get_relation("edit/hue=400")
     assert NOTHING.chains(Chains.of([[("hue", 77)]])).tolist() == [False]
+
+
+def test_chains_of_edits_without_a_strength_have_a_name_too() -> None:
+    name = "compose/edit/flip_vertical+edit/flip_horizontal"
+    assert [kind for kind, _ in get_relation(name).edits] == ["flip_vertical", "flip_horizontal"]
+    assert get_relation(name).edits == parse_chain(name)
+    for wrong in ("compose/edit/flip_vertical+edit/flop", "edit/gray"):
+        with pytest.raises(InputError, match="the nearest are"):
+            get_relation(wrong)
