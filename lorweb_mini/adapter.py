@@ -121,7 +121,11 @@ class Adapter:
         Raises:
             InputError: another tool has removed, merged, scaled or switched it, or added one beside it.
         """
-        if problem := next(filter(None, self._problems()), None):
+        if next(filter(None, self._problems()), None) is None:
+            return
+        with self.turn():  # another thread may have been about to switch
+            problem = next(filter(None, self._problems()), None)
+        if problem is not None:
             raise InputError(
                 f"expected the transformer with the adapter {self.name!r} alone, active, not merged and at scale 1, "
                 f"got {problem}. Undo what changed it (fuse_lora, set_adapters, disable_lora, fuse_qkv_projections, "

@@ -5,13 +5,16 @@ Each table holds members of one kind; what must come out is computed by a fresh 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import pickle
+import random
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -602,74 +605,121 @@ def test_default_dtype_and_device_change_nothing(
 # --- any sequence of calls ------------------------------------------------------------------------
 
 
-def _freeze(editor: lw.Editor, body: list, tmp_path: Path) -> None:
-    if editor.basis.merged is not None:
+Step = tuple[Callable[..., None], list]
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """Where a call is made: the contexts that its own thread has entered, and whether other threads run beside it."""
+
+    editor: lw.Editor
+    folder: Path
+    frozen: bool = False
+    off: bool = False
+    threads: bool = False
+
+    def call(self, body: list[Step]) -> None:
+        for step, inner in body:
+            step(self, inner)
+
+
+def _freeze(scene: _Scene, body: list) -> None:
+    if scene.frozen:
         with pytest.raises(lw.InputError, match="does not nest"):
-            editor.freeze(mixtures(1, editor)).__enter__()
+            scene.editor.freeze(mixtures(1, scene.editor)).__enter__()
         return
-    with editor.freeze(mixtures(1, editor, len(body))):
-        _call(editor, body, tmp_path)
+    with scene.editor.freeze(mixtures(1, scene.editor, len(body))):
+        replace(scene, frozen=True, off=True).call(body)
 
 
-def _disable(editor: lw.Editor, body: list, tmp_path: Path) -> None:
-    with editor.basis.disabled():
-        _call(editor, body, tmp_path)
+def _disable(scene: _Scene, body: list) -> None:
+    with scene.editor.basis.disabled():
+        replace(scene, off=True).call(body)
 
 
-def _mix(editor: lw.Editor, body: list, tmp_path: Path) -> None:
-    with editor.basis.mixed(mixtures(1, editor, 3)):
-        _call(editor, body, tmp_path)
+def _mix(scene: _Scene, body: list) -> None:
+    with scene.editor.basis.mixed(mixtures(1, scene.editor, 3)):
+        scene.call(body)
 
 
-def _raise(editor: lw.Editor, body: list, tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), editor.basis.disabled():
-        _call(editor, body, tmp_path)
+def _raise(scene: _Scene, body: list) -> None:
+    with pytest.raises(ZeroDivisionError), scene.editor.basis.disabled():
+        replace(scene, off=True).call(body)
         raise ZeroDivisionError
 
 
-def _copy(editor: lw.Editor, body: list, tmp_path: Path) -> None:
-    if editor.basis.off:
+def _copy(scene: _Scene, body: list) -> None:
+    if scene.off:
         with pytest.raises(lw.InputError):
-            copy.deepcopy(editor)
+            copy.deepcopy(scene.editor)
     else:
-        _call(copy.deepcopy(editor), body, tmp_path)
+        replace(scene, editor=copy.deepcopy(scene.editor)).call(body)
 
 
-def _threads(editor: lw.Editor, body: list, tmp_path: Path) -> None:
-    if not editor.basis.off:  # inside, they would wait for the end
+def _threads(scene: _Scene, body: list) -> None:
+    if not scene.off:  # inside, they would wait for the end
         with ThreadPoolExecutor(2) as pool:
-            for job in [pool.submit(_call, editor, body, tmp_path) for _ in range(2)]:
+            for job in [pool.submit(replace(scene, threads=True).call, body) for _ in range(2)]:
                 job.result()
 
 
-def _edit(editor: lw.Editor, body: list, tmp_path: Path) -> None:
-    editor.edit(*TRIPLET, steps=1)
+def _edit(scene: _Scene, body: list) -> None:
+    scene.editor.edit(*TRIPLET, steps=1)
 
 
-def _generate(editor: lw.Editor, body: list, tmp_path: Path) -> None:
-    editor.generate(B, torch.randn(2, 20, 3), steps=1)
+def _generate(scene: _Scene, body: list) -> None:
+    scene.editor.generate(B, torch.randn(2, 20, 3), steps=1)
 
 
-def _export(editor: lw.Editor, body: list, tmp_path: Path) -> None:
-    editor.export_lora(mixtures(1, editor), tmp_path / f"{len(body)}.safetensors")
+def _route(scene: _Scene, body: list) -> None:
+    scene.editor.route(*TRIPLET)
 
 
-def _bad(editor: lw.Editor, body: list, tmp_path: Path) -> None:
-    for call in (lambda: editor.edit(A, B, None), lambda: editor.generate(B, torch.ones(20, 4))):
+def _export(scene: _Scene, body: list) -> None:
+    file = scene.folder / f"{threading.get_ident()}.safetensors"
+    scene.editor.export_lora(mixtures(1, scene.editor), file)
+
+
+def _bad(scene: _Scene, body: list) -> None:
+    editor = scene.editor
+    for call in (
+        lambda: editor.edit(A, B, None),
+        lambda: editor.edit(*TRIPLET, prompt="a"),
+        lambda: editor.generate(B, torch.ones(20, 4)),
+    ):
         with pytest.raises(lw.InputError):
             call()
 
 
-def _base(editor: lw.Editor, body: list, tmp_path: Path) -> None:
-    editor.base.edit(torch.zeros(1, 16, 8, 8), None, [0], steps=1)
+def _base(scene: _Scene, body: list) -> None:
+    scene.editor.base.edit(torch.zeros(1, 16, 8, 8), None, [0], steps=1)
 
 
-def _call(editor: lw.Editor, body: list, tmp_path: Path) -> None:
-    for step, inner in body:
-        step(editor, inner, tmp_path)
+def _render(scene: _Scene, body: list) -> None:
+    if not scene.frozen:
+        Renderer(scene.editor, B)(mixtures(1, scene.editor))
 
 
-SIMPLE = st.tuples(st.sampled_from([_edit, _generate, _export, _bad, _base]), st.just([]))
+def _interrupted(scene: _Scene, body: list) -> None:
+    if not scene.frozen:
+        lines = random.randrange(1, 2000)
+        with contextlib.suppress(KeyboardInterrupt):
+            _frozen_once(scene.editor, mixtures(1, scene.editor), _Interrupt({adapter.__file__}, lines))
+
+
+def _foreign(scene: _Scene, body: list) -> None:
+    if not (scene.off or scene.threads):
+        transformer = scene.editor.base.transformer
+        transformer.fuse_lora()
+        with pytest.raises(lw.InputError, match="it merged"):
+            scene.editor.edit(*TRIPLET, steps=1)
+        transformer.unfuse_lora()
+        transformer.disable_lora()
+        transformer.enable_lora()
+
+
+ALONE = [_edit, _generate, _route, _export, _bad, _base, _render, _interrupted, _foreign]
+SIMPLE = st.tuples(st.sampled_from(ALONE), st.just([]))
 STEPS = st.recursive(
     st.lists(SIMPLE, max_size=2),
     lambda inner: st.lists(
@@ -690,6 +740,6 @@ def used() -> lw.Editor:
 def test_any_sequence_of_calls_leaves_the_editor_as_it_was(
     used: lw.Editor, expected: lw.EditResult, tmp_path_factory: pytest.TempPathFactory, body: list
 ) -> None:
-    _call(used, body, tmp_path_factory.getbasetemp())
+    _Scene(used, tmp_path_factory.getbasetemp()).call(body)
     assert _is_fresh(used, expected)
     assert used.basis.coefficients is None
