@@ -169,13 +169,27 @@ def _write(out: Path, stem: str, items: Sequence[Any], size: int, row_of: Callab
 
 
 def _models_used(pipeline: FluxKontextPipeline, encoder: PictureEncoder) -> dict[str, Any]:
-    """Settings that follow from the models, and digests of their weights."""
+    """Settings that follow from the models, and digests of their weights and configurations."""
     models = {part: getattr(pipeline, part) for part in ("vae", "text_encoder", "text_encoder_2")}
+    configurations = {
+        part: dict(model.config if part == "vae" else model.config.to_dict()) for part, model in models.items()
+    }
+    for part in ("tokenizer", "tokenizer_2"):
+        tokenizer = getattr(pipeline, part)
+        configurations[part] = {"words": sorted(tokenizer.get_vocab().items()), "most": tokenizer.model_max_length}
+    configurations["encoder"] = encoder.model.config.to_dict() | {"processor": encoder.processor.to_dict()}
     return {
         "embedding_dim": encoder.embedding_dim,
         "dtype": str(pipeline.vae.dtype).removeprefix("torch."),
         "weights": {part: _digest(model) for part, model in {**models, "encoder": encoder}.items()},
+        "configurations": {part: _digest_of_settings(config) for part, config in configurations.items()},
     }
+
+
+def _digest_of_settings(config: Mapping[str, Any]) -> str:
+    """A digest of what decides a result, and of neither names nor versions."""
+    kept = {k: v for k, v in config.items() if k[0] != "_" and k not in ("transformers_version", "dtype")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _digest(model: nn.Module) -> str:

@@ -208,6 +208,28 @@ def test_other_weights_are_refused(copied, part: str, tmp_path: Path) -> None:
         write_shards(pipeline, encoder, root, folder, SETTINGS)
 
 
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("vae", lambda pipeline, encoder: pipeline.vae.register_to_config(scaling_factor=1.7)),
+        ("vae", lambda pipeline, encoder: pipeline.vae.register_to_config(shift_factor=0.0)),
+        ("tokenizer", lambda pipeline, encoder: setattr(pipeline.tokenizer, "model_max_length", 4)),
+        ("tokenizer_2", lambda pipeline, encoder: pipeline.tokenizer_2.add_tokens(["hat"])),
+        ("text_encoder", lambda pipeline, encoder: setattr(pipeline.text_encoder.config, "layer_norm_eps", 0.1)),
+        ("encoder", lambda pipeline, encoder: setattr(encoder.processor, "image_mean", [0.1, 0.2, 0.3])),
+        ("encoder", lambda pipeline, encoder: setattr(encoder.processor, "size", {"shortest_edge": 40})),
+    ],
+)
+def test_other_configurations_are_refused(copied, tmp_path: Path, part: str, change: Callable) -> None:
+    """The same weights compute something else under them."""
+    root, folder, *_ = copied
+    pipeline, encoder = tiny_pipeline(), PictureEncoder.load(tiny_clip(tmp_path / "clip"))
+    write_shards(pipeline, encoder, root, folder, SETTINGS)
+    change(pipeline, encoder)
+    with pytest.raises(InputError, match=f"got others: {part} of configurations"):
+        write_shards(pipeline, encoder, root, folder, SETTINGS)
+
+
 def test_another_split_is_refused(copied, tmp_path: Path) -> None:
     root, folder, pipeline, encoder = copied
     categories = json.loads((folder / SPLITS).read_text())
