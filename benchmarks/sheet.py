@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     answer = commands.add_parser("answer")
     answer.add_argument("file", type=Path)
     answer.add_argument("--weights", default="full", help="full, starter or a folder")
-    answer.add_argument("--steps", type=int, default=8)
+    answer.add_argument("--steps", type=int, default=1)
     compare = commands.add_parser("compare")
     compare.add_argument("before", type=Path)
     compare.add_argument("after", type=Path)

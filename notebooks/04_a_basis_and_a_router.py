@@ -298,11 +298,12 @@ display(
 # %% [markdown]
 # ## The router
 #
-# Where do the coefficients c come from? A frozen encoder e embeds a, a′ and b separately. The three embeddings, joined,
-# are the **query**. Every layer *l* projects the query with its own matrix and compares the result with a **key** for
-# each LoRA.
+# Where do the coefficients c come from? A frozen encoder e embeds a, a′ and b separately: in the paper these three
+# embeddings, joined, are the **query**. The starter has a fourth part, our addition: a frozen encoder p sees a and a′
+# *together* and was trained to say what changed between them. Every layer *l* projects the query with its own matrix
+# and compares the result with a **key** for each LoRA.
 #
-# $$q = \frac{[\,e(a),\ e(a'),\ e(b)\,] - \mu}{\sigma}, \qquad
+# $$q = \frac{[\,e(a),\ e(a'),\ e(b),\ p(a, a')\,] - \mu}{\sigma}, \qquad
 # c_{l,n} = \operatorname{softmax}_n\!\left(\frac{(P_l\, q) \cdot k_{l,n}}{\sqrt{d_k}}\right)$$
 #
 # It is attention, with one query and N keys, in which the values are LoRAs. Everything in the next figure is taken from
@@ -314,13 +315,15 @@ question = questions[0]
 
 
 @torch.no_grad()
-def embedded(*pictures: torch.Tensor) -> list[torch.Tensor]:
-    """e of batches of pictures [k, 3, 64, 64]: [k, embedding] each."""
-    return [torch.cat([editor.encoder(editor.autoencoder.to_latent(p)) for p in x.split(64)]) for x in pictures]
+def embedded(*triplet: torch.Tensor) -> list[torch.Tensor]:
+    """The four parts of the query, from batches of a, a′ and b [k, 3, 64, 64]: [k, embedding] each."""
+    batches = zip(*(x.split(64) for x in triplet), strict=True)
+    parts = [editor.embeddings(*map(editor.autoencoder.to_latent, batch)) for batch in batches]
+    return [torch.cat(part) for part in zip(*parts, strict=True)]
 
 
 parts = embedded(question.a[None], question.a_prime[None], question.b[None])
-P, K = router.query_projection[SHOWN_LAYER], router.keys[SHOWN_LAYER]  # [d_k, 3 e] and [N, d_k]
+P, K = router.query_projection[SHOWN_LAYER], router.keys[SHOWN_LAYER]  # [d_k, 4 e] and [N, d_k]
 raw = torch.cat(parts, -1)[0]
 query = router.query(*parts)[0]
 projected = P @ query
@@ -342,14 +345,15 @@ def put(values: torch.Tensor, x: float, y: float, width: float, height: float, t
     axis.text(x + width / 2, y - 0.1, shape, ha="center", va="top", size=8, color=PALE)
 
 
-shown = {"a": question.a, "a′": question.a_prime, "b": question.b}
-for i, ((name, picture), part) in enumerate(zip(shown.items(), parts, strict=True)):
-    y = 2.3 - 0.95 * i
-    axis.imshow(to_pil(picture), extent=(0.3, 1.0, y, y + 0.7), aspect="auto")
-    axis.text(0.18, y + 0.35, name, ha="center", va="center", size=10)
-    axis.annotate("", (1.62, y + 0.35), (1.08, y + 0.35), arrowprops={"arrowstyle": "->", "color": PALE})
-    axis.text(1.34, y + 0.42, "e", ha="center", size=9, style="italic")
-    put(part[0].reshape(-1, 8), 1.7, y, 0.3, 0.7, "" if i < 2 else f"|{EMBEDDING} each")
+a, a_prime, b = question.a, question.a_prime, question.b
+for i, (encoder, shown, part) in enumerate(zip("eeep", ([a], [a_prime], [b], [a, a_prime]), parts, strict=True)):
+    y, width = 2.55 - 0.76 * i, 0.58 / len(shown)
+    for k, picture in enumerate(shown):
+        axis.imshow(to_pil(picture), extent=(0.4 + k * width, 0.4 + (k + 1) * width, y, y + width), aspect="auto")
+    axis.text(0.2, y + 0.29, ("a", "a′", "b", "a, a′")[i], ha="center", va="center", size=10)
+    axis.annotate("", (1.62, y + 0.29), (1.08, y + 0.29), arrowprops={"arrowstyle": "->", "color": PALE})
+    axis.text(1.34, y + 0.36, encoder, ha="center", size=9, style="italic")
+    put(part[0].reshape(-1, 8), 1.7, y, 0.3, 0.58, "" if i < 3 else f"|{EMBEDDING} each")
 put(raw.reshape(-1, 8), 2.55, 0.4, 0.34, 2.6, f"joined|{len(raw)}")
 put(query.reshape(-1, 8), 3.6, 0.4, 0.34, 2.6, f"q|{len(query)}")
 put(P, 4.75, 1.2, 1.75, 1.0, f"$P_l$, learned|{KEY} × {len(query)}")
@@ -372,8 +376,9 @@ figure
 @torch.no_grad()
 def route(a: torch.Tensor, a_prime: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Pictures [k, 3, 64, 64] to coefficients [k, layers, N]."""
-    e = [editor.encoder(editor.autoencoder.to_latent(picture)) for picture in (a, a_prime, b)]
-    q = (torch.cat(e, -1) - router.mean) / router.deviation
+    z = [editor.autoencoder.to_latent(picture) for picture in (a, a_prime, b)]
+    e = [editor.encoder(latent) for latent in z]
+    q = (torch.cat([*e, editor.pair_encoder(z[0], z[1])], -1) - router.mean) / router.deviation
     rows = []
     for P, keys in zip(router.query_projection, router.keys, strict=True):
         scores = (q @ P.T) @ keys.T / keys.shape[1] ** 0.5
@@ -392,7 +397,7 @@ print(f"largest difference to the package's router: {(mine - package).abs().max(
 #
 # ### Where the parameters go
 #
-# A and B grow with the width of the layer; the keys with N; the projection with three times the width of the encoder.
+# A and B grow with the width of the layer; the keys with N; the projection with the length of the query.
 # Below are the starter and the released weights of the paper (N = 32, r = 4, CLIP's 768 numbers a picture) on the
 # layers of FLUX.1. For the latter we build the real transformer on PyTorch's *meta* device, without storage for its
 # twelve billion parameters, and count.
@@ -421,7 +426,7 @@ layers_of = {
     "starter": basis.modules,
     "paper, on FLUX.1": [flux.get_submodule(name) for name in adapted_linears(flux)],
 }
-sizes = {"starter": (N, RANK, KEY, 3 * EMBEDDING), "paper, on FLUX.1": (32, 4, 128, 3 * 768)}
+sizes = {"starter": (N, RANK, KEY, len(query)), "paper, on FLUX.1": (32, 4, 128, 3 * 768)}
 counts = {name: parameters(layers_of[name], *sizes[name]) for name in sizes}
 figure, axis = figure_of(10, 2.1)
 fills = (COLOURS[0], COLOURS[2], COLOURS[4], COLOURS[1])
@@ -478,18 +483,19 @@ from dataclasses import replace
 
 from lorweb_mini.commands.train import BASES, DEFAULTS
 from lorweb_mini.emoji.relations import select
-from lorweb_mini.training import recipes
+from lorweb_mini.training import basis as basis_training
 
 if SMOKE:
-    recipes.SCALE_ROWS = 128  # training triplets for μ and σ
+    basis_training.STANDARDISED = 128  # training triplets for μ and σ
 PAIRS = 48 if SMOKE else 2000  # pictures that each procedural edit is shown on
-recipe = recipes.BasisRecipe(replace(BASES["starter"], query="cat"), select("seen", starter=True), PAIRS)
+recipe = basis_training.BasisRecipe(replace(BASES["starter"], query="cat"), select("seen", starter=True), PAIRS)
 new_router = recipe.editor.router
 
 RELATIONS = [name for name in splits()["starter"]["seen"] if not SMOKE or name in (*ASKED, "edit/shrink=0.35")]
 unseen = [item for name in RELATIONS for item in lw.analogies("test", name, seed=2, n=2 if SMOKE else 8)]
 labels = np.array([item.relation for item in unseen])
 probe = embedded(*as_batch(unseen)[:3])
+separate = probe[:3]  # the paper's query, which the new router has
 
 
 def perplexity(c: torch.Tensor) -> torch.Tensor:
@@ -505,8 +511,8 @@ def without_standardising(router, *parts: torch.Tensor) -> torch.Tensor:
 
 with torch.no_grad():
     routings = {
-        "new, query as it is": without_standardising(new_router, *probe),
-        "new, query standardised": new_router(*probe),
+        "new, query as it is": without_standardising(new_router, *separate),
+        "new, query standardised": new_router(*separate),
         "trained (starter)": router(*probe),
     }
 
@@ -550,8 +556,8 @@ display(
 # > standardised?
 
 # %%
-raw = torch.cat(probe, -1)
-standard = new_router.query(*probe)
+raw = torch.cat(separate, -1)
+standard = new_router.query(*separate)
 
 
 def shared(q: torch.Tensor) -> float:
@@ -614,13 +620,13 @@ display(
 
 # %%
 RATE, WARMUP, BATCH = DEFAULTS["starter"].learning_rate, DEFAULTS["starter"].warmup_steps, 4 if SMOKE else 16
-ROUTER_SCALE = recipes.ROUTER_SCALE
+ROUTER_SCALE = basis_training.ROUTER_SCALE
 loras, routing = recipe.parameter_groups()
 recipe(recipe.batch(np.random.default_rng(0), BATCH))["loss"].backward()
 norms = [torch.cat([p.grad.flatten() for p in group["params"]]).norm() for group in (loras, routing)]
-lengths = new_router.query(*probe).abs().sum(1).mean(), new_router.keys.abs().sum(-1).mean()
+lengths = new_router.query(*separate).abs().sum(1).mean(), new_router.keys.abs().sum(-1).mean()
 reach = [rate * float((lengths[0] * lengths[1]).detach()) / KEY**0.5 for rate in (RATE, ROUTER_SCALE * RATE)]
-spread = new_router.logits(new_router.query(*probe)).std().item()
+spread = new_router.logits(new_router.query(*separate)).std().item()
 display(
     Markdown(
         f"Gradient at the first step: **{norms[0]:.2g}** for the LoRAs, **{norms[1]:.2g}** for the router. A new "
@@ -669,7 +675,7 @@ def learn(router_scale: float, standardised: bool, seed: int, steps: int) -> tup
     groups = [{**loras, "lr": RATE}, {**routing, "lr": RATE * router_scale}]
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01)
     warm = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / WARMUP))
-    losses, seen = [], [health(new_router(*probe))]
+    losses, seen = [], [health(new_router(*separate))]
     for step in range(steps):
         loss = recipe(recipe.batch(np.random.default_rng([seed, step]), BATCH))["loss"]
         optimiser.zero_grad()
@@ -678,7 +684,7 @@ def learn(router_scale: float, standardised: bool, seed: int, steps: int) -> tup
         optimiser.step()
         warm.step()
         losses.append(loss.item())
-        seen.append(health(new_router(*probe)))
+        seen.append(health(new_router(*separate)))
     return np.array(losses), torch.stack(seen)
 
 

@@ -198,16 +198,17 @@ def merged(c: torch.Tensor) -> list[torch.Tensor]:
         return [module.get_base_layer().weight.detach().clone() for module in starter.basis.modules]
 
 
-def eye(picture: torch.Tensor) -> torch.Tensor:
-    """What the router sees of a picture, [1, width]."""
+def embedded(example: torch.Tensor) -> list[torch.Tensor]:
+    """The parts of the router's query, [1, width] each, with this a′."""
+    latents = [starter.autoencoder.to_latent(picture[None]) for picture in (shown.a, example, shown.b)]
     with torch.no_grad():
-        return starter.encoder(starter.autoencoder.to_latent(picture[None]))
+        return starter.embeddings(*latents)
 
 
 between = [torch.lerp(x, y, T) for x, y in zip(merged(c_0), merged(c_1), strict=True)]
 by_weights = max(float((x - y).abs().max()) for x, y in zip(between, merged(torch.lerp(c_0, c_1, T)), strict=True))
-a_prime = torch.lerp(eye(shown.examples[0]), eye(shown.examples[-1]), T)
-by_embedding = starter.router(eye(shown.a), a_prime, eye(shown.b))[0]
+first, last = embedded(shown.examples[0]), embedded(shown.examples[-1])
+by_embedding = starter.router(*(torch.lerp(x, y, T) for x, y in zip(first, last, strict=True)))[0]
 by_logits = geometric(c_0[None], c_1[None], [T])[0, 0]
 display(
     Markdown(
@@ -1139,8 +1140,8 @@ def check_logits(path) -> str:
         return "Not yet: `logits_path` returns None."
     worst = 0.0
     for t in (-0.5, 0.25, 0.5, 1.5):
-        example = torch.lerp(eye(shown.examples[0]), eye(shown.examples[-1]), t)
-        expected = starter.router(eye(shown.a), example, eye(shown.b))[0]
+        ends_of = zip(embedded(shown.examples[0]), embedded(shown.examples[-1]), strict=True)
+        expected = starter.router(*(torch.lerp(x, y, t) for x, y in ends_of))[0]
         worst = max(worst, float((path(c_0, c_1, t) - expected).abs().max()))
     return f"{'✓ Right' if worst < 1e-3 else 'Not yet'}: largest difference to the router {worst:.0e}."
 

@@ -305,7 +305,7 @@ again = new_editor(editor.config)
 mini.load_into(again.basis, again.router)
 with torch.no_grad():
     latents = [editor.autoencoder.to_latent(x) for x in (a, a_prime, b)]
-    query = editor.router.query(*editor.encoder(torch.cat(latents)).chunk(3))
+    query = editor.router.query(*editor.embeddings(*latents))
 routed = route_released(mini, query)  # layer by layer from the disk, no transformer anywhere
 rounding = (routed - answers.coefficients).abs().max()
 moved = (again.generate(list(b), routed, steps=STEPS).pictures - answers.pictures).abs()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,14 @@ def test_a_damaged_state_is_left_to_the_training(tmp_path: Path) -> None:
     assert watched.step == 0
     with pytest.raises(InputError, match="damaged file"):
         train(watched, CONFIG, tmp_path)
+
+
+def test_a_training_in_bf16_is_looked_at_in_single_precision(tmp_path: Path) -> None:
+    watched = Watched(Tiny(), _items(), tmp_path, every=ALWAYS)
+    train(watched, replace(CONFIG, precision="bf16"), tmp_path)
+    film = read_film(tmp_path)
+    assert film.frames.dtype == torch.uint8 and film.perplexity.dtype == torch.float32
+    assert film.steps.tolist() == list(range(STEPS + 1))
 
 
 def test_what_cannot_be_watched(tmp_path: Path) -> None:
