@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 import torch
 from conftest import ROOT
 
+from lorweb_mini.emoji import latents
 from lorweb_mini.emoji.latents import encoded
+from lorweb_mini.emoji.sheets import load_emoji
 from lorweb_mini.errors import InputError
 from lorweb_mini.files import cache_dir, read_json, read_text
 from lorweb_mini.models.autoencoder import MiniAutoencoder
@@ -59,6 +62,30 @@ def test_damaged_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "foreign": b"PNG" * 100}[damage])
     assert torch.equal(encoded(autoencoder, "few", shown, lambda x: x), first)
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("change", ["a pixel", "the order", "the autoencoder", "the edit's name"])
+def test_a_cache_follows_what_it_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    """Positions alone do not say which pictures they are: a rebuilt sheet may have others there."""
+    monkeypatch.setenv("LORWEB_CACHE", str(tmp_path))
+    autoencoder = MiniAutoencoder().eval().requires_grad_(False)
+    shown = np.array([[0, 0], [1, 0], [2, 0]])
+    first = encoded(autoencoder, "few", shown, lambda x: x)
+    data, name, edit = load_emoji(), "few", lambda x: x
+    rgba = data.rgba.copy() if change in ("a pixel", "the order") else data.rgba
+    if change == "a pixel":
+        rgba[2, 0, 30, 30] = 255 - rgba[2, 0, 30, 30]
+    elif change == "the order":
+        rgba[[0, 1]] = rgba[[1, 0]]
+    elif change == "the autoencoder":
+        autoencoder.register_to_config(scaling_factor=3.0)
+    else:
+        name, edit = "few, inverted", lambda x: -x
+    monkeypatch.setattr(latents, "load_emoji", lambda: replace(data, rgba=rgba))
+    again = encoded(autoencoder, name, shown, edit)
+    expected = autoencoder.to_latent(edit(replace(data, rgba=rgba).tensor(shown[:, 0], shown[:, 1]))).half()
+    assert torch.equal(again, expected) and not torch.equal(again, first)
+    assert torch.equal(encoded(autoencoder, name, shown, edit), again) and len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp932"])

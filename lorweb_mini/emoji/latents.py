@@ -156,8 +156,7 @@ def _rows_of(drawings: np.ndarray) -> np.ndarray:
 @torch.no_grad()
 def encoded(autoencoder: MiniAutoencoder, name: str, shown: np.ndarray, edit: Callable[[Tensor], Tensor]) -> Tensor:
     """Latents of pictures [P, 2] (emoji, style) after an edit, from the cache where they are there."""
-    content = zlib.crc32(np.ascontiguousarray(shown).tobytes())
-    mark = f"{latent_fingerprint(autoencoder)}-{re.sub(r'[^a-z0-9]+', '_', name)}-{content:08x}"
+    mark = f"{latent_fingerprint(autoencoder)}-{re.sub(r'[^a-z0-9]+', '_', name)}-{_checksum(shown):08x}"
     path = cache_dir() / f"{mark}.safetensors"
     if path.is_file():
         try:
@@ -174,3 +173,12 @@ def encoded(autoencoder: MiniAutoencoder, name: str, shown: np.ndarray, edit: Ca
     save_file({"latents": latents}, unfinished)
     os.replace(unfinished, path)
     return latents
+
+
+def _checksum(shown: np.ndarray) -> int:
+    """A checksum of the pixels of drawings [P, 2], so that a cache does not outlive the sheets."""
+    rgba, total = load_emoji().rgba, 0
+    for start in range(0, len(shown), 1024):
+        part = shown[start : start + 1024]
+        total = zlib.crc32(rgba[part[:, 0], part[:, 1]].tobytes(), total)
+    return total
