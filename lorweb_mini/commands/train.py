@@ -140,47 +140,48 @@ def branch(source: Path, folder: Path, config: TrainingConfig, samples: int) -> 
     return replace(config, samples=done + samples, decay_samples=samples)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Parses the command line and trains."""
-    parser = argparse.ArgumentParser(prog="python -m lorweb_mini.train", description=__doc__)
-    parser.add_argument("part", choices=list(DEFAULTS))
-    parser.add_argument("--folder", type=Path, help="where to write; default: the shipped weights' own folder")
-    parser.add_argument("--samples", type=int, help="length of the training, repeatable bit for bit")
-    parser.add_argument("--decay-samples", type=int, help="samples at the end over which the learning rate falls")
-    parser.add_argument(
-        "--minutes", type=float, help="time budget; beside --samples a cap, after which the state stays"
-    )
-    parser.add_argument("--steps", type=int, help="exact number of steps instead")
-    parser.add_argument("--branch-from", type=Path, help="decay an unfinished run of this folder over --samples")
-    parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--warmup-steps", type=int)
-    parser.add_argument("--optimizer", choices=("adamw", "muon"))
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m lorweb_mini.train", description=__doc__)
+    made.add_argument("part", choices=list(DEFAULTS))
+    made.add_argument("--folder", type=Path, help="where to write; default: the shipped weights' own folder")
+    made.add_argument("--samples", type=int, help="length of the training, repeatable bit for bit")
+    made.add_argument("--decay-samples", type=int, help="samples at the end over which the learning rate falls")
+    made.add_argument("--minutes", type=float, help="time budget; beside --samples a cap, after which the state stays")
+    made.add_argument("--steps", type=int, help="exact number of steps instead")
+    made.add_argument("--branch-from", type=Path, help="decay an unfinished run of this folder over --samples")
+    made.add_argument("--batch-size", type=int)
+    made.add_argument("--learning-rate", type=float)
+    made.add_argument("--warmup-steps", type=int)
+    made.add_argument("--optimizer", choices=("adamw", "muon"))
+    made.add_argument(
         "--precision",
         choices=("fp32", "bf16", "auto"),
         help="auto: bf16 where the processor has it, else fp32",
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--checkpoint-minutes", type=float)
-    parser.add_argument("--edited-pairs", type=int, help="encoder: pictures drawn for each procedural edit")
-    parser.add_argument("--layout", help="what the transformer of a basis sees: b, tokens or grid")
-    parser.add_argument("--loras", type=int, dest="n_loras", help="size N of the basis")
-    parser.add_argument("--rank", type=int, help="rank r of its LoRAs")
-    parser.add_argument(
-        "--encoder", help="image encoder of its router: tiny-clip, latents, pixels or efficientnet-lite0"
-    )
-    parser.add_argument("--query", choices=QUERIES, help="of its router: with or without the encoder of the pair")
-    parser.add_argument("--no-router", action="store_true", help="ablation: all coefficients are 1")
-    parser.add_argument("--pair-rate", type=float, help="learning rate of the encoder of the pair, as a share")
-    parser.add_argument("--balance", type=float, help="weight of the balance term")
-    parser.add_argument("--exact-shift", type=float, help="mean of logit(t) for exact edits")
-    parser.add_argument("--artists-share", type=float, help="share of artists' pairs beside the fresh edits")
-    parser.add_argument("--fresh", action="store_true", help="throw away an unfinished run instead of resuming it")
-    parser.add_argument("--from-weights", type=Path, help="start from finished weights instead of from nothing")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--threads", type=int, default=os.cpu_count())
+    made.add_argument("--checkpoint-minutes", type=float)
+    made.add_argument("--edited-pairs", type=int, help="encoder: pictures drawn for each procedural edit")
+    made.add_argument("--layout", help="what the transformer of a basis sees: b, tokens or grid")
+    made.add_argument("--loras", type=int, dest="n_loras", help="size N of the basis")
+    made.add_argument("--rank", type=int, help="rank r of its LoRAs")
+    made.add_argument("--encoder", help="image encoder of its router: tiny-clip, latents, pixels or efficientnet-lite0")
+    made.add_argument("--query", choices=QUERIES, help="of its router: with or without the encoder of the pair")
+    made.add_argument("--no-router", action="store_true", help="ablation: all coefficients are 1")
+    made.add_argument("--pair-rate", type=float, help="learning rate of the encoder of the pair, as a share")
+    made.add_argument("--balance", type=float, help="weight of the balance term")
+    made.add_argument("--exact-shift", type=float, help="mean of logit(t) for exact edits")
+    made.add_argument("--artists-share", type=float, help="share of artists' pairs beside the fresh edits")
+    made.add_argument("--fresh", action="store_true", help="throw away an unfinished run instead of resuming it")
+    made.add_argument("--from-weights", type=Path, help="start from finished weights instead of from nothing")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parses the command line and trains."""
     tolerant_console()
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
 
     def given(*names: str) -> dict[str, Any]:
@@ -199,7 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
     target = options.folder or folder
     if options.branch_from is not None:
         if options.samples is None:
-            parser.error("--branch-from needs --samples, the length of the decay")
+            parser().error("--branch-from needs --samples, the length of the decay")
         config = branch(options.branch_from, target, config, options.samples)
     basis, more = None, given("edited_pairs") if options.part == "encoder" else {}
     if options.part in BASES:
