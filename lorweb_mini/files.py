@@ -40,8 +40,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text without its byte order mark; InputError, with the file's name, for another encoding."""
-    raw = path.read_bytes()
+    """A UTF-8 text without its byte order mark; InputError, with the file's name, where there is none."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"expected a text in {path}, got {error.strerror or error}") from None
     kind = "UTF-16" if b"\0" in raw or raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "cp1252 or another 8-bit encoding"
     try:
         if b"\0" not in raw:
@@ -53,11 +56,10 @@ def read_text(path: Path) -> str:
 
 def read_json(path: Path) -> Any:
     """What a JSON file holds; InputError, with the file's name, where there is none or half of one."""
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"expected JSON in {path}, got something else: {error}") from None
 
 

@@ -304,21 +304,24 @@ def _network_kwargs(file: Path, asked: Path, config: ReleasedConfig) -> dict[str
             network = yaml.safe_load(place.read_text(encoding="utf-8-sig"))["config"]["process"][0]["network"]
             kwargs = dict(network.get("network_kwargs") or {})
             break
-        except (yaml.YAMLError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        except (yaml.YAMLError, OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             if folder == file.parent:  # one folder up it may belong to something else
-                raise InputError(f"expected config.process[0].network in {place}, got {error!r}") from None
+                raise InputError(f"expected config.process[0].network in {place}, got {str(error)[:300]}") from None
     else:
-        assumed = ", ".join(f"{key}: {value}" for key, value in MIXING.items())
+        network, kwargs, place = {}, {}, None
+    if silent := [f"{key}: {value}" for key, value in MIXING.items() if kwargs.get(key) is None]:
+        where = f"{place} does not say all" if place else f"no {CONFIG_FILE} beside {file} or one folder up"
         warnings.warn(
-            f"no {CONFIG_FILE} beside {file} or one folder up. Shapes do not show how the LoRAs are mixed; assumed "
-            f"{assumed}. A basis that was trained otherwise (tanh, several heads) gives wrong pictures.",
+            f"{where}. Shapes do not show how the LoRAs are mixed; assumed {', '.join(silent)}. "
+            f"A basis that was trained otherwise (tanh, several heads) gives wrong pictures.",
             stacklevel=3,
         )
-        return {}
     said = {"linear": network.get("linear"), **kwargs}
     needed = {"linear": config.rank, "loras_num": config.n_loras, "lora_keys_dim": config.keys_dim, **MIXING}
     for name, value in needed.items():
         # The released command line may leave numbers and truth values as text.
-        if said.get(name) is not None and str(said[name]).lower() != str(value).lower():
+        if said.get(name) not in (None, value) and str(said[name]).lower() != str(value).lower():
             raise InputError(f"expected {name}: {value} in {place}, got {said[name]!r}")
+    if not isinstance(encoder := kwargs.get("external_query_model"), (str, type(None))):
+        raise InputError(f"expected external_query_model as the name of a model in {place}, got {encoder!r}")
     return kwargs

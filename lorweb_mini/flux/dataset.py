@@ -32,6 +32,8 @@ from ..images import to_rgb
 CAPTIONS, SPLITS = "captions.json", "splits.json"
 PARTS = ("train", "val", "test")
 SIDES = ("control", "target")
+# A byte order mark and a space of no width, neither of which str.split takes for white space.
+INVISIBLE = {0xFEFF: " ", 0x200B: " "}
 LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}
 
 
@@ -68,7 +70,7 @@ def read_relations(root: str | Path) -> dict[str, list[PicturePair]]:
     relations: dict[str, list[PicturePair]] = {}
     for folder in visible(root):
         sides = [x for x in visible(folder) if x.is_dir() and x.name.lower() in SIDES] if folder.is_dir() else []
-        name = _nfc(folder.name)
+        name = _nfc(folder.name, root)
         if not sides:
             if folder.is_dir() or is_picture(folder):
                 skipped["no control/ and target/"].append(folder.name)
@@ -90,7 +92,7 @@ def _pairs(folder: Path, sides: Sequence[Path], skipped: dict[str, list[str]]) -
     for place in sides:
         side = pictures[place.name.lower()]
         for path in visible(place):
-            name = _nfc(path.stem)
+            name = _nfc(path.stem, place)
             if is_picture(path):
                 if name in side:
                     raise InputError(f"expected one picture of a name in {place}, got {side[name].name}, {path.name}")
@@ -118,7 +120,7 @@ def _pairs(folder: Path, sides: Sequence[Path], skipped: dict[str, list[str]]) -
         )
     if unused := sorted(captions.keys() - control.keys()):
         skipped["caption of no picture"] += [f"{folder.name}/{name}" for name in unused]
-    category = _nfc(folder.name)
+    category = _nfc(folder.name, folder)
     return [PicturePair(category, name, control[name], target[name], captions[name]) for name in sorted(control)]
 
 
@@ -127,8 +129,11 @@ def _captions(folder: Path, texts: Mapping[str, Path]) -> dict[str, str]:
     listed = read_json(folder / CAPTIONS) if (folder / CAPTIONS).is_file() else {}
     if not isinstance(listed, dict) or not all(isinstance(x, str) for x in listed.values()):
         raise InputError(f"expected an object of names and captions in {folder / CAPTIONS}, got something else")
-    every = [(name, read_text(path)) for name, path in texts.items()] + [(_nfc(k), v) for k, v in listed.items()]
-    return {name: " ".join(text.split()) for name, text in every if text.strip()}
+    every = [(name, read_text(path)) for name, path in texts.items()] + [
+        (_nfc(k, folder), v) for k, v in listed.items()
+    ]
+    captions = {name: _nfc(" ".join(text.translate(INVISIBLE).split()), folder) for name, text in every}
+    return {name: text for name, text in captions.items() if text}
 
 
 def check_pictures(relations: Relations) -> dict[str, dict[str, str]]:
@@ -182,9 +187,10 @@ def read_splits(path: str | Path, names: Sequence[str]) -> dict[str, list[str]]:
         InputError: no such file, no JSON, another part, or a category that is missing, unknown or on two sides.
     """
     splits = read_json(Path(path))
-    if not isinstance(splits, dict) or set(splits) != set(PARTS):
-        raise InputError(f"expected the parts {', '.join(PARTS)} in {path}, got something else")
-    splits = {part: [_nfc(name) for name in splits[part]] for part in PARTS}
+    lists = splits.values() if isinstance(splits, dict) and set(splits) == set(PARTS) else [None]
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
+        raise InputError(f"expected lists of names {', '.join(PARTS)} in {path}, got something else")
+    splits = {part: [_nfc(name, Path(path)) for name in splits[part]] for part in PARTS}
     counts = Counter(name for chosen in splits.values() for name in chosen)
     if twice := sorted(name for name, count in counts.items() if count > 1):
         raise InputError(f"expected each category on one side in {path}, got on two: {some(twice)}")
@@ -232,5 +238,10 @@ def some(names: Sequence[str], joint: str = ", ") -> str:
     return joint.join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _nfc(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+def _nfc(text: str, place: Path) -> str:
+    """A name or a caption of ``place`` in Unicode's NFC form; InputError for one that UTF-8 cannot write."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"expected names and captions in {place} that UTF-8 can write, got {text!r}") from None
+    return unicodedata.normalize("NFC", text)

@@ -5,7 +5,8 @@ With these neither T5 nor CLIP nor the autoencoder is in memory while training. 
     settings.json                  what was computed, with what weights
     splits.json                    which categories are train, val and test
     data.json                      caption and digest of every pair that it was computed from
-    train-00000.arrow, …           one row an analogy: its tensors, the latents' size, category, names, caption, prompt
+    train-00000.arrow, …           one row an analogy: its tensors and their CRC-32, the latents' size, category, names,
+                                   caption, prompt
     prompts-00000.arrow, …         one row a caption: "embeds" [T, C] and "pooled" [P]; prompt 0 is the empty one
     index.json                     the number of rows of every file
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,7 +109,7 @@ def write_shards(
     def prompt(caption: str) -> Row:
         # One at a time: what a caption's embedding is must not depend on its neighbours in a batch.
         pair = pipeline.encode_prompt(caption, None, device=device, max_sequence_length=settings.text_tokens)[:2]
-        return {"caption": caption, "tensors": _packed({"embeds": pair[0][0], "pooled": pair[1][0]})}
+        return {"caption": caption, **_packed({"embeds": pair[0][0], "pooled": pair[1][0]})}
 
     def sample(analogy: Analogy) -> Row:
         first, second = analogy
@@ -121,7 +123,7 @@ def write_shards(
             "prompt": prompts[first.caption],
             "height": height,
             "width": width,
-            "tensors": _packed(tensors),
+            **_packed(tensors),
         }
 
     rows = _write(out, "prompts", list(prompts), PROMPTS_A_FILE, prompt)
@@ -146,8 +148,9 @@ def _encoded(
     return tensors
 
 
-def _packed(tensors: Mapping[str, Tensor]) -> bytes:
-    return save({k: v.cpu().contiguous() for k, v in tensors.items()})
+def _packed(tensors: Mapping[str, Tensor]) -> Row:
+    content = save({k: v.cpu().contiguous() for k, v in tensors.items()})
+    return {"tensors": content, "checksum": zlib.crc32(content)}
 
 
 def _write(out: Path, stem: str, items: Sequence[Any], size: int, row_of: Callable[[Any], Row]) -> dict[str, int]:
@@ -211,9 +214,7 @@ def _claim(out: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
                 raise InputError(f"expected {name} beside the shards in {out}, got none")
             write_atomically(out / name, json.dumps(new, indent=1, ensure_ascii=False).encode())
             continue
-        old = read_json(out / name)
-        if not isinstance(old, dict):
-            raise InputError(f"expected an object in {out / name}, got something else")
+        old = _object(out / name)
         keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
         differ += [_difference(name, key, old.get(key), new.get(key)) for key in keys]
     if differ:
@@ -221,6 +222,16 @@ def _claim(out: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
             f"expected shards of the same settings, pictures and captions in {out}, got others: {some(differ)}. "
             f"Choose another folder, or delete this one"
         )
+
+
+def _object(path: Path, keys: Iterable[str] = ()) -> dict[str, Any]:
+    """What a JSON file of the shards holds; InputError where that is no object with these keys."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"expected an object in {path}, got something else")
+    if missing := sorted(set(keys) - content.keys()):
+        raise InputError(f"expected {some(missing)} in {path}, got none")
+    return content
 
 
 def _difference(file: str, key: str, old: Any, new: Any) -> str:
@@ -250,7 +261,8 @@ class LatentShards:
         self.folder = Path(folder)
         if not (self.folder / INDEX).is_file():
             raise InputError(f"expected finished shards in {folder}, got none")
-        self.settings, self.categories, rows = (read_json(self.folder / x) for x in (SETTINGS, SPLITS, INDEX))
+        needed = {SETTINGS: ("embedding_dim", "side", "text_tokens"), SPLITS: PARTS, INDEX: ("prompts-00000.arrow",)}
+        self.settings, self.categories, rows = (_object(self.folder / name, keys) for name, keys in needed.items())
         if gone := [name for name in (*rows, DATA) if not (self.folder / name).is_file()]:
             raise InputError(f"expected {len(rows)} shards in {folder}, got {len(gone)} missing: {some(gone)}")
         opened = {name: self._open(self.folder / name, count) for name, count in rows.items()}
@@ -290,13 +302,20 @@ class LatentShards:
 
     def sample(self, part: str, number: int) -> tuple[dict[str, Tensor], Row]:
         """Tensors of one sample (see the module), and category, names, caption, size and prompt number."""
+        return self._row(part, number, ("target", "condition", "query"))
+
+    def _row(self, part: str, number: int, names: tuple[str, ...]) -> tuple[dict[str, Tensor], Row]:
         row = self._data[part][number]
         try:
-            return load(row.pop("tensors")), row
-        except Exception as error:
+            content = row.pop("tensors")
+            if zlib.crc32(content) != row["checksum"]:
+                raise ValueError("other bytes than were written")
+            tensors = load(content)
+            return {name: tensors[name] for name in names}, row
+        except Exception as error:  # safetensors has a kind of its own, and damage is of many kinds
             raise InputError(f"expected whole tensors in {part} {number} of {self.folder}, got {error}") from None
 
     def prompt(self, number: int) -> tuple[Tensor, Tensor]:
         """Embeddings of a caption: [T, C] and, pooled, [P]."""
-        tensors, _ = self.sample("prompts", number)
+        tensors, _ = self._row("prompts", number, ("embeds", "pooled"))
         return tensors["embeds"], tensors["pooled"]

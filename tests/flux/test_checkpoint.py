@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -317,7 +318,9 @@ def test_configuration_that_says_otherwise(tensors: dict[str, Tensor], tmp_path:
         open_released(path)
 
 
-@pytest.mark.parametrize("text", ["config: [", "config: {process: []}", "[]", "config: {process: [{network: 3}]}"])
+@pytest.mark.parametrize(
+    "text", ["config: [", "config: {process: []}", "[]", "config: {process: [{network: 3}]}", "[" * 20_000]
+)
 def test_configuration_that_is_none(tensors: dict[str, Tensor], tmp_path: Path, text: str) -> None:
     path = write_released(tmp_path / "x.safetensors", tensors)
     (tmp_path / "config.yaml").write_text(text)
@@ -346,6 +349,45 @@ def test_without_configuration_it_says_what_it_assumes(
         (tmp_path / "config.yaml").write_text(foreign)
     with pytest.warns(UserWarning, match=r"no config\.yaml .* assumed lora_heads: 1, lora_softmax: True.*tanh"):
         assert open_released(path).config.network_kwargs == {}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "assumed", "known"),
+    [
+        (None, ["lora_heads: 1", "lora_softmax: True", "query_mode: cat-aa'b"], []),
+        ({}, ["lora_heads: 1", "lora_softmax: True"], []),
+        ({"external_query_model": "clip", "lora_heads": 1}, ["lora_softmax: True"], ["lora_heads"]),
+        ({"lora_softmax": "true", "lora_heads": None}, ["lora_heads: 1"], ["lora_softmax"]),
+    ],
+)
+def test_what_a_configuration_leaves_out_is_said(
+    tensors: dict[str, Tensor], tmp_path: Path, kwargs: dict | None, assumed: list[str], known: list[str]
+) -> None:
+    path = write_released(tmp_path / "x.safetensors", tensors)
+    network = {"network": {"linear": RANK, "network_kwargs": kwargs}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"config": {"process": [network]}}))
+    with pytest.warns(UserWarning, match=r"config\.yaml does not say all.*tanh") as caught:
+        open_released(path)
+    said = str(caught[0].message)
+    assert all(x in said for x in assumed) and not any(x in said for x in known)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"lora_heads": 1.0}, {"lora_softmax": 1}, {"lora_heads": "1"}, {"loras_num": float(N)}, {"lora_keys_dim": "8"}],
+)
+def test_numbers_of_any_kind_agree(tensors: dict[str, Tensor], tmp_path: Path, change: dict) -> None:
+    path = write_released(tmp_path / "x.safetensors", tensors, {"external_query_model": "clip"})
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    config["config"]["process"][0]["network"]["network_kwargs"] |= change
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_released(path).config.encoder == "clip"
+    config["config"]["process"][0]["network"]["network_kwargs"]["external_query_model"] = 5
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match="external_query_model as the name of a model"):
+        open_released(path)
 
 
 @pytest.mark.parametrize("alpha", [1, RANK, 16, "4", None])

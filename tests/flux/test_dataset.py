@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import unicodedata
 import warnings
 from collections.abc import Callable
@@ -130,6 +131,46 @@ def test_other_encodings_are_named(root: Path, place: str, encoding: str, kind: 
         text = json.dumps(json.loads(text), ensure_ascii=False)
     (root / place).write_bytes(text.encode(encoding))
     with pytest.raises(InputError, match=f"expected UTF-8 text in .*{place.split('/')[-1]}.*{kind}"):
+        read_relations(root)
+
+
+@pytest.mark.parametrize("text", ["\ufeffblur a", "blur\u200b a", "blur \ufeff a\u200b", "\u2003blur\n a "])
+def test_what_nobody_sees_is_no_part_of_a_caption(root: Path, text: str) -> None:
+    (root / "blur" / "target" / "00.txt").write_text(text)
+    (root / "hats" / "captions.json").write_text(json.dumps({f"{i:02d}": text for i in range(3)}))
+    relations = read_relations(root)
+    assert relations["blur"][0].caption == relations["hats"][2].caption == "blur a"
+    (root / "blur" / "target" / "00.txt").write_text("\ufeff\u200b \n")
+    with pytest.raises(InputError, match="got 1 without: 00"):
+        read_relations(root)
+
+
+def _unreadable_text(root: Path) -> None:
+    (root / "blur" / "target" / "00.txt").unlink()
+    (root / "blur" / "target" / "00.txt").mkdir()
+
+
+def _half_a_character(root: Path) -> None:
+    (root / "hats" / "captions.json").write_text('{"00": "\\ud83d", "01": "a", "02": "b"}')
+
+
+def _foreign_name(root: Path) -> None:
+    os.rename(os.fsencode(root / "snow"), os.fsencode(root) + b"/sn\xf6w")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (_unreadable_text, r"expected a text in .*blur/target/00\.txt"),
+        (_half_a_character, r"expected names and captions in .*hats that UTF-8 can write, got '\\ud83d'"),
+        (_foreign_name, r"expected names and captions in .* that UTF-8 can write, got 'sn\\udcf6w'"),
+        (lambda root: (root / "hats" / "captions.json").write_text("[" * 100_000), r"expected JSON in .*hats/captions"),
+        (lambda root: (root / "hats" / "captions.json").write_text('{"00": null}'), "object of names and captions"),
+    ],
+)
+def test_texts_that_are_none(root: Path, damage: Callable, says: str) -> None:
+    damage(root)
+    with pytest.raises(InputError, match=says):
         read_relations(root)
 
 
@@ -322,11 +363,15 @@ def test_split_holds_out_whole_categories(tmp_path: Path) -> None:
     [
         ('{"train": ["a"], "val": [], "test": []}', "got a difference: b"),
         ('{"train": ["a", "b"], "val": ["b"], "test": []}', "got on two: b"),
-        ('{"train": ["a", "b"], "val": []}', "expected the parts train, val, test"),
-        ("[]", "expected the parts train, val, test"),
+        ('{"train": ["a", "b"], "val": []}', "expected lists of names train, val, test"),
+        ("[]", "expected lists of names train, val, test"),
+        ("null", "expected lists of names train, val, test"),
+        ('{"train": "a", "val": ["b"], "test": []}', "expected lists of names train, val, test"),
+        ('{"train": null, "val": ["b"], "test": []}', "expected lists of names train, val, test"),
+        ('{"train": ["a", 1], "val": ["b"], "test": []}', "expected lists of names train, val, test"),
         ('{"train": ["a", ', "expected JSON in .*splits.json"),
         ("", "expected JSON in .*splits.json"),
-        (None, "expected JSON in .*splits.json"),
+        (None, "expected a text in .*splits.json, got No such file"),
     ],
 )
 def test_wrong_split_files(tmp_path: Path, text: str | None, message: str) -> None:

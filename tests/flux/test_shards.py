@@ -272,6 +272,34 @@ def test_damaged_shards_are_named(copied, name: str, damage: Callable) -> None:
         LatentShards(folder)
 
 
+@pytest.mark.parametrize("name", ["train-00000.arrow", "prompts-00000.arrow", "val-00000.arrow"])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+def test_a_changed_byte_within_a_tensor_is_found(copied, name: str, share: float) -> None:
+    """Arrow has no checksum, and one number too large spoils a training as much as a missing file."""
+    _, folder, *_ = copied
+    content, part = bytearray((folder / name).read_bytes()), name.split("-")[0]
+    shards = LatentShards(folder)
+    starts = [content.find(shards._data[part][i]["tensors"]) for i in range(len(shards._data[part]))]
+    place = next(x for x in starts if x > 0) + int(share * len(shards._data[part][0]["tensors"]))
+    content[place] ^= 64
+    (folder / name).write_bytes(content)
+    damaged = LatentShards(folder)
+    read = damaged.prompt if part == "prompts" else lambda i: damaged.sample(part, i)
+    with pytest.raises(
+        InputError, match=f"expected whole tensors in {part} 0 of .*, got other bytes than were written"
+    ):
+        read(0)
+
+
+@pytest.mark.parametrize("name", [SETTINGS_FILE, SPLITS, INDEX])
+@pytest.mark.parametrize("text", ["null", "[]", "{}", '"text"', '{"side": 16}', "[" * 100_000])
+def test_json_of_another_shape_is_named(copied, name: str, text: str) -> None:
+    _, folder, *_ = copied
+    (folder / name).write_text(text)
+    with pytest.raises(InputError, match=f"expected .* in .*{name}, got"):
+        LatentShards(folder)
+
+
 @pytest.mark.parametrize("name", [SETTINGS_FILE, SPLITS, INDEX])
 def test_half_a_json_file_is_named(copied, name: str) -> None:
     _, folder, *_ = copied
