@@ -8,20 +8,22 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import InputError
 from ..files import data_dir, read_json
 from .base import TEXT_WIDTH
+from .weights import load_tensors
 
 
 @lru_cache(maxsize=1)
 def cached_vectors() -> dict[str, Tensor]:
     """Text to vector [384] of norm sqrt(384), for every instruction and emoji name (``data/text.safetensors``)."""
-    texts = read_json(data_dir() / "text.json")
-    vectors = load_file(data_dir() / "text.safetensors")["vectors"].float()
-    return dict(zip(texts, vectors, strict=True))
+    texts, path = read_json(data_dir() / "text.json"), data_dir() / "text.safetensors"
+    vectors = load_tensors(path).get("vectors")
+    if not isinstance(texts, list) or vectors is None or vectors.shape != (len(texts), TEXT_WIDTH):
+        raise InputError(f"expected vectors [k, {TEXT_WIDTH}] in {path} of the k texts in text.json, got others")
+    return dict(zip(texts, vectors.float(), strict=True))
 
 
 def vectors_of(texts: list[str]) -> Tensor:

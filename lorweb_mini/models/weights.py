@@ -57,11 +57,15 @@ def load_weights(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]
     path = Path(folder) / WEIGHTS
     if not path.is_file():
         raise InputError(f"expected a weights folder with {WEIGHTS}, found none in {folder}")
+    return config, {k: (v.float() if v.is_floating_point() else v) for k, v in load_tensors(path).items()}
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file as they are; :class:`InputError` for none, or a damaged or foreign one."""
     try:
-        state = load_file(path)
+        return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"expected a whole safetensors file, got a damaged or foreign one: {path} ({error})") from None
-    return config, {k: (v.float() if v.is_floating_point() else v) for k, v in state.items()}
 
 
 def save_pretrained(model: Any, folder: str | Path) -> None:
@@ -137,7 +141,12 @@ def latent_fingerprint(autoencoder: str | Path | torch.nn.Module) -> str:
         config: Any = autoencoder.config
         state = autoencoder.state_dict()
     else:
-        config, state = load_config(autoencoder), load_file(next(Path(autoencoder).glob("*.safetensors")))
+        config, files = load_config(autoencoder), sorted(Path(autoencoder).glob("*.safetensors"))
+        if len(files) != 1 or not {"scaling_factor", "shift_factor"} <= config.keys():
+            raise InputError(
+                f"expected the configuration and the weights of an autoencoder in {autoencoder}, got others"
+            )
+        state = load_tensors(files[0])
     digest = hashlib.sha256(repr((config["scaling_factor"], config["shift_factor"])).encode())
     for name in sorted(k for k in state if k.startswith("encoder.")):
         digest.update(state[name].half().contiguous().numpy().tobytes())
