@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -22,6 +23,14 @@ def whole_number(value: Any, name: str, least: int = 1, most: int | None = None)
         limits = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise InputError(f"expected {name} as a whole number {limits}, got {value!r}")
     return int(value)
+
+
+def finite_number(value: Any, name: str, least: float = 0.0, above: bool = False) -> float:
+    """``value`` as a float of at least ``least``, or ``above`` it; :class:`InputError` for others, NaN and infinity."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not real or not least <= value < math.inf or (above and value == least):
+        raise InputError(f"expected {name} as a number {'above' if above else 'of at least'} {least:g}, got {value!r}")
+    return float(value)
 
 
 def check_steps(steps: Any, most: int | None = None) -> int:

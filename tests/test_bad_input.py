@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from tiny_models import pictures, tiny_data, tiny_editor
 
 import lorweb_mini as lw
 from lorweb_mini.models.autoencoder import MiniAutoencoder
 from lorweb_mini.models.base import Base
+from lorweb_mini.models.pair_encoder import PairEncoder
+from lorweb_mini.models.text import cached_vectors
 from lorweb_mini.models.tiny_clip import TinyCLIP
 
 GOOD = pictures(1)[0]
@@ -242,6 +244,42 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     ),
     "encoder: folder of the starter": lambda s: TinyCLIP.load(s.starter),
     "encoder: another width": lambda s: TinyCLIP.load(_configured(s.weights / "encoder", width=96)),
+    "load: damaged header of the autoencoder": lambda s: (
+        _changed(s.weights / "autoencoder" / "diffusion_pytorch_model.safetensors", 20),
+        lw.load("starter"),
+    ),
+    "load: autoencoder without its scale": lambda s: (
+        _configured(s.weights / "autoencoder", scaling_factor=...),
+        lw.load("starter"),
+    ),
+    "load: autoencoder without weights": lambda s: (
+        (s.weights / "autoencoder" / "diffusion_pytorch_model.safetensors").unlink(),
+        lw.load("starter"),
+    ),
+    "load: query of a list": lambda s: lw.load(_configured(s.starter, query=["cat"])),
+    "load: temperature of text": lambda s: lw.load(_configured(s.starter, temperature="1")),
+    "load: config nested too deeply": lambda s: (
+        _written(s.starter / "config.json", b"[" * 100_000),
+        lw.load(s.starter),
+    ),
+    "load: config is a folder": lambda s: (
+        (s.starter / "config.json").rename(s.starter / "old.json"),
+        (s.starter / "config.json").mkdir(),
+        lw.load(s.starter),
+    ),
+    "load: damaged header": lambda s: (_changed(s.starter / "model.safetensors", 9), lw.load(s.starter)),
+    "encoder: layers of nothing": lambda s: TinyCLIP.load(_configured(s.weights / "encoder", layers=None)),
+    "encoder: half a width": lambda s: TinyCLIP.load(_configured(s.weights / "encoder", width=47.5)),
+    "encoder: embeddings of a list": lambda s: TinyCLIP.load(_configured(s.weights / "encoder", embedding_dim=[16])),
+    "encoder: pairs with layers of text": lambda s: PairEncoder.load(
+        _configured(s.weights / "pair_encoder", layers="two")
+    ),
+    "base: heads of text": lambda s: Base.load(_configured(s.weights / "base", num_attention_heads="1")),
+    "texts: no vectors": lambda s: _texts(s, b""),
+    "texts: vectors of other texts": lambda s: _texts(s, save({"vectors": torch.zeros(2, 384)})),
+    "texts: narrower vectors": lambda s: _texts(s, save({"vectors": torch.zeros(1, 96)})),
+    "texts: another tensor": lambda s: _texts(s, save({"weights": torch.zeros(1, 384)})),
+    "texts: an object": lambda s: _texts(s, save({"vectors": torch.zeros(1, 384)}), {"flip": 0}),
     "encoder: width of text": lambda s: TinyCLIP.load(_configured(s.weights / "encoder", width="48")),
 }
 
@@ -249,6 +287,19 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 def _as_weights(folder: Path) -> Path:
     (folder / "diffusion_pytorch_model.safetensors").rename(folder / "model.safetensors")
     return folder
+
+
+def _changed(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 255
+    path.write_bytes(content)
+
+
+def _texts(scene: Any, vectors: bytes, texts: Any = ("flip",)) -> None:
+    folder = scene.weights.parent
+    (folder / "text.json").write_text(json.dumps(texts))
+    (folder / "text.safetensors").write_bytes(vectors)
+    cached_vectors.__wrapped__()  # the cache of this process holds the whole file
 
 
 def _edits_b(picture: Any) -> Callable[[Any], Any]:
@@ -259,7 +310,7 @@ def _edits_b(picture: Any) -> Callable[[Any], Any]:
     return call
 
 
-DAMAGING = ("load", "base", "autoencoder", "encoder")  # their calls need a copy of the data folder to break
+DAMAGING = ("load", "base", "autoencoder", "encoder", "texts")  # their calls need a copy of the data folder to break
 
 TABLE = {f"picture: {name}": _edits_b(x) for name, x in PICTURES.items()} | CALLS
 

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import InputError, check_options, check_seed, check_steps, whole_number
+from ..errors import InputError, check_options, check_seed, check_steps, finite_number, whole_number
 from ..images import read_images, read_triplet, to_pil
 from ..models.autoencoder import MiniAutoencoder
 from ..models.base import Base, noise_for
@@ -69,10 +69,9 @@ class BasisConfig:
         if self.encoder not in ENCODERS:
             raise InputError(f"expected an encoder out of {ENCODERS}, got {self.encoder!r}")
         for name, options in (("query", QUERIES), ("mixing", MIXINGS)):
-            if (value := getattr(self, name)) not in options:
+            if (value := getattr(self, name)) not in tuple(options):
                 raise InputError(f"expected {name} out of {tuple(options)}, got {value!r}")
-        if not self.temperature > 0:
-            raise InputError(f"expected a temperature above 0, got {self.temperature!r}")
+        finite_number(self.temperature, "a temperature", above=True)
         for name in ("n_loras", "rank", "keys_dim"):
             object.__setattr__(self, name, whole_number(getattr(self, name), name))
         if not self.routed and not Layout(self.layout).needs_context:

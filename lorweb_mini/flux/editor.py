@@ -10,10 +10,8 @@ Kontext draws a whole grid, and its bottom-right quarter is b'. Without a GPU th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from torch import Tensor, nn
 from ..core.editor import Editor
 from ..core.layout import Layout
 from ..core.router import Router
-from ..errors import InputError, check_options, whole_number
+from ..errors import InputError, check_options, finite_number, whole_number
 from ..models.weights import aligned
 from .checkpoint import ReleasedConfig, ReleasedFile, released_tensors, write_released
 from .lora_file import write_plain_lora
@@ -108,15 +106,12 @@ class Kontext:
         texts = isinstance(prompts, (list, tuple)) and all(isinstance(x, str) for x in prompts)
         if not texts or len(prompts) != len(b):
             raise InputError(f"expected one prompt, or one for each of {len(b)} analogies, got {prompt!r}")
-        if isinstance(guidance, bool) or not isinstance(guidance, Real) or not 0 <= float(guidance) < math.inf:
-            raise InputError(f"expected guidance as a number of at least 0, got {guidance!r}")
+        guidance = finite_number(guidance, "guidance")
         assert a is not None and a_prime is not None
         pixels = scaled_grid(a, a_prime, b, b, self.side)
         size = (pixels.shape[-1], pixels.shape[-2])
         with torch.device("cpu"):  # whatever default another library has set; the pipeline names its own
-            return run_pipeline(
-                self.base, (pixels + 1) / 2, size, steps, [seed] * len(b), float(guidance), prompt=[*prompts]
-            )
+            return run_pipeline(self.base, (pixels + 1) / 2, size, steps, [seed] * len(b), guidance, prompt=[*prompts])
 
     def decode(self, drawn: Tensor) -> Tensor:
         """The bottom-right quarter of a grid, [B, 3, H / 2, W / 2]."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline
 
-from ..errors import InputError
+from ..errors import InputError, check_seed, finite_number
 from ..images import SIZE
 from .autoencoder import MiniAutoencoder
 from .base import Base, noise_for
@@ -51,8 +51,7 @@ def kontext_inputs(
     seeds = [0] * len(instructions) if seeds is None else seeds
     if isinstance(instructions, str) or not len(instructions) or len(seeds) != len(instructions):
         raise InputError(f"expected a list of instructions and one seed for each, got {instructions!r} and {seeds!r}")
-    if not guidance >= 1:
-        raise InputError(f"expected a guidance of at least 1, got {guidance!r}: the pipeline knows no other")
+    seeds, guidance = [check_seed(seed) for seed in seeds], finite_number(guidance, "guidance", 1)
     text = vectors_of(list(instructions))
     inputs = {
         "prompt_embeds": text[:, None],

@@ -342,7 +342,10 @@ def test_other_queries(query: str) -> None:
     [
         ({"query": "sum"}, "expected query out of"),
         ({"mixing": "relu"}, "expected mixing out of"),
-        ({"temperature": 0}, "expected a temperature above 0"),
+        ({"temperature": 0}, "expected a temperature as a number above 0, got 0"),
+        ({"temperature": float("nan")}, "expected a temperature as a number above 0"),
+        ({"temperature": "1"}, "expected a temperature as a number above 0"),
+        ({"query": ["cat"]}, "expected query out of"),
     ],
 )
 def test_shapes_that_cannot_be(options: dict, message: str) -> None:

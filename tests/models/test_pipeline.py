@@ -180,6 +180,10 @@ def test_saved_pipeline_opens_again(tmp_path: Path) -> None:
         {"instructions": ["", ""], "seeds": [1]},
         {"instructions": [""], "guidance": 0.5},
         {"instructions": [""], "guidance": float("nan")},
+        {"instructions": [""], "guidance": float("inf")},
+        {"instructions": [""], "guidance": "2"},
+        {"instructions": [""], "seeds": ["one"]},
+        {"instructions": [""], "seeds": [-1]},
     ],
 )
 def test_wrong_inputs_are_refused(wrong: dict) -> None:
