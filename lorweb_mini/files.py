@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,22 @@ def read_text(path: Path) -> str:
     raise InputError(f"expected UTF-8 text in {path}, got what looks like {kind}: save it as UTF-8")
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; InputError, with the file's name, where there is none or half of one."""
+def read_json(path: Path, keys: Iterable[str] | None = None) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        InputError: no such file or half of one, or, where ``keys`` are asked for, no object with all of them; the
+            message names the file.
+    """
     text = read_text(path)
     try:
-        return json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"expected JSON in {path}, got something else: {error}") from None
+    if keys is not None and not (isinstance(content, dict) and set(keys) <= content.keys()):
+        names = ", ".join(keys)
+        raise InputError(f"expected an object{names and f' with {names}'} in {path}, got something else")
+    return content
 
 
 def tolerant_console() -> None:

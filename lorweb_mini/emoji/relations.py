@@ -116,7 +116,7 @@ def differ(first: Tensor, second: Tensor) -> Tensor:
 @lru_cache(maxsize=1)
 def splits() -> dict:
     """The published split file, ``data/splits.json``."""
-    return read_json(data_dir() / "splits.json")
+    return read_json(data_dir() / "splits.json", ("concepts", "relations"))
 
 
 @lru_cache(maxsize=1)
@@ -134,7 +134,7 @@ def training_pictures() -> np.ndarray:
 @lru_cache(maxsize=1)
 def relations() -> dict[str, Relation]:
     """All relations by name, semantic, style, edit and composed."""
-    present, table = load_emoji().present, splits()["relations"]
+    present, table, path = load_emoji().present, splits()["relations"], data_dir() / "relations.json"
     out: dict[str, Relation] = {}
 
     def add(
@@ -143,8 +143,13 @@ def relations() -> dict[str, Relation]:
         entry = table[name]
         out[name] = Relation(name, entry["degree"], entry["known_to_base"], tuple(phrases), applied, pairs)
 
-    for name, entry in read_json(data_dir() / "relations.json").items():
-        add(name, entry["instructions"], _same_style(entry["pairs"]))
+    for name, entry in read_json(path, ()).items():
+        try:
+            add(name, entry["instructions"], _same_style(entry["pairs"]))
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise InputError(
+                f"expected a relation {name!r} of known emojis in {path}, got another: {error!r}"
+            ) from None
     for first, second in permutations(range(len(STYLES)), 2):
         both = np.flatnonzero(present[:, first] & present[:, second])
         pairs = np.stack([both, np.full_like(both, first), both, np.full_like(both, second)], 1)
@@ -156,7 +161,10 @@ def relations() -> dict[str, Relation]:
         add(name, instructions(kind, strength), _itself(), ((kind, strength),))
     for name in table:
         if name.startswith("compose/"):
-            add(name, *_composed(*(out[part] for part in composition_parts(name))))
+            parts = composition_parts(name)
+            if missing := [part for part in parts if part not in out]:
+                raise InputError(f"expected the parts of {name} in {path}, got none of the name {missing[0]}")
+            add(name, *_composed(*(out[part] for part in parts)))
     return out
 
 

@@ -134,10 +134,13 @@ def load_emoji() -> EmojiSet:
         InputError: the data files are not there or do not fit each other.
     """
     folder = data_dir() / "emoji"
-    table = read_json(folder / "emoji.json")
-    if tuple(table["styles"]) != STYLES:
-        raise InputError(f"{folder / 'emoji.json'}: expected the styles {STYLES}; got {tuple(table['styles'])}")
-    emojis = tuple(Emoji(**{name: _tupled(value) for name, value in entry.items()}) for entry in table["emojis"])
+    table = read_json(folder / "emoji.json", ("styles", "emojis"))
+    if _tupled(table["styles"]) != STYLES:
+        raise InputError(f"{folder / 'emoji.json'}: expected the styles {STYLES}; got {table['styles']}")
+    try:
+        emojis = tuple(Emoji(**{name: _tupled(value) for name, value in entry.items()}) for entry in table["emojis"])
+    except (AttributeError, TypeError) as error:
+        raise InputError(f"{folder / 'emoji.json'}: expected a list of emojis; got something else: {error}") from None
     n = len(emojis)
     rgba = np.empty((n, len(STYLES), SIZE, SIZE, 4), np.uint8)
     with ThreadPoolExecutor(2) as pool:  # decoding lets go of the interpreter
@@ -151,12 +154,15 @@ def load_emoji() -> EmojiSet:
 def _read_sheet(path: Path, out: np.ndarray) -> None:
     """Cut a sheet of 64 columns into its first n cells: out is uint8 [n, 64, 64, 4]."""
     n = len(out)
-    with Image.open(path) as sheet:
-        expected = (COLUMNS * SIZE, -(-n // COLUMNS) * SIZE)
-        if sheet.size != expected or sheet.mode != "RGBA":
-            raise InputError(f"{path}: expected RGBA {expected} for {n} emojis; got {sheet.mode} {sheet.size}")
-        for start in range(0, n, COLUMNS):
-            # Row by row: copies of whole sheets would double the memory.
-            row = sheet.crop((0, start // COLUMNS * SIZE, expected[0], (start // COLUMNS + 1) * SIZE))
-            cells = np.asarray(row).reshape(SIZE, COLUMNS, SIZE, 4).swapaxes(0, 1)
-            out[start : start + COLUMNS] = cells[: n - start]
+    try:
+        with Image.open(path) as sheet:
+            expected = (COLUMNS * SIZE, -(-n // COLUMNS) * SIZE)
+            if sheet.size != expected or sheet.mode != "RGBA":
+                raise InputError(f"{path}: expected RGBA {expected} for {n} emojis; got {sheet.mode} {sheet.size}")
+            for start in range(0, n, COLUMNS):
+                # Row by row: copies of whole sheets would double the memory.
+                row = sheet.crop((0, start // COLUMNS * SIZE, expected[0], (start // COLUMNS + 1) * SIZE))
+                cells = np.asarray(row).reshape(SIZE, COLUMNS, SIZE, 4).swapaxes(0, 1)
+                out[start : start + COLUMNS] = cells[: n - start]
+    except (OSError, SyntaxError) as error:
+        raise InputError(f"{path}: expected a whole picture; got none: {error}") from None

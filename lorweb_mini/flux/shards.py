@@ -214,7 +214,7 @@ def _claim(out: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
                 raise InputError(f"expected {name} beside the shards in {out}, got none")
             write_atomically(out / name, json.dumps(new, indent=1, ensure_ascii=False).encode())
             continue
-        old = _object(out / name)
+        old = read_json(out / name, ())
         keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
         differ += [_difference(name, key, old.get(key), new.get(key)) for key in keys]
     if differ:
@@ -222,16 +222,6 @@ def _claim(out: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
             f"expected shards of the same settings, pictures and captions in {out}, got others: {some(differ)}. "
             f"Choose another folder, or delete this one"
         )
-
-
-def _object(path: Path, keys: Iterable[str] = ()) -> dict[str, Any]:
-    """What a JSON file of the shards holds; InputError where that is no object with these keys."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise InputError(f"expected an object in {path}, got something else")
-    if missing := sorted(set(keys) - content.keys()):
-        raise InputError(f"expected {some(missing)} in {path}, got none")
-    return content
 
 
 def _difference(file: str, key: str, old: Any, new: Any) -> str:
@@ -262,7 +252,7 @@ class LatentShards:
         if not (self.folder / INDEX).is_file():
             raise InputError(f"expected finished shards in {folder}, got none")
         needed = {SETTINGS: ("embedding_dim", "side", "text_tokens"), SPLITS: PARTS, INDEX: ("prompts-00000.arrow",)}
-        self.settings, self.categories, rows = (_object(self.folder / name, keys) for name, keys in needed.items())
+        self.settings, self.categories, rows = (read_json(self.folder / name, keys) for name, keys in needed.items())
         if gone := [name for name in (*rows, DATA) if not (self.folder / name).is_file()]:
             raise InputError(f"expected {len(rows)} shards in {folder}, got {len(gone)} missing: {some(gone)}")
         opened = {name: self._open(self.folder / name, count) for name, count in rows.items()}

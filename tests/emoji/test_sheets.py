@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from lorweb_mini.emoji import distributions, relations
 from lorweb_mini.emoji.sheets import STYLES, EmojiSet, load_emoji
 from lorweb_mini.errors import InputError
 from lorweb_mini.files import data_dir
@@ -103,3 +106,65 @@ def test_loading_stays_small(offline_environment: dict[str, str]) -> None:
     peak, resident = (int(number) / 2**20 for number in done.stdout.split())
     assert resident < 1.0, f"{resident:.2f} GiB stay resident"
     assert peak < 1.5, f"loading took {peak:.2f} GiB"
+
+
+def _damaged(folder: Path, name: str, content: bytes | None) -> Path:
+    """The package's data with one file damaged, or none of its name."""
+    (folder / "emoji").mkdir()
+    for path in [*data_dir().glob("*.json"), *(data_dir() / "emoji").iterdir()]:
+        (folder / path.relative_to(data_dir())).symlink_to(path)
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    return folder
+
+
+HEAD = (json.dumps({"styles": STYLES})[:-1] + ', "emojis": ').encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("emoji.json", b"{}", "an object with styles, emojis"),
+        ("emoji.json", b"null", "an object with styles, emojis"),
+        ("emoji.json", HEAD + b"[{}]}", "a list of emojis"),
+        ("emoji.json", HEAD + b"7}", "a list of emojis"),
+        ("emoji.json", b'{"styles": 5, "emojis": []}', "the styles"),
+        ("emoji.json", HEAD + b"[", "JSON"),
+        ("fluent_flat.webp", b"", "a whole picture"),
+        ("openmoji_black.webp", b"RIFF\x10\0\0\0WEBPVP8L", "a whole picture"),
+        ("openmoji_black.webp", None, "a whole picture"),
+    ],
+)
+def test_damaged_sheets_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes | None, says: str
+) -> None:
+    monkeypatch.setenv("LORWEB_DATA", str(_damaged(tmp_path, f"emoji/{name}", content)))
+    with pytest.raises(InputError) as caught:
+        load_emoji.__wrapped__()
+    assert name in str(caught.value) and f"expected {says}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("splits.json", b"[]", "an object with concepts, relations"),
+        ("splits.json", b'{"concepts": {}}', "an object with concepts, relations"),
+        ("splits.json", b'{"concepts": {}, ', "JSON"),
+        ("unseen.json", b"null", "an object with intervals, pairs, relations"),
+        ("unseen.json", None, "a text"),
+        ("relations.json", b"[]", "an object"),
+        ("relations.json", b"{}", "the parts of compose/"),
+        ("relations.json", b'{"tone/yellow>dark": {}}', "a relation 'tone/yellow>dark'"),
+        ("relations.json", b'{"tone/yellow>dark": {"instructions": [], "pairs": [["x", "y"]]}}', "a relation"),
+    ],
+)
+def test_damaged_tables_are_named(
+    emojis: EmojiSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes | None, says: str
+) -> None:
+    read = {"splits.json": relations.splits, "unseen.json": distributions.unseen, "relations.json": relations.relations}
+    relations.splits()
+    monkeypatch.setenv("LORWEB_DATA", str(_damaged(tmp_path, name, content)))
+    with pytest.raises(InputError) as caught:
+        read[name].__wrapped__()
+    assert name in str(caught.value) and f"expected {says}" in str(caught.value)
