@@ -376,7 +376,8 @@ def frozen_fingerprint(config: BasisConfig) -> str:
 def load_frozen(encoder: str = TINY_CLIP) -> tuple[MiniAutoencoder, Encoder, Base]:
     """The shipped autoencoder, one of the encoders (see :mod:`~lorweb_mini.models.encoders`), and the shipped base."""
     folder = weights_dir()
-    with torch.device("cpu"):  # whatever default another library has set
+    # Whatever default device another library has set; and its random numbers stay its own.
+    with torch.random.fork_rng(), torch.device("cpu"):
         autoencoder = MiniAutoencoder.load(folder / "autoencoder")
         return autoencoder, encoder_of(encoder, autoencoder), Base.load(folder / "base")
 

@@ -106,13 +106,13 @@ class Chains:
     def of(cls, chains: Sequence[Sequence[tuple[str, Strength]]]) -> Chains:
         """From lists of (kind, strength)."""
         kinds = np.full((len(chains), LONGEST), "", dtype=object)
-        strengths = torch.zeros(len(chains), LONGEST, WIDTH)
+        strengths = torch.zeros(len(chains), LONGEST, WIDTH, dtype=torch.float32, device="cpu")
         for row, chain in enumerate(chains):
             if not 1 <= len(chain) <= LONGEST:
                 raise InputError(f"expected chains of 1 to {LONGEST} edits, got one of {len(chain)}")
             for place, (kind, strength) in enumerate(chain):
                 kinds[row, place] = kind
-                value = torch.atleast_1d(torch.as_tensor(strength, dtype=torch.float32))
+                value = torch.atleast_1d(torch.as_tensor(strength, dtype=torch.float32, device="cpu"))
                 strengths[row, place, : len(value)] = value
         return cls(kinds, strengths)
 

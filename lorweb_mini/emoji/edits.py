@@ -176,7 +176,7 @@ def _lookup(kind: str, strength: Strength) -> tuple[Edit, Tensor]:
     edit = EDITS[kind]
     low, high = edit.range
     try:
-        value = torch.as_tensor(strength, dtype=torch.float32)
+        value = torch.as_tensor(strength, dtype=torch.float32, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"expected numbers as strength of {kind!r}; got {strength!r}") from None
     if edit.parameters == 1:

@@ -95,7 +95,7 @@ class EmojiSet:
         if absent.size:
             key, missing = self.emojis[rows[absent[0]]].key, STYLES[columns[absent[0]]]
             raise InputError(f"expected emojis that their style draws; {missing} has no {key}")
-        ground = torch.as_tensor(background, dtype=torch.float32)
+        ground = torch.as_tensor(background, dtype=torch.float32, device="cpu")
         if ground.numel() not in (1, 3) or not bool(((ground >= 0) & (ground <= 1)).all()):
             raise InputError(f"background: expected a grey or an RGB in [0, 1]; got {background!r}")
         picked = torch.from_numpy(self.rgba[rows, columns]).permute(0, 3, 1, 2).float().div_(255)

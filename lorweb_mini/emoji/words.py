@@ -49,15 +49,16 @@ def _axis(nodes: Sequence[float], value: Callable[[Tensor], Tensor], period: flo
     """Linear interpolation of a value [B] between nodes; an axis without a period is constant beyond its ends."""
 
     def weights(strength: Tensor) -> Tensor:
-        places, at = torch.tensor(nodes, dtype=torch.float32), value(strength)
+        at = value(strength)
+        places = at.new_tensor(nodes)
         if period is not None:
             places = torch.cat([places, places[:1] + period])
             at = (at - places[0]) % period + places[0]
         at = at.clamp(places[0].item(), places[-1].item())
         right = torch.searchsorted(places, at).clamp(1, len(places) - 1)
         share = (at - places[right - 1]) / (places[right] - places[right - 1])
-        rows = torch.arange(len(at))
-        weight = torch.zeros(len(at), len(places))
+        rows = torch.arange(len(at), device=at.device)
+        weight = at.new_zeros(len(at), len(places))
         weight[rows, right - 1] = 1 - share
         weight[rows, right] = share
         if period is not None:
@@ -178,16 +179,16 @@ def chain_vectors(chains: Chains, generator: torch.Generator | None = None, held
         generator: mixes two random phrasings of those that training may show; None takes the usual, first one.
         held_out: take the phrasing that no training shows instead.
     """
-    out = torch.zeros(len(chains), TEXT_WIDTH)
+    out = torch.zeros(len(chains), TEXT_WIDTH, dtype=torch.float32, device="cpu")
     for kind, rows, strength in chains.groups():
-        phrasing = torch.zeros(len(rows), len(EDITS[kind].phrase))
+        phrasing = out.new_zeros(len(rows), len(EDITS[kind].phrase))
         if held_out:
             phrasing[:, -1] = 1
         elif generator is None:
             phrasing[:, 0] = 1
         else:
-            pair = torch.randint(phrasing.shape[1] - 1, (len(rows), 2), generator=generator)
-            share = torch.rand(len(rows), generator=generator)
+            pair = torch.randint(phrasing.shape[1] - 1, (len(rows), 2), generator=generator, device="cpu")
+            share = torch.rand(len(rows), generator=generator, dtype=torch.float32, device="cpu")
             phrasing.scatter_add_(1, pair, torch.stack([share, 1 - share], 1))
         out[rows] += edit_vectors(kind, strength, phrasing)
     return joined(out)
@@ -206,7 +207,7 @@ def relation_vectors(chosen: Sequence[Relation]) -> Tensor:
         for i, r in enumerate(chosen)
         if r.edits and r.instructions[0] not in sentences and all(kind in KINDS for kind, _ in r.edits)
     }
-    out = torch.zeros(len(chosen), TEXT_WIDTH)
+    out = torch.zeros(len(chosen), TEXT_WIDTH, dtype=torch.float32, device="cpu")
     if chains:
         out[list(chains)] = chain_vectors(Chains.of(list(chains.values())))
     if others := [i for i in range(len(chosen)) if i not in chains]:

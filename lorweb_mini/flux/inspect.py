@@ -139,7 +139,7 @@ def _measured(layer: ReleasedLayer) -> dict[str, Tensor]:
         "key_cosines": cosines(keys @ keys.T),
         "norms": gram.diagonal().clamp(min=0).sqrt(),
         "update_cosines": cosines(gram),
-        "lora_ranks": torch.tensor([effective_rank(x) for x in single]),
+        "lora_ranks": torch.tensor([effective_rank(x) for x in single], dtype=torch.float32, device="cpu"),
         "spectrum": torch.linalg.svdvals(outer @ inner.T) / n,
     }
 

@@ -84,7 +84,7 @@ def single_file(layers: Layers) -> dict[str, Tensor]:
         down = torch.cat([layers[member][0] for member in members])
         state[f"{key}.lora_down.weight"] = down
         state[f"{key}.lora_up.weight"] = torch.block_diag(*[layers[member][1] for member in members])
-        state[f"{key}.alpha"] = torch.tensor(float(len(down)))
+        state[f"{key}.alpha"] = down.new_tensor(float(len(down)), dtype=torch.float32)
     return state
 
 

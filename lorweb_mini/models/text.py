@@ -35,7 +35,7 @@ def vectors_of(texts: list[str]) -> Tensor:
     cache = cached_vectors()
     unknown = [t for t in texts if t and t not in cache]
     fresh = dict(zip(unknown, embed(unknown), strict=True)) if unknown else {}
-    vectors = {**cache, **fresh, "": torch.zeros(TEXT_WIDTH)}
+    vectors = {**cache, **fresh, "": torch.zeros(TEXT_WIDTH, dtype=torch.float32, device="cpu")}
     return torch.stack([vectors[t] for t in texts])
 
 

@@ -157,7 +157,7 @@ class Explorer(Results):
 
     def clear(self, slot: str) -> None:
         """Leaves a slot white."""
-        self._change({_name(slot): Slot(torch.ones(3, SIZE, SIZE), "drawn by hand")})
+        self._change({_name(slot): Slot(torch.ones(3, SIZE, SIZE, dtype=torch.float32, device="cpu"), "drawn by hand")})
 
     def swap(self, first: str = "a", second: str = "a_prime") -> None:
         """Exchanges the pictures of two slots."""

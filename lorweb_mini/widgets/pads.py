@@ -51,13 +51,13 @@ def weights_at(x: float, y: float, corners: int) -> Tensor:
         raise InputError(f"expected two finite numbers, got {x!r} and {y!r}")
     if corners == 3:
         right = x - (1 - y) / 2
-        inside = weights = torch.tensor([1 - y, y - right, right])
+        inside = corner = [1 - y, y - right, right]
     else:
-        weights = torch.tensor([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y])
-        inside = torch.tensor([x, y, 1 - x, 1 - y])
-    if inside.min() < -1e-6:
+        corner = [(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y]
+        inside = [x, y, 1 - x, 1 - y]
+    if min(inside) < -1e-6:
         raise InputError(f"expected a point inside the {'triangle' if corners == 3 else 'square'}, got ({x:g}, {y:g})")
-    weights = weights.clamp(min=0)
+    weights = torch.tensor(corner, dtype=torch.float32, device="cpu").clamp(min=0)
     return weights / weights.sum()
 
 

@@ -15,7 +15,9 @@ reference's tokens attend to the noisy ones and are modulated by the time, so th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,6 +33,13 @@ from ..models.base import TEXT_WIDTH, noise_for
 
 ALL = slice(None)
 TEXT, PICTURE = slice(0, 1), slice(1, None)  # rows of the tokens
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Inference in single precision, whatever a caller has set."""
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        yield
 
 
 def one_mixture(editor: Editor, coefficients: Tensor) -> Tensor:
@@ -190,7 +199,7 @@ class Renderer:
                 )
             pictures += [read_image(context[0], "a"), read_image(context[1], "a_prime")]
         self.editor, self.steps = editor, steps
-        with editor.basis.turn(), torch.inference_mode():
+        with editor.basis.turn(), _alone():
             if editor.basis.merged is not None:
                 raise InputError("expected an editor outside of freeze, got one inside, of merged weights")
             self._prepare(torch.stack(pictures), seed)
@@ -207,8 +216,9 @@ class Renderer:
         self.references = transformer.x_embedder(layout.references(a, a_prime, latents[0])[0])
         self.text = transformer.context_embedder(nothing)
 
-        scheduler = self.editor.base.scheduler
-        scheduler.set_timesteps(sigmas=[1 - i / self.steps for i in range(self.steps)])
+        scheduler = copy.copy(self.editor.base.scheduler)
+        with torch.device("cpu"):
+            scheduler.set_timesteps(sigmas=[1 - i / self.steps for i in range(self.steps)])
         self.lengths = scheduler.sigmas.diff().tolist()
         times = scheduler.timesteps / scheduler.config["num_train_timesteps"] * 1000
         self.time = F.silu(transformer.time_text_embed(times, nothing.expand(self.steps, -1)))
@@ -232,7 +242,8 @@ class Renderer:
             names += [name + own for own in _SingleBlock.modulation]
         self.modulation = _Linears(basis, *names)
         self.products = [self.modulation, *(product for block in self.blocks for product in block.products)]
-        self.order = torch.tensor([layer for product in self.products for layer in product.layers])
+        order = [layer for product in self.products for layer in product.layers]
+        self.order = torch.tensor(order, device="cpu")
 
     def _mix(self, coefficients: Tensor) -> list[list[list[Tensor]]]:
         """Sets the gates, and gives the modulation by step and block: its chunks, each scale with 1 added."""
@@ -259,7 +270,7 @@ class Renderer:
     def __call__(self, coefficients: Tensor) -> Tensor:
         """The picture [3, 64, 64] in [-1, 1] under a mixture, :func:`one_mixture` says in which form."""
         mixture = one_mixture(self.editor, coefficients)
-        with torch.inference_mode():
+        with _alone():
             latent = self.editor.layout.result(self.tokens(mixture)[None], *self.size)
             picture = self.editor.autoencoder.to_picture(latent)[0]
         return picture.clone()  # outside of inference mode a tensor like any other

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,8 +62,11 @@ def trajectory(
     if latent.ndim != 3:
         raise InputError(f"expected the latent of one picture, [16, h, w], got shape {list(latent.shape)}")
     seen: list[Tensor] = []
+    thread = threading.get_ident()
 
     def note(module: nn.Module, arguments: tuple, named: dict[str, Any]) -> None:
+        if threading.get_ident() != thread:
+            return  # another one draws with the same base
         # The first half of the sequence is the noisy picture, the second the reference.
         seen.append(named["hidden_states"].chunk(2, dim=1)[0])
 
@@ -74,7 +78,7 @@ def trajectory(
     # With guidance the transformer looks at every state twice.
     tokens = torch.cat(seen[:: len(seen) // steps])
     states = torch.cat([unpack(tokens, *latent.shape[1:]), result])
-    times = 1 - torch.arange(steps + 1) / steps
+    times = 1 - torch.arange(steps + 1, dtype=torch.float32, device="cpu") / steps
     velocity = (states[:-1] - states[1:]) * steps
     return Trajectory(times, states, states[:-1] - times[:-1, None, None, None] * velocity)
 

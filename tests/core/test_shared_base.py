@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
@@ -32,9 +33,16 @@ import lorweb_mini as lw
 from lorweb_mini import adapter, algebra
 from lorweb_mini.core import basis as basis_module
 from lorweb_mini.core.basis import ADAPTER, Basis
+from lorweb_mini.emoji.distributions import Chains
+from lorweb_mini.emoji.edits import apply_edit
+from lorweb_mini.emoji.words import chain_vectors
+from lorweb_mini.flux.lora_file import single_file
 from lorweb_mini.models.base import Base
 from lorweb_mini.models.pipeline import kontext_inputs, kontext_pipeline
+from lorweb_mini.models.text import vectors_of
+from lorweb_mini.widgets.pads import weights_at
 from lorweb_mini.widgets.rendering import Renderer
+from lorweb_mini.widgets.sampler import trajectory
 
 A, A_PRIME, B = pictures(3)
 TRIPLET = (A, A_PRIME, B)
@@ -493,6 +501,10 @@ JOBS: dict[str, list[Callable[[lw.Editor, Tensor, Tensor], Tensor]]] = {
         lambda e, x, c: e.edit(*x, steps=2).pictures,
         lambda e, x, c: e.base.edit(e.autoencoder.to_latent(x[:1]), None, [3], steps=2).detach(),
     ],
+    "edits and trajectories": [
+        lambda e, x, c: e.edit(*x, steps=2).pictures,
+        lambda e, x, c: trajectory(e.base, e.autoencoder.to_latent(x[:1])[0], None, steps=3).states.detach(),
+    ],
     "edits and freezes": [lambda e, x, c: e.edit(*x, steps=2).pictures, _frozen_edit],
     "edits and disabled": [_bare_edit, lambda e, x, c: e.edit(*x, steps=2).pictures],
 }
@@ -600,6 +612,61 @@ def test_default_dtype_and_device_change_nothing(
     torch.testing.assert_close(result.pictures, expected.pictures, atol=1e-6, rtol=0)
     torch.testing.assert_close(result.coefficients, expected.coefficients, atol=1e-6, rtol=0)
     torch.testing.assert_close(frozen.pictures, expected.pictures, atol=1e-5, rtol=0)
+
+
+ENTRIES: dict[str, Callable[[lw.Editor, Tensor], Tensor]] = {
+    "renderer": lambda e, c: Renderer(e, B, steps=2)(c),
+    "generate": lambda e, c: e.generate(B, c, steps=2).pictures,
+    "base": lambda e, c: e.base.edit(torch.ones(1, 16, 8, 8, dtype=torch.float32, device="cpu"), None, [1], steps=2),
+    "trajectory": lambda e, c: trajectory(e.base, e.autoencoder.to_latent(B[None])[0], None, steps=2).estimates,
+    "pad": lambda e, c: weights_at(0.25, 0.5, 4),
+    "sentences": lambda e, c: vectors_of(["", ""]),
+    "edits in words": lambda e, c: chain_vectors(Chains.of([[("hue", 120.0)], [("darken", 0.5)]])),
+    "an edit of pixels": lambda e, c: apply_edit(B[None], "hue", 60.0),
+    "an exported LoRA": lambda e, c: single_file({"transformer_blocks.0.attn.to_out.0": (A[0], A[0])})[ALPHA],
+}
+ALPHA = "lora_unet_double_blocks_0_img_attn_proj.alpha"
+
+
+@pytest.mark.parametrize("use", ENTRIES.values(), ids=ENTRIES)
+def test_no_entry_depends_on_defaults(editor: lw.Editor, use: Callable[[lw.Editor, Tensor], Tensor]) -> None:
+    c = mixtures(1, editor)
+    expected = use(editor, c)
+    for dtype, device in ((torch.float64, None), (torch.bfloat16, None), (torch.float32, "meta")):
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(device)
+        try:
+            found = use(editor, c)
+        finally:
+            torch.set_default_device(None)
+            torch.set_default_dtype(torch.float32)
+        assert torch.equal(found, expected) and found.dtype == expected.dtype, (dtype, device)
+
+
+def test_autocast_does_not_reach_the_renderer(editor: lw.Editor) -> None:
+    expected = Renderer(editor, B, steps=2)(mixtures(1, editor))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(Renderer(editor, B, steps=2)(mixtures(1, editor)), expected)
+
+
+@pytest.mark.parametrize("call", ["load", "edit", "route", "freeze", "copy", "save"])
+def test_random_numbers_of_others_stay_theirs(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_data(tmp_path / "data", monkeypatch)
+    loaded = lw.load("starter")
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    if call == "load":
+        lw.load("starter")
+    elif call == "freeze":
+        with loaded.freeze(mixtures(1, loaded)):
+            pass
+    elif call == "copy":
+        copy.deepcopy(loaded)
+    elif call == "save":
+        loaded.save(tmp_path / "saved")
+    else:
+        getattr(loaded, call)(*TRIPLET)
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert torch.equal(after[0], before[0]) and after[1:] == before[1:]
 
 
 # --- any sequence of calls ------------------------------------------------------------------------
