@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
@@ -25,11 +25,15 @@ def whole_number(value: Any, name: str, least: int = 1, most: int | None = None)
     return int(value)
 
 
-def finite_number(value: Any, name: str, least: float = 0.0, above: bool = False) -> float:
-    """``value`` as a float of at least ``least``, or ``above`` it; :class:`InputError` for others, NaN and infinity."""
+def finite_number(
+    value: Any, name: str, least: float = 0.0, most: float = sys.float_info.max, above: bool = False
+) -> float:
+    """``value`` as a float from ``least``, or ``above`` it, to ``most``; :class:`InputError` for NaN and all others."""
     real = isinstance(value, Real) and not isinstance(value, bool)
-    if not real or not least <= value < math.inf or (above and value == least):
-        raise InputError(f"expected {name} as a number {'above' if above else 'of at least'} {least:g}, got {value!r}")
+    if not real or not least <= value <= most or (above and value == least):
+        limits = f"{'above' if above else 'of at least'} {least:g}"
+        limits = limits if most == sys.float_info.max else f"from {least:g} to {most:g}"
+        raise InputError(f"expected {name} as a number {limits}, got {value!r}")
     return float(value)
 
 

@@ -34,7 +34,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..errors import InputError
+from ..errors import InputError, whole_number
 from ..files import read_json, write_atomically
 from .dataset import (
     PARTS,
@@ -65,6 +65,9 @@ class ShardSettings:
         each: analogies of a category; 0 for all n · (n − 1).
         seed: which analogies, in which order.
         samples: in one file.
+
+    Raises:
+        InputError: numbers that are not whole or too small.
     """
 
     side: int = 256
@@ -72,6 +75,11 @@ class ShardSettings:
     each: int = 300
     seed: int = 0
     samples: int = 500
+
+    def __post_init__(self) -> None:
+        for name, least in (("side", 16), ("text_tokens", 1), ("each", 0), ("seed", 0), ("samples", 1)):
+            # As Python's own numbers, which JSON can write.
+            object.__setattr__(self, name, whole_number(getattr(self, name), name, least))
 
 
 def write_shards(

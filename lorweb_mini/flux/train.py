@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from ..core.basis import Basis
 from ..core.layout import pack, position_ids
 from ..core.router import Router
-from ..errors import InputError
+from ..errors import InputError, finite_number, whole_number
 from ..files import write_atomically
 from ..images import to_pil
 from ..training.config import TrainingConfig
@@ -65,8 +65,11 @@ class FluxConfig:
         caption_dropout: share of the samples that get the empty prompt.
         guidance: what the guidance-distilled transformer is told while it learns; 1 is the conditional velocity itself.
         sample_every: steps between sample grids; 0 draws none.
-        sample_count: analogies in a sample grid, half of seen and half of unseen relations.
+        sample_count: analogies in a sample grid, half of seen and half of unseen relations; at least 2.
         sampling_steps: Euler steps of a sample.
+
+    Raises:
+        InputError: numbers that are not whole or too small, or a share outside [0, 1].
     """
 
     n_loras: int = 32
@@ -77,6 +80,13 @@ class FluxConfig:
     sample_every: int = 500
     sample_count: int = 4
     sampling_steps: int = 28
+
+    def __post_init__(self) -> None:
+        least = {"n_loras": 1, "rank": 1, "keys_dim": 1, "sample_every": 0, "sample_count": 2, "sampling_steps": 1}
+        for name, number in least.items():
+            object.__setattr__(self, name, whole_number(getattr(self, name), name, number))
+        finite_number(self.caption_dropout, "caption_dropout", most=1)
+        finite_number(self.guidance, "guidance")
 
 
 class FluxRecipe(Recipe):
@@ -92,7 +102,8 @@ class FluxRecipe(Recipe):
         checkpointing: keeps only the blocks' inputs for the backward pass and computes the rest again.
 
     Raises:
-        InputError: shards without a train sample, or whose latents or prompts do not fit the transformer.
+        InputError: shards without a train sample, or whose latents or prompts do not fit the transformer; an
+            ``accumulate`` below 1.
     """
 
     def __init__(
@@ -105,7 +116,11 @@ class FluxRecipe(Recipe):
         checkpointing: bool = True,
     ) -> None:
         super().__init__()
-        self.config, self.shards, self.accumulate = config or FluxConfig(), shards, accumulate
+        self.config, self.shards, self.accumulate = (
+            config or FluxConfig(),
+            shards,
+            whole_number(accumulate, "accumulate"),
+        )
         _check_fit(transformer, shards)
         self.transformer = transformer.requires_grad_(False).eval()
         self.basis = Basis(transformer, self.config.n_loras, self.config.rank)

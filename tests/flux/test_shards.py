@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
@@ -228,6 +229,33 @@ def test_other_configurations_are_refused(copied, tmp_path: Path, part: str, cha
     change(pipeline, encoder)
     with pytest.raises(InputError, match=f"got others: {part} of configurations"):
         write_shards(pipeline, encoder, root, folder, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"side": 0},
+        {"side": -16},
+        {"side": 256.0},
+        {"text_tokens": 0},
+        {"each": -1},
+        {"each": None},
+        {"seed": -1},
+        {"samples": 0},
+        {"samples": True},
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be(wrong: dict) -> None:
+    with pytest.raises(InputError, match=f"expected {next(iter(wrong))} as a whole number"):
+        ShardSettings(**wrong)
+
+
+def test_settings_in_numbers_of_numpy(copied) -> None:
+    """The same shards: their settings are Python's numbers when they are written."""
+    root, folder, pipeline, encoder = copied
+    given = ShardSettings(np.int64(SIDE), np.int32(TOKENS), np.uint8(4), np.int8(0), np.int64(3))
+    assert given == SETTINGS and write_shards(pipeline, encoder, root, folder, given).count("train")
 
 
 def test_another_split_is_refused(copied, tmp_path: Path) -> None:

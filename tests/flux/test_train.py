@@ -233,6 +233,32 @@ def test_accumulated_steps_are_whole_steps(made, tmp_path: Path) -> None:
     np.testing.assert_allclose(losses[2], losses[0], rtol=1e-4)
     with pytest.raises(InputError, match="expected 3 equal parts of the 4 samples"):
         train(recipe_of(made[2], accumulate=3), CONFIG, tmp_path / "three")
+    for wrong in (0, -1, 1.0):
+        with pytest.raises(InputError, match="expected accumulate as a whole number"):
+            recipe_of(made[2], accumulate=wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n_loras": 0},
+        {"rank": -1},
+        {"keys_dim": 2.0},
+        {"caption_dropout": 1.5},
+        {"caption_dropout": float("nan")},
+        {"caption_dropout": "0.1"},
+        {"guidance": -1},
+        {"guidance": float("inf")},
+        {"sample_every": -1},
+        {"sample_count": 1},
+        {"sampling_steps": 0},
+    ],
+    ids=str,
+)
+def test_configurations_that_cannot_be(wrong: dict) -> None:
+    """Before the hours of a training, not after."""
+    with pytest.raises(InputError, match=f"expected {next(iter(wrong))} as a .*number"):
+        FluxConfig(**wrong)
 
 
 def test_the_papers_setting() -> None:
