@@ -20,7 +20,8 @@ AUGMENTED = 0.5  # share of the artists' pairs
 RECOLOURED = 0.4  # of these, where a recolouring leaves the relation what it is
 # A mirror image of these is another relation's pair, or none.
 DIRECTED = frozenset({"arrow", "clock", "digit", "mirror", "moon", "rotate", "sign", "volume", "zodiac"})
-COLOURLESS = frozenset({"age", "aid", "couple", "gender", "role"})
+FRESH = "fresh"  # in place of a family where a pair is of a fresh edit
+COLOURLESS = frozenset({"age", "aid", "couple", FRESH, "gender", "role"})
 
 
 def _uniform(low: float, high: float, numbers: int = 1):

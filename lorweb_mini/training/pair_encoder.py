@@ -17,12 +17,16 @@ from ..models.autoencoder import MiniAutoencoder
 from ..models.pair_encoder import PairEncoder
 from ..models.weights import weights_dir
 from .analogies import relation_weights
+from .augmentation import FRESH, augmented_latents, shared_edits
 from .loop import Recipe
 from .pair_targets import pair_targets, strength_count
 
 
 class PairRecipe(Recipe):
-    """Teaches the encoder of the pair: kinds, strengths and order of fresh chains, and the artists' relations."""
+    """Teaches the encoder of the pair: kinds, strengths and order of fresh chains, and the artists' relations.
+
+    Half of the pairs get the same small edit on both pictures first, so that a few thousand drawings become many.
+    """
 
     ARTISTS = 0.35
     FOLLOWED = 0.25
@@ -46,6 +50,7 @@ class PairRecipe(Recipe):
         chains = self.fresh.draw(rng, size)
         edited = np.ones(size, bool)
         relation = torch.full((size,), -1)
+        families = [FRESH] * size
         for i in np.flatnonzero(rng.random(size) < self.ARTISTS):
             index = rng.choice(len(self.artists), p=self.weights)
             possible = self.artist_pairs[index] if split == "train" else self.artists[index].pairs(split)
@@ -54,7 +59,10 @@ class PairRecipe(Recipe):
             pairs[i] = possible[rng.integers(len(possible))]
             edited[i] = rng.random() < self.FOLLOWED
             relation[i] = index
-        a, a_prime = self.pictures.latents(pairs, chains, edited)
+            families[i] = self.artists[index].family
+        if split != "train":
+            families = [""] * size
+        a, a_prime = augmented_latents(self.pictures, pairs, chains, edited, *shared_edits(rng, families))
         visible = (a - a_prime).abs().mean((1, 2, 3)) > SAME_LATENT
         targets = pair_targets(self.encoder.kinds, chains)
         plain = torch.from_numpy(~edited)
