@@ -1,33 +1,24 @@
-"""Each notebook equals its source, was executed without an error, stays small, and runs from top to end."""
+"""Each notebook equals its source, was executed without an error, stays small, and runs from top to end.
+
+It is executed once: each exercise is left open first, so that its check refuses the stub, and then solved by the hidden
+solution, so that the same check accepts it.
+"""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "notebooks").glob("*.py"))
 BYTES = 3_000_000
 SECONDS = 600
-
-RUN = """
-import sys
-import nbformat
-from nbclient import NotebookClient
-
-NotebookClient(
-    nbformat.read(sys.argv[1], as_version=4),
-    timeout=int(sys.argv[2]),
-    kernel_name="offline",
-    resources={"metadata": {"path": sys.argv[3]}},
-).execute()
-"""
+SOLUTION = re.compile(r"<details><summary>Solution</summary>\s*```python\n(.*?)```.*?</details>", re.S)
 
 each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 
@@ -67,32 +58,38 @@ def test_committed_outputs(source: Path) -> None:
     assert str(ROOT) not in path.read_text(encoding="utf-8"), "an output shows a path of one machine"
 
 
+def _exercises(notebook: nbformat.NotebookNode) -> list[tuple[nbformat.NotebookNode, str]]:
+    """Each exercise as its check, the cell after the stub, and the code of its solution, in the text after that."""
+    exercises = []
+    for i, cell in enumerate(notebook.cells):
+        if "exercise" in cell.metadata.get("tags", []):
+            text = "\n".join(c.source for c in notebook.cells[i + 2 : i + 4] if c.cell_type == "markdown")
+            match = SOLUTION.search(text)
+            assert match, f"no solution after the exercise {cell.source!r}"
+            exercises.append((notebook.cells[i + 1], match.group(1)))
+    return exercises
+
+
+def _printed(cell: nbformat.NotebookNode) -> str:
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
 @each_notebook
 def test_notebook_runs(source: Path, tmp_path: Path, offline_environment: dict[str, str]) -> None:
     """In the smoke profile, away from the checkout, in a kernel that has no network."""
-    notebook = tmp_path / f"{source.stem}.ipynb"
-    jupytext.write(jupytext.read(source, fmt="py:percent"), notebook)
-    # The process that starts the kernel talks to it over loopback; only the kernel is walled in.
-    folder = tmp_path / "kernels" / "kernels" / "offline"
-    folder.mkdir(parents=True)
-    (folder / "kernel.json").write_text(
-        json.dumps(
-            {
-                "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-                "display_name": "Python without network",
-                "language": "python",
-                "env": {"PYTHONPATH": offline_environment["PYTHONPATH"]},
-            }
-        )
+    notebook = jupytext.read(source, fmt="py:percent")
+    exercises = _exercises(notebook)
+    assert exercises, "a notebook without an exercise"
+    again = []
+    for check, solution in exercises:
+        again.append(nbformat.v4.new_code_cell(check.source))
+        place = notebook.cells.index(check) + 1
+        notebook.cells[place:place] = [nbformat.v4.new_code_cell(solution), again[-1]]
+    client = NotebookClient(
+        notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     )
-    environment = {name: value for name, value in offline_environment.items() if name != "PYTHONPATH"}
-    environment |= {"JUPYTER_PATH": str(tmp_path / "kernels"), "IPYTHONDIR": str(tmp_path / "ipython")}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, str(notebook), str(SECONDS), str(tmp_path)],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS + 60,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    # The environment is the kernel's alone: this process talks to it over loopback.
+    client.execute(env=offline_environment | {"IPYTHONDIR": str(tmp_path / "ipython")})
+    for (check, _), solved in zip(exercises, again, strict=True):
+        assert _printed(check).startswith("Not yet"), _printed(check)
+        assert "✓" in _printed(solved), _printed(solved)
