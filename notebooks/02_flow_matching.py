@@ -34,9 +34,9 @@ matplotlib.rcParams.update({**STYLE, "figure.dpi": 85})  # many pictures: keeps 
 autoencoder, _, base = load_frozen()
 emoji, relation = lw.load_emoji(), lw.relations()["edit/hue=240"]
 b = emoji.tensor(emoji.find("fire engine"), STYLES.index("twemoji"))
-wish = relation.instructions[0]
-path = trajectory(base, autoencoder.to_latent(b)[0], vectors_of([wish])[0], steps=5)
-strip(autoencoder, path, b[0], relation.apply_edits(b)[0], title=f"“{wish}”")
+text = relation.instructions[0]
+path = trajectory(base, autoencoder.to_latent(b)[0], vectors_of([text])[0], steps=5)
+strip(autoencoder, path, b[0], relation.apply_edits(b)[0], title=f"“{text}”")
 
 # %% [markdown]
 # ## What this notebook is for
@@ -364,7 +364,7 @@ own = share.diagonal().mean()
 display(
     Markdown(
         f"On average **{own:.0%}** of the change falls into the token's own square, the rest next to it: the decoder "
-        "looks a little over the fence. So a token is a *place*, and what the transformer moves are places."
+        "also looks at the tokens around. So a token is a *place*, and the transformer moves places."
     )
 )
 
@@ -650,14 +650,14 @@ def attention(instruction: str, steps: int = 4) -> torch.Tensor:
 
 
 BLUR, FLIP = "blur it strongly", "flip it horizontally"
-looks = {wish: attention(wish) for wish in (BLUR, FLIP)}
+looks = {text: attention(text) for text in (BLUR, FLIP)}
 here = torch.eye(16)
 mirrored = torch.eye(16).reshape(4, 4, 16).flip(1).reshape(16, 16)  # token (r, c) to token (r, 3 − c)
 
 
-def on(place: torch.Tensor, wish: str) -> torch.Tensor:
+def on(place: torch.Tensor, text: str) -> torch.Tensor:
     """Share of its attention that a noisy token gives to its place in b, mean over tokens: [blocks, heads]."""
-    return (looks[wish] * place).sum(-1).mean(-1)
+    return (looks[text] * place).sum(-1).mean(-1)
 
 
 # %%
@@ -665,20 +665,20 @@ gain = on(mirrored, FLIP) - on(mirrored, BLUR) + on(here, BLUR) - on(here, FLIP)
 block, head = divmod(int(gain.argmax()), gain.shape[1])
 figure, axes = figure_of(11, 3.9, ncols=3, width_ratios=(1, 1, 1.15))
 highest = max(float(weights[block, head].max()) for weights in looks.values())
-for axis, (wish, weights) in zip(axes, looks.items(), strict=False):
+for axis, (text, weights) in zip(axes, looks.items(), strict=False):
     shown = axis.imshow(weights[block, head], cmap="cividis", vmin=0, vmax=highest)
-    place = here if wish == BLUR else mirrored
+    place = here if text == BLUR else mirrored
     axis.scatter(place.argmax(1), range(16), s=52, marker="s", facecolors="none", edgecolors=COLOURS[4], linewidths=0.9)
-    axis.set(xlabel="token of b", xticks=range(0, 16, 4), yticks=range(0, 16, 4), title=f"“{wish}”")
+    axis.set(xlabel="token of b", xticks=range(0, 16, 4), yticks=range(0, 16, 4), title=f"“{text}”")
     axis.grid(False)
 axes[0].set_ylabel("noisy token")
 figure.colorbar(shown, ax=axes[:2], location="bottom", label=f"attention of block {block}, head {head}", shrink=0.5)
 names = (("same place", here, "o"), ("mirrored place", mirrored, "s"))
 for (name, place, marker), colour in zip(names, COLOURS, strict=False):
-    for wish, filled in ((BLUR, "white"), (FLIP, colour)):
-        strongest = on(place, wish).amax(1)
-        label = f"{name}, {wish.split()[0]}"
-        axes[2].plot(strongest, marker=marker, mfc=filled, color=colour, ls="--" if wish == BLUR else "-", label=label)
+    for text, filled in ((BLUR, "white"), (FLIP, colour)):
+        strongest = on(place, text).amax(1)
+        label = f"{name}, {text.split()[0]}"
+        axes[2].plot(strongest, marker=marker, mfc=filled, color=colour, ls="--" if text == BLUR else "-", label=label)
 axes[2].axhline(1 / 33, color=PALE, lw=0.9)
 axes[2].text(len(gain) - 1, 1 / 33, "uniform", size=8, color=PALE, va="bottom", ha="right")
 axes[2].set(xlabel="block", ylabel="attention of the strongest head", xticks=range(len(gain)), ylim=(0, None))
@@ -688,17 +688,18 @@ figure
 
 # %%
 shares = {
-    (name, wish): float(on(place, wish)[block, head])
+    (name, text): float(on(place, text)[block, head])
     for name, place in (("same", here), ("mirrored", mirrored))
-    for wish in looks
+    for text in looks
 }
 turns = shares["mirrored", FLIP] > 2 * max(shares["mirrored", BLUR], 1 / 33)
 verdict = "It turns to where the edit has to look" if turns else "It hardly turns: the flip is made elsewhere"
 display(
     Markdown(
         f"The head in the tables, {head} of block {block}, is the one that turns most from the same place to the "
-        f"mirrored one when the wish changes from blur to flip. The mirrored place gets {shares['mirrored', BLUR]:.0%} "
-        f"of its attention at first and {shares['mirrored', FLIP]:.0%} then, the same place {shares['same', BLUR]:.0%} "
+        "mirrored one when the instruction changes from blur to flip. "
+        f"The mirrored place gets {shares['mirrored', BLUR]:.0%} of its attention at first and "
+        f"{shares['mirrored', FLIP]:.0%} then, the same place {shares['same', BLUR]:.0%} "
         f"and {shares['same', FLIP]:.0%} (uniform would be {1 / 33:.0%}). {verdict}. It is one head of {gain.numel()}, "
         "chosen because it shows this; the curves on the right are the strongest head of every block."
     )
@@ -721,13 +722,13 @@ EDITS = ("edit/hue=240", "edit/background=220", "edit/flip_horizontal", "edit/gr
 b = gallery[:3] if SMOKE else gallery[:6]
 seen_b, rows = reconstruct(autoencoder, b), {"b": b}
 for name in ("", *EDITS):
-    wish = lw.relations()[name].instructions[0] if name else ""
+    text = lw.relations()[name].instructions[0] if name else ""
     with torch.no_grad():
-        tokens = base.edit(autoencoder.to_latent(b), vectors_of([wish] * len(b)), range(len(b)), STEPS)
+        tokens = base.edit(autoencoder.to_latent(b), vectors_of([text] * len(b)), range(len(b)), STEPS)
         drawn = autoencoder.to_picture(tokens)
     if name:
         truth = reconstruct(autoencoder, lw.relations()[name].apply_edits(b))
-        rows[f"“{wish}”\nerror {squared(drawn, truth).sum() / squared(seen_b, truth).sum():.2f}"] = drawn
+        rows[f"“{text}”\nerror {squared(drawn, truth).sum() / squared(seen_b, truth).sum():.2f}"] = drawn
     else:
         rows["no instruction"] = drawn
 picture_rows(rows, title="Emoji that no training saw, edited by words", size=0.64, label_width=2.35)
@@ -753,18 +754,18 @@ display(
 
 # %%
 person, man = (emoji.tensor(emoji.find(f"{who} shrugging"), STYLES.index("noto")) for who in ("person", "man"))
-open_wish = lw.relations()["gender/person>man"].instructions[0]
-path = trajectory(base, autoencoder.to_latent(person)[0], vectors_of([open_wish])[0], steps=5)
-strip(autoencoder, path, person[0], man[0], title=f"“{open_wish}”")
+open_instruction = lw.relations()["gender/person>man"].instructions[0]
+path = trajectory(base, autoencoder.to_latent(person)[0], vectors_of([open_instruction])[0], steps=5)
+strip(autoencoder, path, person[0], man[0], title=f"“{open_instruction}”")
 
 # %% [markdown]
 # ## Steps and guidance, by hand
 #
 # When you draw with the trained editor, you choose two numbers. **Steps**: how often the network is evaluated.
-# **Guidance**: evaluate it twice, with the instruction (the *wish*, in formulas and tables below) and without, and go
-# further in the direction in which the two predictions differ,
+# **Guidance**: evaluate it twice, with the instruction and without, and go further in the direction in which the two
+# predictions differ,
 #
-# $$v = v_\varnothing + g\,(v_\text{wish} - v_\varnothing).$$
+# $$v = v_\varnothing + g\,(v_\text{text} - v_\varnothing).$$
 #
 # At $g = 1$ this is the plain prediction, at no extra cost. Above 1 the effect of the instruction is exaggerated, at
 # twice the cost. Without an instruction this editor returns b, so guidance moves the result *away from b*.
@@ -774,7 +775,7 @@ strip(autoencoder, path, person[0], man[0], title=f"“{open_wish}”")
 # %%
 from lorweb_mini.widgets.sampler import Sampler
 
-offered = [open_wish, *(lw.relations()[name].instructions[0] for name in EDITS), ""]
+offered = [open_instruction, *(lw.relations()[name].instructions[0] for name in EDITS), ""]
 sampler = Sampler(base, autoencoder, person[0], offered, steps=8)
 sampler
 
@@ -811,7 +812,7 @@ def edits(steps: int, guidance: float = 1.0, seed: int = 0) -> torch.Tensor:
         return autoencoder.to_picture(base.edit(asked_latents, asked_vectors, seeds, steps, guidance))
 
 
-def by_wish(numerator: np.ndarray, denominator: np.ndarray) -> dict[str, Estimate]:
+def by_text(numerator: np.ndarray, denominator: np.ndarray) -> dict[str, Estimate]:
     """Sum over sum for each relation."""
     spans = np.split(np.arange(len(items)), np.cumsum([len(several) for several in asked.values()])[:-1])
     return {name: ratio(numerator[span], denominator[span]) for name, span in zip(asked, spans, strict=True)}
@@ -819,8 +820,8 @@ def by_wish(numerator: np.ndarray, denominator: np.ndarray) -> dict[str, Estimat
 
 def measured(drawn: torch.Tensor) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
     """Error and sharpness of answers, by relation."""
-    error = by_wish(squared(drawn, seen_truth), squared(seen_b, seen_truth))
-    return error, by_wish(gradient_energy(drawn), gradient_energy(seen_truth))
+    error = by_text(squared(drawn, seen_truth), squared(seen_b, seen_truth))
+    return error, by_text(gradient_energy(drawn), gradient_energy(seen_truth))
 
 
 # %%
@@ -830,7 +831,7 @@ found = {n: measured(drawn) for n, drawn in by_steps.items()}
 
 
 def two_panels(found: dict[float, tuple], label: str) -> Figure:
-    """Error and sharpness against a setting; one line a wish, bars are 95 % intervals."""
+    """Error and sharpness against a setting; one line for each instruction, bars are 95 % intervals."""
     figure, axes = figure_of(11, 3.6, ncols=2)
     for axis, which, title in zip(
         axes, (0, 1), ("error (b handed back = 1)", "sharpness (the true b′ = 1)"), strict=True
@@ -854,7 +855,7 @@ two_panels(found, "steps")
 
 # %%
 first, last = STEP_COUNTS[0], STEP_COUNTS[-1]
-times = by_wish(squared(by_steps[last], seen_truth), squared(by_steps[first], seen_truth))
+times = by_text(squared(by_steps[last], seen_truth), squared(by_steps[first], seen_truth))
 lines = []
 for name in asked:
     cells = [found[n][which][name] for which in (0, 1) for n in (first, last)]
@@ -862,10 +863,10 @@ for name in asked:
 worse = [relation_label(name) for name in asked if times[name].low > 1]
 display(
     Markdown(
-        f"| wish | error, {first} step | {last} steps | ratio | sharpness, {first} step | {last} steps |\n"
+        f"| instruction | error, {first} step | {last} steps | ratio | sharpness, {first} step | {last} steps |\n"
         "|:--|--:|--:|--:|--:|--:|\n" + "\n".join(lines) + f"\n\nThe error rose with more steps, beyond doubt (the "
         f"ratio's interval lies above 1), for: **{', '.join(worse) or 'none of them'}**. Intervals are 95 %, bootstrap "
-        f"over {len(items) // len(asked)} drawings a wish; the ratio compares the same drawings."
+        f"over {len(items) // len(asked)} drawings for each instruction; the ratio compares the same drawings."
     )
 )
 
@@ -892,7 +893,7 @@ picture_rows(
 # ### Why can fewer steps have the smaller error?
 #
 # One step from pure noise cannot draw a sample: by the formula for $v^\star$ its result is the mean
-# $m = \mathbb E\,[x \mid b, \text{wish}]$ of all right answers. Many steps end at *one* of the answers, a sample $s$.
+# $m = \mathbb E\,[x \mid b, \text{text}]$ of all right answers. Many steps end at *one* of the answers, a sample $s$.
 # Let $\sigma^2$ be the variance of the right answers around $m$, and $x$ the one that the artist drew. For a perfect
 # sampler, $s$ and $x$ are independent samples of the same distribution, so
 #
@@ -921,9 +922,9 @@ SEEDS = 2 if SMOKE else 6
 samples = torch.stack([by_steps[last], *(edits(last, seed=seed) for seed in range(1, SEEDS))])  # [seeds, k, 3, 64, 64]
 mean = samples.mean(0)
 size = squared(seen_b, seen_truth)
-of_mean = by_wish(squared(mean, seen_truth), size)
-of_spread = by_wish(np.mean([squared(sample, mean) for sample in samples], 0), size)
-of_sample = by_wish(np.mean([squared(sample, seen_truth) for sample in samples], 0), size)
+of_mean = by_text(squared(mean, seen_truth), size)
+of_spread = by_text(np.mean([squared(sample, mean) for sample in samples], 0), size)
+of_sample = by_text(np.mean([squared(sample, seen_truth) for sample in samples], 0), size)
 of_one_step = found[1][0]
 
 figure, axis = figure_of(9.6, 3.7)
@@ -947,17 +948,17 @@ axis.legend(unique.values(), unique.keys(), fontsize=8)
 figure
 
 # %%
-times = by_wish(np.mean([squared(sample, seen_truth) for sample in samples], 0), squared(by_steps[first], seen_truth))
+times = by_text(np.mean([squared(sample, seen_truth) for sample in samples], 0), squared(by_steps[first], seen_truth))
 lines = []
 for name in asked:
     cells = [part[name] for part in (of_one_step, of_mean, of_spread, of_sample, times)]
     lines.append(f"| {relation_label(name)} | " + " | ".join(map(str, cells)) + " |")
 display(
     Markdown(
-        f"| wish | one step | mean of {SEEDS} samples | spread | one sample | one sample ÷ one step |\n"
+        f"| instruction | one step | mean of {SEEDS} samples | spread | one sample | one sample ÷ one step |\n"
         "|:--|--:|--:|--:|--:|--:|\n" + "\n".join(lines) + "\n\nThe last column would be **2** for a perfect sampler "
-        "of an open wish. Below 2, the editor's samples scatter less around their mean than the artists' answers do; "
-        "below 1, many steps correct more than their scatter adds."
+        "of an open instruction. Below 2, the editor's samples scatter less around their mean than the artists' "
+        "answers do; below 1, many steps correct more than their scatter adds."
     )
 )
 
@@ -982,14 +983,14 @@ lines = [f"| {relation_label(name)} | " + " | ".join(f"{x:.2f}" for x in row) + 
 helped = [relation_label(name) for name, row in errors.items() if min(row) < row[0]]
 display(
     Markdown(
-        f"| wish | {' | '.join(f'error at {g:g}' for g in GUIDANCE)} |\n|:--|{'--:|' * len(GUIDANCE)}\n"
+        f"| instruction | {' | '.join(f'error at {g:g}' for g in GUIDANCE)} |\n|:--|{'--:|' * len(GUIDANCE)}\n"
         + "\n".join(lines)
-        + f"\n\nGuidance above 1 lowers the error of **{', '.join(helped) or 'none of these wishes'}**."
+        + f"\n\nGuidance above 1 lowers the error of **{', '.join(helped) or 'none of these instructions'}**."
     )
 )
 
 # %% [markdown]
-# For $g \ne 1$, $v_\varnothing + g\,(v_\text{wish} - v_\varnothing)$ is not the velocity of any distribution that the
+# For $g \ne 1$, $v_\varnothing + g\,(v_\text{text} - v_\varnothing)$ is not the velocity of any distribution that the
 # network learned. Guidance helps a network that follows its instruction too weakly. Where the instruction is already
 # followed, it overshoots, first in colours. FLUX.1-dev and Kontext-dev take $g$ as one more input instead of the second
 # evaluation: they were *distilled* to predict the guided velocity directly.
@@ -1129,7 +1130,7 @@ print(check_ignored(ignored))
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# At which $g$ does $v_\text{wish}$ drop out of $v_\varnothing + g\,(v_\text{wish} - v_\varnothing)$?
+# At which $g$ does $v_\text{text}$ drop out of $v_\varnothing + g\,(v_\text{text} - v_\varnothing)$?
 #
 # </details>
 #
@@ -1155,7 +1156,7 @@ print(check_ignored(ignored))
 
 # %%
 def check_average(formula) -> str:
-    """Predicted error of an average of k samples against the measured one, summed over all wishes."""
+    """Predicted error of an average of k samples against the measured one, summed over all instructions."""
     total = size.sum()
     spread = np.sum([squared(sample, mean).sum() for sample in samples]) / (SEEDS - 1) / total  # unbiased
     single = np.mean([squared(sample, seen_truth).sum() for sample in samples]) / total

@@ -1098,8 +1098,8 @@ display(
     Markdown(
         "How far the answer moves, as a multiple of the edit $\\lVert b - b' \\rVert^2$:\n\n"
         "| | another pair of the same relation | a pair of another relation |\n|:--|--:|--:|\n" + "\n".join(lines)
-        + f"\n\n{reads if same.high < other_pair.low else blind}. The first column would be 0 if the mixture hung on "
-        "the edit alone; what stands there is owed to *which* emoji show it."
+        + f"\n\n{reads if same.high < other_pair.low else blind}. The first column would be 0 if the mixture "
+        "depended on the edit alone; the rest comes from *which* emoji show it."
     )
 )  # fmt: skip
 
@@ -1191,6 +1191,26 @@ from lorweb_mini.widgets.mixer import Mixer
 routed = editor.route(question.a, question.a_prime, question.b)
 mixer = Mixer(editor, question.b, routed, context=(question.a, question.a_prime), steps=2 if SMOKE else 4)
 mixer
+
+# %% [markdown]
+# The mixer changes all layers at once. The microscope shows the same question layer by layer: which LoRAs a layer
+# mixes, and how much the picture changes when that layer's mixture alone is replaced: by a uniform one, by another
+# question's, or by nothing. It also measures the gate at every sampling step, on the activations: the router runs once
+# per question, so all steps must have the same gate.
+#
+# > **Predict before you run.** In which layers does the mixture matter most: early or late, in attention or in the MLP?
+# > Does the edit survive when a single layer is switched off?
+#
+# Click a layer or use the arrow keys. On a page without a running kernel you see the layer that matters most.
+
+# %%
+from lorweb_mini.widgets.microscope import Microscope
+
+another = next(x for x in items if x.relation != question.relation)
+microscope = Microscope(
+    editor, question.a, question.a_prime, question.b, (another.a, another.a_prime), steps=2 if SMOKE else 4
+)
+microscope
 
 # %% [markdown]
 # ## Exercise 1: few LoRAs per question, all in use

@@ -229,7 +229,7 @@ def png(figure: Figure) -> bytes:
 
 
 def interactive(figure: go.Figure, still: Figure) -> None:
-    """Shows a plotly figure; where its script does not run, the still picture in its place."""
+    """Shows a plotly figure; where its script does not run, a static picture in its place."""
     live = json.loads(figure.to_json())
     fallback = base64.b64encode(png(still)).decode()
     display({"application/vnd.plotly.v1+json": live, "image/png": fallback, "text/plain": "a map"}, raw=True)

@@ -457,8 +457,8 @@ figure
 # python -m lorweb_mini.flux inspect hilamanor/lorweb --analogies my_pairs
 # ```
 #
-# Here the encoder (*eye* in the titles below) is a random CLIP of the right width unless you set your own, and the keys
-# are random, too. This makes it a **control**: any order in its map exists without training.
+# Here the encoder is a random CLIP of the right width unless you set your own, and the keys are random, too. This makes
+# it a **control**: any order in its map exists without training.
 #
 # > **Predict before you run.** The encoder, the projections and the keys are all random. Will the colours be mixed up
 # > completely?
@@ -472,20 +472,20 @@ from lorweb_mini.flux.inspect import route_pictures
 from lorweb_mini.flux.picture_encoder import PictureEncoder
 
 if REAL_CLIP:
-    eye = PictureEncoder.load(REAL_CLIP)
+    encoder = PictureEncoder.load(REAL_CLIP)
 else:
     torch.manual_seed(0)
     tower = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     size = {"image_size": 64, "patch_size": 8, "projection_dim": large.config.query_dim // 3}
     processor = CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
-    eye = PictureEncoder(CLIPVisionModelWithProjection(CLIPVisionConfig(**tower, **size)), processor)
+    encoder = PictureEncoder(CLIPVisionModelWithProjection(CLIPVisionConfig(**tower, **size)), processor)
 
 EACH = 3 if SMOKE else 12
 many = [x for name in names for x in lw.analogies("test", name, seed=7, n=EACH)]
 triplet = as_batch(many)[:3]
 labels = np.array([x.relation for x in many])
 clouds = {"starter: learned": editor.route(*[list(x) for x in triplet])}
-clouds[f"{'your' if REAL_CLIP else 'random'} eye, {WHAT}"] = route_pictures(large, eye, triplet)
+clouds[f"{'your' if REAL_CLIP else 'random'} encoder, {WHAT}"] = route_pictures(large, encoder, triplet)
 
 # %%
 figure, axes = figure_of(11, 3.9, ncols=2)
