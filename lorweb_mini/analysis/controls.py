@@ -58,7 +58,7 @@ def controls_of(
         raise InputError(f"expected an editor with a router and layout b, got layout {editor.layout.name!r}")
     mean = routed(editor, training).mean(0)
     uniform = torch.full_like(mean, 1 / mean.shape[-1])
-    untrained = _untrained(editor.router, seed)
+    untrained = untrained_router(editor.router, seed)
     others = shuffled(items, seed)
     best = best_single(editor, chosen_on, steps)
 
@@ -93,7 +93,7 @@ def controls_of(
     return dict(zip(CONTROLS, methods, strict=True))
 
 
-def _untrained(router: Router, seed: int) -> Router:
+def untrained_router(router: Router, seed: int = 0) -> Router:
     """A router of the same shape with fresh weights, standardised like the trained one."""
     fresh = copy.deepcopy(router)
     with torch.random.fork_rng():

@@ -1,10 +1,12 @@
-"""Gains that change a mixture of LoRAs, shares, the strongest LoRAs."""
+"""Gains that change a mixture of LoRAs, shares, the strongest LoRAs, LoRAs of different layers that go together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..errors import InputError
@@ -53,3 +55,41 @@ def shares(coefficients: Tensor) -> Tensor:
 def strongest(coefficients: Tensor, count: int = 4) -> tuple[int, ...]:
     """The LoRAs with the largest share of a mixture [layers, N], largest first."""
     return tuple(shares(coefficients).topk(min(count, coefficients.shape[-1])).indices.tolist())
+
+
+def matched(coefficients: Tensor, rounds: int = 20) -> tuple[np.ndarray, float]:
+    """Groups LoRAs of different layers that the router turns up and down together.
+
+    In every layer the N LoRAs may be renumbered, with their keys, without any change of what is drawn: *LoRA n across
+    layers* is no object until the layers are matched. Each layer is assigned, one to one, to N profiles over the
+    analogies by correlation, and the profiles become the means of what was assigned to them, in turn.
+
+    Args:
+        coefficients: of k analogies, [k, layers, N].
+
+    Returns:
+        The LoRA of each layer that belongs to each group, int [layers, N], and the mean correlation of the members with
+        their group's profile in the other layers.
+
+    Raises:
+        InputError: fewer than three analogies or two layers.
+    """
+    k, layers, count = coefficients.shape
+    if k < 3 or layers < 2:
+        raise InputError(f"expected coefficients of at least 3 analogies in 2 layers, got {list(coefficients.shape)}")
+    own = coefficients.permute(1, 2, 0).double().numpy()  # [layers, N, k]
+    own = own - own.mean(-1, keepdims=True)
+    own = own / np.linalg.norm(own, axis=-1, keepdims=True).clip(1e-12)
+    groups = np.tile(np.arange(count), (layers, 1))
+    profiles = own[int(coefficients.std(0).sum(-1).argmax())]
+    for _ in range(rounds):
+        new = np.stack([linear_sum_assignment(profiles @ layer.T, maximize=True)[1] for layer in own])
+        members = np.stack([layer[order] for layer, order in zip(own, new, strict=True)])
+        profiles = members.sum(0)
+        profiles = profiles / np.linalg.norm(profiles, axis=-1, keepdims=True).clip(1e-12)
+        if (new == groups).all():
+            break
+        groups = new
+    others = members.sum(0) - members
+    others = others / np.linalg.norm(others, axis=-1, keepdims=True).clip(1e-12)
+    return groups, float((others * members).sum(-1).mean())

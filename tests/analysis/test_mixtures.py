@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lorweb_mini.analysis.mixtures import remix, shares, strongest
+from lorweb_mini.analysis.mixtures import matched, remix, shares, strongest
 from lorweb_mini.errors import InputError
 
 LAYERS, N = 20, 6
@@ -74,3 +74,20 @@ def test_strongest_are_those_with_the_largest_share() -> None:
     assert strongest(c, 2) == (2, 0)
     assert strongest(c, 9) == (2, 0, 1)
     assert shares(c).tolist() == pytest.approx([0.3, 0.15, 0.55])
+
+
+def test_matched_undoes_a_renumbering_of_every_layer() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(40, 1, N, generator=generator) + 0.3 * torch.randn(40, LAYERS, N, generator=generator)
+    coefficients = logits.softmax(-1)
+    orders = torch.stack([torch.randperm(N, generator=generator) for _ in range(LAYERS)])
+    mixed = torch.stack([coefficients[:, layer, order] for layer, order in enumerate(orders)], 1)
+    groups, together = matched(mixed)
+    # orders[l][groups[l][n]] is which original LoRA belongs to group n: the same one in every layer.
+    originals = torch.gather(orders, 1, torch.from_numpy(groups))
+    assert (originals == originals[0]).all() and sorted(originals[0].tolist()) == list(range(N))
+    assert together > 0.9
+    alone, apart = matched(torch.rand(40, LAYERS, N, generator=generator))
+    assert apart < 0.5 and all(sorted(row) == list(range(N)) for row in alone.tolist())
+    with pytest.raises(InputError, match="at least 3 analogies in 2 layers"):
+        matched(mixed[:2])

@@ -1,0 +1,142 @@
+"""The studies' results in ``data/results``: what a change does, judged over seeds.
+
+A row of these files is one training, judged on one group of relations: columns ``cell`` (what was changed), ``seed``,
+``group``, ``method``, ``error`` with its interval over analogies, ``retrieval``. That interval says how exactly this
+one training was measured; whether *another* training would come out the same, only several seeds can say.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from ..errors import InputError
+from ..files import data_dir
+from .bootstrap import Estimate
+from .generalisation import LEAST_GAP
+
+STUDIES = ("dial", "ablations", "live", "controls")
+Row = Mapping[str, str]
+
+
+def results_path(study: str) -> Path:
+    """The file of a study, in ``LORWEB_RESULTS`` or in ``data/results``; InputError for an unknown study."""
+    if study not in STUDIES:
+        raise InputError(f"expected a study out of {STUDIES}, got {study!r}")
+    return Path(os.environ.get("LORWEB_RESULTS") or data_dir() / "results") / f"{study}.csv"
+
+
+def rows_of(study: str) -> list[Row]:
+    """The rows of a study's file, none where there is no file yet.
+
+    Raises:
+        InputError: an unknown study, or a file without the columns that are needed.
+    """
+    path = results_path(study)
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    needed = {"cell", "seed", "group", "method", "error"}
+    if rows and not needed <= rows[0].keys():
+        raise InputError(f"expected the columns {sorted(needed)} in {path}, got {sorted(rows[0])}")
+    return rows
+
+
+def command(study: str) -> str:
+    """The command that trains what is missing of a study and writes its file."""
+    return f".venv/bin/python -m benchmarks.studies {study}"
+
+
+def by_seed(
+    rows: Sequence[Row], cell: str, group: str, method: str = "LoRWeB", measure: str = "error"
+) -> dict[int, float]:
+    """Seed to the value of a measure; rows without it are left out."""
+    named = (cell, group, method)
+    found = (r for r in rows if (r["cell"], r["group"], r["method"]) == named and r.get(measure))
+    return {int(r["seed"]): float(r[measure]) for r in found}
+
+
+def over_seeds(values: Sequence[float] | np.ndarray) -> Estimate:
+    """Mean of trainings from k seeds with its 95 % t interval; the bounds are NaN where k = 1, all where k = 0."""
+    return _t_interval(np.asarray(values, float), lambda k: math.sqrt(1 / k))
+
+
+def next_training(values: Sequence[float] | np.ndarray) -> Estimate:
+    """Mean of k trainings, and the interval into which one more of another seed falls in 95 of 100 cases.
+
+    It is wider than the interval of the mean by the spread of a single training, :math:`t s \\sqrt{1 + 1/k}`.
+    """
+    return _t_interval(np.asarray(values, float), lambda k: math.sqrt(1 + 1 / k))
+
+
+def _t_interval(values: np.ndarray, factor: Callable[[int], float]) -> Estimate:
+    k = len(values)
+    if k < 2:
+        return Estimate(float(values.mean()) if k else math.nan, math.nan, math.nan)
+    half = float(stats.t.ppf(0.975, k - 1) * values.std(ddof=1) * factor(k))
+    mean = float(values.mean())
+    return Estimate(mean, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one change does to the error: its own value minus that of the reference, for each seed that has both.
+
+    Attributes:
+        gaps: seed to difference; below 0 the change is an improvement.
+    """
+
+    cell: str
+    gaps: dict[int, float]
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """The mean difference, with its interval over seeds."""
+        return over_seeds(list(self.gaps.values()))
+
+    @property
+    def sign(self) -> int:
+        """1 where the change helps, -1 where it hurts; 0 where the seeds leave that open, as a single one always does.
+
+        As with methods, a difference below 0.01 is no verdict.
+        """
+        gap = self.estimate
+        if math.isnan(gap.low) or abs(gap.value) < LEAST_GAP:
+            return 0
+        return int(gap.high < 0) - int(gap.low > 0)
+
+
+def effects(rows: Sequence[Row], group: str, reference: str, measure: str = "error") -> dict[str, Effect]:
+    """Every cell that shares a seed with the reference, in the order of the file."""
+    base = by_seed(rows, reference, group, measure=measure)
+    found = {}
+    for cell in dict.fromkeys(r["cell"] for r in rows):
+        own = by_seed(rows, cell, group, measure=measure)
+        gaps = {seed: own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())}
+        if cell != reference and gaps:
+            found[cell] = Effect(cell, gaps)
+    return found
+
+
+def tempting(found: Mapping[str, Effect]) -> tuple[Effect, int] | None:
+    """The effect and the seed that contradict the other seeds most: opposite signs, the smaller side largest.
+
+    Whoever had trained this one seed would have concluded the opposite of what the others say together. None where
+    there are no two seeds or where no seed contradicts the rest.
+    """
+    best, most = None, 0.0
+    for effect in found.values():
+        for seed, gap in effect.gaps.items():
+            others = [x for s, x in effect.gaps.items() if s != seed]
+            if others and gap * (rest := float(np.mean(others))) < 0 and min(abs(gap), abs(rest)) > most:
+                best, most = (effect, seed), min(abs(gap), abs(rest))
+    return best

@@ -1,0 +1,83 @@
+"""Ablations as a figure, and questions that answer back on a page without a kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..analysis.bootstrap import Estimate
+from ..analysis.results import Effect
+from ..errors import InputError
+from .style import COLOURS, INK, PALE, figure_of, styled
+
+VERDICTS = {1: "better", -1: "worse", 0: "undecided"}
+VERDICT_LOOKS = {1: (COLOURS[0], "v"), -1: (COLOURS[4], "^"), 0: (PALE, "o")}
+BOX = "border:1px solid #ddd;border-left:4px solid #0072B2;padding:.4em .9em;max-width:46em"
+
+
+def told(value: Estimate, digits: int = 2) -> str:
+    """A value with its interval in words; without one where only one training has it."""
+    if math.isnan(value.value):
+        return "no training yet"
+    number = f"{value.value:.{digits}f}"
+    if math.isnan(value.low):
+        return f"{number} (one seed)"
+    return f"{number} ({value.low:.{digits}f} to {value.high:.{digits}f})"
+
+
+@styled
+def forest(found: Mapping[str, Effect], title: str) -> Figure:
+    """Each change as a row: a dot a seed, the mean, and the interval over seeds; the best changes on top.
+
+    Raises:
+        InputError: no effects.
+    """
+    if not found:
+        raise InputError("expected effects of at least one change, got none")
+    ordered = sorted(found.values(), key=lambda x: x.estimate.value)
+    figure, axes = figure_of(8.6, 0.9 + 0.2 * len(ordered))
+    axes.axvline(0, color=INK, lw=0.9)
+    for y, effect in enumerate(ordered):
+        colour, marker = VERDICT_LOOKS[effect.sign]
+        gap = effect.estimate
+        if not math.isnan(gap.low):
+            axes.plot([gap.low, gap.high], [y, y], color=colour, lw=1.6)
+        axes.scatter(list(effect.gaps.values()), [y] * len(effect.gaps), s=9, color=colour, alpha=0.55, linewidths=0)
+        axes.scatter([gap.value], [y], s=30, color=colour, marker=marker, zorder=3)
+    axes.set_yticks(range(len(ordered)), [x.cell for x in ordered])
+    # Intervals over two or three seeds can be far wider than any effect.
+    gaps = np.concatenate([list(x.gaps.values()) for x in ordered] + [[0.0]])
+    pad = 0.35 * max(float(np.ptp(gaps)), 0.02)
+    axes.set(xlim=(gaps.min() - pad, gaps.max() + pad), xlabel="error minus the starter's: left is better")
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_title(title, loc="left")
+    for sign, (colour, marker) in VERDICT_LOOKS.items():
+        axes.scatter([], [], color=colour, marker=marker, label=VERDICTS[sign])
+    figure.legend(loc="outside right upper", title="over the seeds", fontsize=8)
+    return figure
+
+
+def prediction(question: str, answers: Sequence[tuple[str, bool | None, str]]) -> str:
+    """A question with answers to choose from, as HTML: a click on one opens what the numbers say of it.
+
+    It needs no kernel and no script, so that it works on a page that was made without the reader.
+
+    Args:
+        answers: each with whether it is right, None where that is undecided, and what is said of it.
+
+    Raises:
+        InputError: fewer than two answers.
+    """
+    if len(answers) < 2:
+        raise InputError(f"expected at least two answers to choose from, got {len(answers)}")
+    words = {True: "✓ Yes.", False: "✗ No.", None: "Undecided."}
+    rows = "".join(
+        f"<details><summary>{escape(answer)}</summary><p>{words[right]} {escape(said)}</p></details>"
+        for answer, right, said in answers
+    )
+    return f"<div style='{BOX}'><b>Predict, then click on your answer.</b> {escape(question)}{rows}</div>"
