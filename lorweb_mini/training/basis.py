@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.editor import BasisConfig, Editor, load, new_editor
+from ..core.editor import BasisConfig, Editor, new_editor
 from ..emoji.distributions import Distribution
 from ..emoji.latents import LatentBank, PictureSource
 from ..emoji.relations import Relation
 from ..errors import InputError
 from ..models.text import vectors_of
+from ..models.weights import load_weights
 from .analogies import FreshAnalogies, Listed
 from .flow import EXACT_SHIFT, SHIFT, training_sample, validation_sample
 from .log import routing_statistics
@@ -188,11 +189,16 @@ class BasisRecipe(Recipe):
         self.editor.save(folder, **self.notes)
 
     def start_from(self, folder: Path) -> None:
-        start = load(folder)
-        if start.config != self.editor.config:
-            raise InputError(f"expected a basis of the shape {self.editor.config}, got {start.config} in {folder}")
-        self.editor.basis.load_state_dict(start.basis.state_dict())
-        if self.router is not None and start.router is not None:
-            self.router.load_state_dict(start.router.state_dict())
-        if self.editor.pair_encoder is not None and start.pair_encoder is not None:
-            self.editor.pair_encoder.load_state_dict(start.pair_encoder.state_dict())
+        """Basis, router and tuned encoder of the pair, also of a training on other frozen parts.
+
+        The router's inputs stay standardised as the present frozen parts need it.
+        """
+        stored, state = load_weights(folder)
+        shape = asdict(self.editor.config)
+        if (start := {k: stored.get(k) for k in shape}) != shape:
+            raise InputError(f"expected a basis of the shape {shape}, got {start} in {folder}")
+        fixed = {} if self.router is None else {f"router.{k}": v for k, v in self.router.named_buffers()}
+        for name in ("basis", "router", "pair_encoder"):
+            own = {k.removeprefix(f"{name}."): v for k, v in {**state, **fixed}.items() if k.startswith(f"{name}.")}
+            if own:
+                getattr(self.editor, name).load_state_dict(own)

@@ -1,0 +1,40 @@
+"""A basis trained on from finished weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lorweb_mini.commands.train import recipe_of
+from lorweb_mini.core.editor import BasisConfig
+from lorweb_mini.errors import InputError
+from lorweb_mini.models.weights import weights_dir
+
+CONFIG = BasisConfig(n_loras=16, rank=4, layout="b", query="cat+pair")
+
+
+def test_weights_on_other_frozen_parts_are_taken_and_standardised_anew(tmp_path: Path) -> None:
+    shipped = weights_dir() / "starter"
+    config = json.loads((shipped / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "frozen": "other"}), encoding="utf-8")
+    (tmp_path / "model.safetensors").write_bytes((shipped / "model.safetensors").read_bytes())
+    recipe = recipe_of("starter", CONFIG)
+    editor = recipe.editor
+    fresh, untrained = editor.router.mean.clone(), editor.router.keys.clone()
+    stored = load_file(tmp_path / "model.safetensors")
+    recipe.start_from(tmp_path)
+    assert not torch.equal(editor.router.keys, untrained)
+    torch.testing.assert_close(editor.router.keys, stored["router.keys"].float())
+    torch.testing.assert_close(editor.router.mean, fresh)
+    for name, value in editor.basis.state_dict().items():
+        torch.testing.assert_close(value, stored[f"basis.{name}"].float())
+
+
+def test_weights_of_another_shape_are_refused() -> None:
+    recipe = recipe_of("starter", CONFIG)
+    with pytest.raises(InputError, match="shape"):
+        recipe.start_from(weights_dir() / "full")
