@@ -44,6 +44,7 @@ ARGUMENTS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 SECONDS = 90  # after which a wait has failed
+CELL_SECONDS = 240  # for a cell, which imports torch first, beside other work on the machine
 QUIET_LAB = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     # Otherwise only the cells on the screen are on the page.
@@ -78,6 +79,16 @@ class Server:
         """Ends every kernel, so that the next test has the processor to itself."""
         for kernel in json.loads(self._ask("GET", "kernels")):
             self._ask("DELETE", f"kernels/{kernel['id']}")
+
+    def wait_for_kernel(self, name: str) -> None:
+        """Waits until a page is connected to the kernel of a notebook."""
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            sessions = json.loads(self._ask("GET", "sessions"))
+            if any(session["path"] == name and session["kernel"]["connections"] for session in sessions):
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"no page connected to a kernel for {name}; sessions: {sessions}")
 
     def _ask(self, method: str, path: str) -> bytes:
         request = urllib.request.Request(f"{self.address}/api/{path}", method=method)
@@ -143,17 +154,21 @@ def _wait_for(server: Server, process: subprocess.Popen[bytes]) -> None:
 
 
 class Notebook:
-    """A notebook that is open in JupyterLab, with its kernel ready.
+    """A notebook that is open in JupyterLab, or in Notebook 7, with its kernel ready.
 
     Cells are run one by one and again: the kernel and what it imported stay, a widget starts anew.
     """
 
-    def __init__(self, page: Page, server: Server, name: str) -> None:
+    def __init__(self, page: Page, server: Server, name: str, lab: bool = True) -> None:
         self.page, self.server, self.name = page, server, name
-        page.goto(f"{server.address}/lab/tree/{name}?reset")
+        page.goto(f"{server.address}/{'lab/tree' if lab else 'notebooks'}/{name}?reset")
         page.wait_for_selector(".jp-Notebook .jp-Cell")
-        page.wait_for_function("() => document.querySelector('.jp-NotebookPanel-toolbar') && window.jupyterapp")
-        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+        page.wait_for_selector(".jp-NotebookPanel-toolbar")
+        if lab:
+            page.wait_for_function("() => window.jupyterapp")
+        # The page says "idle" even before it has asked for a kernel, and a cell that is run then may not be sent.
+        server.wait_for_kernel(name)
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
 
     @property
     def cells(self) -> Locator:
@@ -162,12 +177,12 @@ class Notebook:
 
     def run(self, cell: Locator) -> Locator:
         """Runs a code cell to its end and returns its output; AssertionError if it wrote to stderr or raised."""
-        prompt = cell.locator(".jp-InputPrompt")
+        prompt, code = cell.locator(".jp-InputPrompt"), cell.locator(".jp-InputArea .cm-content")
         before = prompt.inner_text()
-        cell.locator(".jp-InputArea .cm-content").click()
-        self.page.keyboard.press("Control+Enter")
-        expect(prompt).not_to_have_text(before)
-        expect(prompt).to_have_text(re.compile(r"\[\d+\]"))
+        code.click()
+        code.press("Control+Enter")
+        expect(prompt, "the cell was not sent to the kernel").not_to_have_text(before)
+        expect(prompt, "the cell did not end").to_have_text(re.compile(r"\[\d+\]"), timeout=CELL_SECONDS * 1000)
         errors = cell.locator("[data-mime-type='application/vnd.jupyter.stderr']")
         assert errors.count() == 0, errors.first.inner_text()
         return cell.locator(".jp-Cell-outputArea")

@@ -11,7 +11,7 @@ import pytest
 from nbconvert import HTMLExporter
 from playwright.sync_api import Locator, Page, expect
 
-from .lab import ROOT, Server, changed, differ, pixels, source
+from .lab import CELL_SECONDS, ROOT, Notebook, Server, changed, differ, pixels, source
 from .test_browser_atlas import ATLAS, EDITOR, MICROSCOPE
 from .test_browser_controls import SAMPLER, WALK
 from .test_browser_explorer import SOURCE as EXPLORER
@@ -40,7 +40,6 @@ def mixer(server: Server) -> Iterator[str]:
 
 def _turn(widget: Locator) -> None:
     """A slider by keyboard: the picture changes, and comes back."""
-    widget.wait_for()
     result, slider = widget.locator("img[alt='result']"), widget.get_by_role("slider").first
     start = source(result)
     slider.focus()
@@ -54,17 +53,15 @@ def _turn(widget: Locator) -> None:
 
 
 def test_the_mixer_under_voila(server: Server, page: Page, mixer: str, screenshots: Path) -> None:
-    page.goto(f"{server.address}/voila/render/{mixer}")
-    _turn(page.locator(".lorweb-mixer"))
+    page.goto(f"{server.address}/voila/render/{mixer}", timeout=CELL_SECONDS * 1000)  # it runs the cell first
+    widget = page.locator(".lorweb-mixer")
+    widget.wait_for(timeout=CELL_SECONDS * 1000)
+    _turn(widget)
     page.screenshot(path=screenshots / "voila.png")
 
 
 def test_the_mixer_in_notebook_7(server: Server, page: Page, mixer: str, screenshots: Path) -> None:
-    page.goto(f"{server.address}/notebooks/{mixer}")
-    page.locator(".jp-CodeCell .cm-content").first.click()
-    page.get_by_text("Python 3 (ipykernel)").first.wait_for()
-    page.keyboard.press("Shift+Enter")
-    _turn(page.locator(".lorweb-mixer"))
+    _turn(Notebook(page, server, mixer, lab=False).show(0, "mixer"))
     page.screenshot(path=screenshots / "notebook_7.png")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
-from .lab import KERNEL, ROOT, Notebook, Server, changed, differ, pixels, source
+from .lab import CELL_SECONDS, KERNEL, ROOT, Notebook, Server, changed, differ, pixels, source
 
 START, ANALOGIES, FLOW = "00_start_here", "01_visual_analogies", "02_flow_matching"
 
@@ -31,7 +31,7 @@ def fresh(server: Server, page: Page, request: pytest.FixtureRequest) -> Iterato
 def test_the_explorer_and_the_pad_answer_in_the_notebook(fresh: Notebook, screenshots: Path) -> None:
     page = fresh.page
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
-    page.locator(".jp-OutputArea-output", has_text="seconds of computing").wait_for()
+    page.locator(".jp-OutputArea-output", has_text="seconds of computing").wait_for(timeout=CELL_SECONDS * 1000)
     assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
     page.screenshot(path=screenshots / "top.png")
 
