@@ -29,7 +29,7 @@ run: $(STAMP)  ## train the starter basis and its router, evaluate, draw, into r
 	LORWEB_PROFILE=$(PROFILE) $(PY) -m lorweb_mini.run
 
 results: $(STAMP)  ## for maintainers: copy the last run's pictures and table to figures/run and the README
-	$(PY) -m lorweb_mini.run --publish
+	$(PY) -m benchmarks.readme results
 
 test: $(STAMP)  ## all tests, with every notebook run in the smoke profile
 	@LORWEB_PROFILE=smoke $(PY) -m pytest
@@ -54,7 +54,7 @@ format: $(STAMP)  ## let ruff mend what it can
 
 figures: $(STAMP)  ## every static figure again
 	$(PY) -m data.build.contact
-	$(PY) -m lorweb_mini.show.pictures
+	$(PY) -m benchmarks.readme picture
 
 report: $(STAMP)  ## measure the shipped weights; their reports, model card and losses again
 	$(PY) -m benchmarks.model_card

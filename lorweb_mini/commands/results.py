@@ -1,11 +1,9 @@
-"""What a run leaves behind: figures, the report, and the README's table."""
+"""What a run leaves behind: figures and the report."""
 
 from __future__ import annotations
 
-import math
 import os
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -15,26 +13,18 @@ from typing import Any
 import numpy as np
 
 from ..algebra import Map, pca
-from ..analysis.evaluation import (
-    Counterfactuals,
-    by_relation,
-    draw,
-    reconstruct,
-    squared,
-)
+from ..analysis.evaluation import Counterfactuals, by_relation, draw, reconstruct, squared
 from ..analysis.methods import methods_of
 from ..analysis.probes import clustering, read_off
-from ..analysis.scores import Evaluation, table
+from ..analysis.scores import Evaluation
 from ..analysis.space import basis_usage, coefficients_of, concepts_of
 from ..core.editor import Editor
 from ..emoji.relations import Analogy, as_batch
 from ..errors import InputError
-from ..files import read_json, write_atomically
 from ..show import figures, pictures, style
 from ..training.log import read_log
 
 SEEN = ("drawn edit", "drawn pair", "tones")  # groups of analogies whose relations training draws
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "scikit-learn", "numpy")
 
 
@@ -113,48 +103,3 @@ def report_of(
         "counterfactuals": None if swapped is None else asdict(swapped),
         "space": space,
     }
-
-
-def readme_table(report: Mapping[str, Any]) -> str:
-    """The README's results section, from a report."""
-    evaluation = Evaluation.from_json(report["evaluation"])
-    training = report["training"]
-    lines = [table(evaluation), ""]
-    if any(not math.isnan(c) for c in evaluation.chance.values()):
-        lines += [
-            "Relation retrieval: among the true answers of all relations that apply to b, is the right relation's "
-            "the nearest to the result?",
-            "",
-            table(evaluation, "retrieval"),
-            "",
-        ]
-    lines.append(
-        f"The number of relations is in brackets after each heading; intervals are 95 % bootstrap over analogies "
-        f"({sum(evaluation.analogies.values()):,} in all). Trained for {training['seconds'] / 60:.0f} minutes on "
-        f"{report['machine']['cores']} cores ({training['samples']:,} samples, seed {report['seed']}); the "
-        "*oracle instruction* is the frozen base told the relation in words. Everything else is in "
-        "[`figures/run/report.json`](figures/run/report.json)."
-    )
-    return "\n".join(lines)
-
-
-def write_readme(readme: Path, report: Mapping[str, Any]) -> None:
-    """Replaces what stands between the README's two results marks; InputError where they are missing."""
-    text = readme.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise InputError(f"expected the marks {BEGIN} and {END} in {readme}")
-    before, rest = text.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    content = f"{before}{BEGIN}\n{readme_table(report)}\n{END}{after}"
-    write_atomically(readme, content.encode())
-
-
-def publish(home: Path) -> None:
-    """Copies pictures and report of the last run in the cpu profile into figures/run, and its table into the README."""
-    source, target = home / "runs" / "cpu" / "results", home / "figures" / "run"
-    if not (source / "report.json").is_file():
-        raise InputError(f"expected the results of make run in {source}, found none")
-    target.mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
-        shutil.copy2(path, target / path.name)
-    write_readme(home / "README.md", read_json(target / "report.json"))

@@ -15,12 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ..analysis.evaluation import (
-    Counterfactuals,
-    by_relation,
-    counterfactuals,
-    evaluate,
-)
+from ..analysis.evaluation import Counterfactuals, by_relation, counterfactuals, evaluate
 from ..analysis.methods import methods_of, remembered
 from ..analysis.scores import Evaluation, table, without_nan
 from ..analysis.unseen import panel
@@ -34,7 +29,7 @@ from ..training.config import TrainingConfig
 from ..training.log import LOG
 from ..training.loop import train
 from ..training.state import STATE
-from .results import SEEN, draw_figures, publish, report_of, space_report
+from .results import SEEN, draw_figures, report_of, space_report
 from .train import BASES, DEFAULTS, STARTER_KINDS, STARTER_TONES, recipe_of
 
 # The one LoRA's coefficients are 1, not about 1/N: at the basis's rate its weights would move N times as far a step.
@@ -210,8 +205,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--fresh", action="store_true", help="train anew, whatever the folder holds")
     made.add_argument("--train-baseline", action="store_true", help="train the one-LoRA baseline, too")
-    publishing = "only copy the last run's pictures and report to figures/run and README"
-    made.add_argument("--publish", action="store_true", help=publishing)
     return made
 
 
@@ -229,16 +222,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Trains, evaluates, draws; see the module."""
     tolerant_console()
     options = parser().parse_args(arguments)
-    home = root()
-    if options.publish:
-        publish(home)
-        return
     name = os.environ.get("LORWEB_PROFILE", "cpu")
     if name not in PROFILES:
         raise InputError(f"expected LORWEB_PROFILE out of {list(PROFILES)}, got {name!r}")
     profile = PROFILES[name]
     torch.set_num_threads(os.cpu_count() or 1)
-    folder = options.folder or home / "runs" / name / "starter"
+    folder = options.folder or root() / "runs" / name / "starter"
     output = folder.with_name("results")
     config = training_config(profile, options)
 

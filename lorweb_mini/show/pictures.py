@@ -1,35 +1,15 @@
-"""Figures of pictures: analogies as rows of a : a' :: b : b', and rows of pictures with labels and captions.
-
-``python -m lorweb_mini.show.pictures`` makes the README's picture again from the shipped weights.
-"""
+"""Figures of pictures: analogies as rows of a : a' :: b : b', and rows of pictures with labels and captions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..emoji.relations import Analogy, analogies, composition_parts
+from ..emoji.relations import Analogy, composition_parts
 from ..errors import InputError
-from .style import COLOURS, PALE, Board, save
-
-# Of the kinds that the starter learns: colours, a mirror image, tones, two edits in a row.
-README_RELATIONS = (
-    "edit/hue=100",
-    "edit/grey",
-    "edit/invert",
-    "edit/tint=150",
-    "edit/background=300",
-    "edit/darken=0.3",
-    "edit/screen=200",
-    "edit/flip_horizontal",
-    "tone/yellow>dark",
-    "tone/dark>light",
-    "compose/edit/invert+edit/background=240",
-    "compose/edit/hue=300+edit/darken=0.5",
-)
+from .style import COLOURS, PALE, Board
 
 
 def relation_label(name: str) -> str:
@@ -143,23 +123,3 @@ def picture_rows(
         y += line
     board.text(margin, height - margin, note, size=8, color=PALE, va="bottom")
     return board.figure
-
-
-def main() -> None:
-    """Writes ``figures/readme.png``: answers of the shipped starter basis on unseen emoji."""
-    from ..analysis.evaluation import draw
-    from ..analysis.methods import methods_of
-    from ..core.editor import load
-
-    # Of eight questions a relation the one whose edit shows most, since a black arrow has no hue to turn; no result is
-    # looked at for the choice.
-    items = [
-        max(analogies("test", name, seed=5), key=lambda x: float((x.b - x.b_prime).pow(2).sum()))
-        for name in README_RELATIONS
-    ]
-    results = draw(methods_of(load("starter"), steps=1)["LoRWeB"], items)
-    print("wrote", save(triplets(items, results, columns=2, size=0.86), Path("figures") / "readme.png"))
-
-
-if __name__ == "__main__":
-    main()

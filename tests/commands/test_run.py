@@ -10,9 +10,12 @@ import pytest
 from conftest import ROOT
 from tiny_models import tiny_base, tiny_editor, tiny_pair_encoder
 
-from lorweb_mini.commands import results, run
+from benchmarks.readme import publish, readme_table
+from benchmarks.timing import write_readme
+from lorweb_mini.commands import run
 from lorweb_mini.errors import InputError
 from lorweb_mini.files import data_dir
+from lorweb_mini.models.weights import WEIGHTS
 
 README = "# Title\n\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n"
 
@@ -61,24 +64,22 @@ def test_a_run_trains_judges_draws_and_reports(at_home: Path, capsys: pytest.Cap
     # A run never writes into the checkout; a command of its own does, and only the results of the cpu profile.
     assert (at_home / "README.md").read_text() == README and not (at_home / "figures").exists()
     with pytest.raises(InputError, match="make run"):
-        run.main(["--publish"])
+        publish(at_home)
 
-    run.main(["--steps", "3"])
+    folder, options = output.with_name("starter"), run.parser().parse_args(["--steps", "3"])
+    trained_at = (folder / WEIGHTS).stat().st_mtime_ns
+    again = run.trained(folder, run.training_config(run.PROFILES["smoke"], options))
     assert "already trained" in capsys.readouterr().out
+    assert again.config == run.BASES["starter"] and (folder / WEIGHTS).stat().st_mtime_ns == trained_at
     with pytest.raises(InputError, match="other settings"):
         run.main(["--steps", "4"])
 
-    results.write_readme(at_home / "README.md", report)
-    text = (at_home / "README.md").read_text()
-    assert results.readme_table(report) in text and "\nold\n" not in text
-    assert text.startswith("# Title") and text.endswith("after\n")
-    results.write_readme(at_home / "README.md", report)
-    assert (at_home / "README.md").read_text() == text
-
     shutil.copytree(at_home / "runs" / "smoke", at_home / "runs" / "cpu")
-    run.main(["--publish"])
+    for _ in range(2):  # published again, the README stays the same
+        publish(at_home)
+        text = (at_home / "README.md").read_text()
+        assert text == README.replace("old", readme_table(report))
     assert {p.name for p in (at_home / "figures" / "run").iterdir()} == names | {"report.json"}
-    assert results.readme_table(report) in (at_home / "README.md").read_text()
 
 
 def test_the_baseline_is_one_lora_of_the_same_size() -> None:
@@ -96,8 +97,8 @@ def test_an_unknown_profile_is_refused(at_home: Path, monkeypatch: pytest.Monkey
 
 def test_readme_without_marks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("nothing")
-    with pytest.raises(InputError, match="marks"):
-        results.write_readme(tmp_path / "README.md", {})
+    with pytest.raises(ValueError, match="marks"):
+        write_readme(tmp_path / "README.md", "results", "")
 
 
 def test_readme_agrees_with_the_report() -> None:
@@ -105,4 +106,4 @@ def test_readme_agrees_with_the_report() -> None:
     if not (readme.is_file() and path.is_file()):
         pytest.skip("no README or no report")
     report = json.loads(path.read_text(encoding="utf-8"))
-    assert results.readme_table(report) in readme.read_text(encoding="utf-8")
+    assert readme_table(report) in readme.read_text(encoding="utf-8")
