@@ -30,13 +30,14 @@ class PairRecipe(Recipe):
 
     ARTISTS = 0.35
     FOLLOWED = 0.25
+    LENGTHS = (0.4, 0.35, 0.25)  # chains of one, two and three edits; those of several are hard to read
     WEIGHTS = MappingProxyType({"present": 1.0, "order": 0.3, "strength": 4.0, "relation": 0.5})
     VALIDATION = 512
 
     def __init__(self, pictures: PictureSource | None = None) -> None:
         super().__init__()
         self.pictures = pictures or PictureSource(MiniAutoencoder.load(weights_dir() / "autoencoder"))
-        self.fresh = Distribution(held_out=held_out())
+        self.fresh = Distribution(held_out=held_out(), lengths=self.LENGTHS)
         self.artists = [r for r in select("seen", known_to_base=True) if not r.edits and len(r.pairs("train")) > 1]
         self.artist_pairs = [r.pairs("train") for r in self.artists]
         self.weights = relation_weights(self.artists, [len(p) for p in self.artist_pairs], {})
