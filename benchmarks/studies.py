@@ -1,13 +1,16 @@
 """Trains and judges the cells of the studies behind notebooks 07 and 08.
 
-    python -m benchmarks.studies dial --list            # which cells there are, and which have a result
-    python -m benchmarks.studies dial --minutes 60      # one unfinished cell after the other, for so long
-    python -m benchmarks.studies ablations --quick      # two steps of two cells: shows that it works
+    python -m benchmarks.studies dial --list                        # which cells there are, and which have a result
+    python -m benchmarks.studies dial --minutes 60 --threads 1      # one open cell after the other, for so long
+    python -m benchmarks.studies ablations --quick                  # two steps of two cells: shows that it works
 
-``dial``: the same recipe on M fixed relations or on fresh ones, M from 8 to 2,048. ``ablations``: the starter's recipe
-with one thing changed. A cell is one training from one seed; it is as long for all cells of a study in samples, so that
-a busy machine makes no difference. A killed cell goes on where it stopped. Results go to ``data/results/<study>.csv``,
-one row for each cell, group of relations and method: tidy, with the settings and the revision of the code.
+``dial``: the starter's recipe on M fixed relations, M from 2 to 2,048, or on fresh ones. ``ablations``: the starter's
+recipe with one thing changed. ``live``: the starter's for two minutes, which notebook 08 repeats. ``controls``: the
+shipped starter without one of its parts, which takes no training. ``benchmarks.cells`` has the list.
+
+A killed cell goes on where it stopped. Two processes may work on one study side by side: a cell that one of them holds
+is left out by the other. Results go to ``data/results/<study>.csv``, one row for each cell, group of relations and
+method: tidy, with the settings and the revision of the code.
 """
 
 from __future__ import annotations
@@ -16,140 +19,138 @@ import argparse
 import csv
 import json
 import subprocess
+import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
+from lorweb_mini.analysis.controls import controls_of
 from lorweb_mini.analysis.evaluation import Method, evaluate, reconstruct
+from lorweb_mini.analysis.foresight import seen_analogies
 from lorweb_mini.analysis.methods import methods_of
-from lorweb_mini.analysis.unseen import Panel, panel
+from lorweb_mini.analysis.pair_adapter import load_pair_editor, new_pair_editor
+from lorweb_mini.analysis.scores import Evaluation
+from lorweb_mini.analysis.unseen import DRAWN, PARTS, Panel, panel, part_shares
+from lorweb_mini.commands.run import PROFILES
 from lorweb_mini.commands.train import BASES, DEFAULTS, STARTER_KINDS, recipe_of
 from lorweb_mini.core.editor import Editor, load
 from lorweb_mini.emoji.distributions import Distribution, Memoriser, held_out
-from lorweb_mini.emoji.relations import analogies, as_batch, chain_name
-from lorweb_mini.files import data_dir
+from lorweb_mini.emoji.relations import UNSEEN_DEGREES, analogies, as_batch, chain_name, get_relation
+from lorweb_mini.errors import InputError
+from lorweb_mini.files import data_dir, read_json
+from lorweb_mini.models.weights import weights_dir
 from lorweb_mini.training.analogies import Listed
 from lorweb_mini.training.log import LOG, read_log
 from lorweb_mini.training.loop import train
 
-SEEDS = (0, 1, 2)
+from .cells import SAMPLES, STUDIES, Cell, cells
+
 LISTED = 16  # of the M relations of a cell are judged as seen ones
+PAIRED = ("drawn pair", "composition")  # groups with compositions of two edits, judged by their parts as well
 COLUMNS = (
     "study", "cell", "seed", "settings", "samples", "minutes", "loss", "entropy", "usage",
-    "group", "relations", "method", "error", "error_low", "error_high", "retrieval", "revision",
+    "group", "relations", "method", "error", "error_low", "error_high", "retrieval", "both", "revision",
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One training.
-
-    Attributes:
-        basis: what differs from the starter's :class:`~lorweb_mini.core.editor.BasisConfig`.
-        recipe: what differs from its recipe.
-    """
-
-    study: str
-    name: str
-    seed: int
-    basis: dict[str, Any] = field(default_factory=dict)
-    recipe: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def folder_name(self) -> str:
-        return f"{self.study}-{self.name}-{self.seed}".replace(" ", "_").replace("/", "_")
-
-
-SAMPLES = {"dial": 96_000, "ablations": 38_400}
-EVERY_KIND: dict[str, Any] = {"kinds": None, "artists_share": 0.0}
-# Name of a cell to what differs in the basis, and in the recipe.
-DIAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    **{str(m): ({}, {**EVERY_KIND, "relations": m}) for m in (8, 32, 128, 512, 2048)},
-    "fresh": ({}, EVERY_KIND),
-}
-ABLATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "as the starter": ({}, {}),
-    # N and r, at the same N·r = 64 and at others
-    **{f"N {n}, r {r}": ({"n_loras": n, "rank": r}, {}) for n, r in ((1, 64), (4, 16), (64, 1))},
-    **{f"N {n}, r {r}": ({"n_loras": n, "rank": r}, {}) for n, r in ((4, 4), (8, 4), (32, 4), (16, 1), (16, 8))},
-    # mixing
-    **{f"mixing {m}": ({"mixing": m}, {}) for m in ("tanh", "top-1", "top-2", "top-4")},
-    **{f"temperature {t}": ({"temperature": t}, {}) for t in (0.5, 2.0)},
-    "balance 0.02": ({}, {"balance": 0.02}),
-    "one router for all layers": ({"shared": True}, {}),
-    # the query
-    **{f"query {q}": ({"query": q}, {}) for q in ("cat", "pair", "difference", "difference+b", "a'")},
-    "pair encoder tuned": ({}, {"pair_rate": 0.02}),
-    # the encoder, with the paper's query
-    **{f"encoder {e}": ({"encoder": e, "query": "cat"}, {}) for e in ("latents", "pixels", "efficientnet-lite0")},
-    # what the transformer sees, and whether there is a router
-    **{f"layout {x}": ({"layout": x}, {}) for x in ("tokens", "grid")},
-    "context only": ({"layout": "tokens", "routed": False, "query": "cat", "n_loras": 1, "rank": 64}, {}),
-    # the times
-    "times as for artists": ({}, {"exact_shift": 0.8}),
-}
-STUDIES = {"dial": DIAL, "ablations": ABLATIONS}
-
-
-def cells(study: str) -> list[Cell]:
-    """All cells of a study, seed by seed."""
-    return [Cell(study, name, seed, *changes) for seed in SEEDS for name, changes in STUDIES[study].items()]
-
-
 def trained(cell: Cell, folder: Path, samples: int, precision: str) -> Editor:
-    """The cell's basis: read where its training is finished, else trained or trained on."""
-    if not (folder / "config.json").is_file():
-        config = replace(DEFAULTS["starter"], minutes=None, samples=samples, seed=cell.seed, precision=precision)
-        recipe = recipe_of("starter", replace(BASES["starter"], **cell.basis), cell.seed, **cell.recipe)
-        train(recipe, config, folder)
-    return load(folder)
+    """The cell's basis: read where its training is finished, else trained or trained on.
+
+    Raises:
+        InputError: the folder has a finished training of another length.
+    """
+    if (folder / "config.json").is_file():
+        if (found := read_json(folder / "training.json")["samples"]) != samples:
+            raise InputError(f"expected a training of {samples} samples in {folder}, got one of {found}")
+    else:
+        config = replace(
+            DEFAULTS["starter"],
+            minutes=None,
+            samples=samples,
+            seed=cell.seed,
+            precision=precision,
+            **cell.change.training,
+        )
+        basis, options = replace(BASES["starter"], **cell.change.basis), dict(cell.change.recipe)
+        if cell.change.adapter:
+            options["editor"] = new_pair_editor(basis, cell.seed)
+        train(recipe_of("starter", basis, cell.seed, **options), config, folder)
+    return load_pair_editor(folder) if cell.change.adapter else load(folder)
 
 
 def judged_panel(cell: Cell, count: int, drawn: int) -> tuple[Panel, Listed | None]:
-    """The test panel of the cell's kinds, with the cell's own relations where they are fixed."""
-    kinds = cell.recipe.get("kinds", STARTER_KINDS)
-    asked = panel("test", count, drawn, kinds)
-    if (size := cell.recipe.get("relations")) is None:
+    """The test panel of the starter's kinds with unions of its groups; for fixed relations, some of these as well."""
+    asked = panel("test", count, drawn, STARTER_KINDS)
+    unions = {"drawn": DRAWN.values(), "unseen": UNSEEN_DEGREES}
+    whole = {name: [x for part in parts for x in asked.groups.get(part, [])] for name, parts in unions.items()}
+    asked = Panel(asked.analogies, {**whole, **asked.groups})
+    if (listed := cell.change.recipe.get("relations")) is None:
         return asked, None
-    own = Listed(Distribution(kinds, held_out()), size)
+    own = Listed(Distribution(STARTER_KINDS, held_out()), listed)
     names = [chain_name(chain) for chain in own.chains[:LISTED].as_lists()]
     items = {name: analogies("test", name, 0, count) for name in dict.fromkeys(names)}
     items = {name: some for name, some in items.items() if len(some) > 1}
     return Panel({**items, **asked.analogies}, {"seen": list(items), **asked.groups}), own
 
 
-def rows_of(cell: Cell, editor: Editor, folder: Path, quick: bool) -> list[dict[str, Any]]:
-    """The cell's rows, without the memoriser where relations are fresh: ``benchmarks.memoriser`` has its answers."""
-    asked, own = judged_panel(cell, 2 if quick else 6, 2 if quick else 12)
+def judged_methods(cell: Cell, editor: Editor, asked: Panel, own: Listed | None, quick: bool) -> dict[str, Method]:
+    """The cell's own answers; with fixed relations their memoriser's, for the controls those of all controls."""
     methods: dict[str, Method] = {"LoRWeB": methods_of(editor, steps=1)["LoRWeB"]}
     if own is not None:
         memoriser = Memoriser(Distribution(), 1)
         memoriser.chains = own.chains
         methods["memoriser"] = lambda items: reconstruct(editor.autoencoder, memoriser(*as_batch(items)[:3]))
-    result = evaluate(methods, asked.analogies, editor.autoencoder, asked.groups, retrieval_limit=3, resamples=500)
+    if cell.study == "controls":
+        chosen_on = {name: found for name in asked.analogies if (found := analogies("val", name, n=2))}
+        seen = seen_analogies(STARTER_KINDS, 24 if quick else 200)
+        methods |= controls_of(editor, seen, asked.items, chosen_on, steps=1)
+    return methods
+
+
+def rows_of(cell: Cell, editor: Editor, folder: Path, quick: bool) -> list[dict[str, Any]]:
+    """The cell's rows: one a group of relations and method."""
+    counts = (2, 2) if quick else (PROFILES["cpu"].analogies, PROFILES["cpu"].drawn)
+    asked, own = judged_panel(cell, *counts)
+    methods = judged_methods(cell, editor, asked, own, quick)
+    result = evaluate(methods, asked.analogies, editor.autoencoder, asked.groups, retrieval_limit=3, resamples=1000)
     log = read_log(folder / LOG)[-1]
     common = {
         "study": cell.study,
         "cell": cell.name,
         "seed": cell.seed,
-        "settings": json.dumps({**cell.basis, **cell.recipe}),
+        "settings": json.dumps(cell.settings),
         "samples": int(log["samples"]),
         "minutes": round(log["seconds"] / 60, 1),
         "loss": round(log["loss"], 4),
         **{k: round(log[k], 3) if k in log else "" for k in ("entropy", "usage")},
         "revision": revision(),
     }
+    return [{**common, **row} for row in _score_rows(result, methods, asked, editor)]
+
+
+def _score_rows(
+    result: Evaluation, methods: Mapping[str, Method], asked: Panel, editor: Editor
+) -> list[dict[str, str | float]]:
     rows = []
     for group, scores in result.groups.items():
         for method, score in scores.items():
-            error, retrieval = score.error, score.retrieval.value
-            numbers = {"error": error.value, "error_low": error.low, "error_high": error.high, "retrieval": retrieval}
-            own_part = {"group": group, "relations": len(result.members[group]), "method": method}
-            rows.append({**common, **own_part, **{k: round(v, 4) for k, v in numbers.items()}})
+            numbers = {
+                "error": score.error.value,
+                "error_low": score.error.low,
+                "error_high": score.error.high,
+                "retrieval": score.retrieval.value,
+            }
+            pairs = [r for r in map(get_relation, result.members[group]) if group in PAIRED and len(r.edits) == 2]
+            if pairs:
+                shares = part_shares(methods[method], asked.analogies, pairs, editor.autoencoder)
+                numbers["both"] = shares[PARTS[-1]]
+            names = {"group": group, "relations": len(result.members[group]), "method": method}
+            rows.append({**names, "both": "", **{k: round(v, 4) for k, v in numbers.items()}})
     return rows
 
 
@@ -178,12 +179,37 @@ def append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
+def work(cell: Cell, path: Path, options: argparse.Namespace) -> None:
+    """Trains and judges one cell, unless its rows are there or another process holds it."""
+    folder = options.folder / cell.folder_name
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        # The system lets go of the lock when its process ends, however it ends.
+        with FileLock(folder / "lock", timeout=0):
+            if not options.quick and (cell.name, cell.seed) in finished(path):
+                return
+            if cell.study == "controls":
+                folder = weights_dir() / "starter"
+                editor = load(folder)
+            else:
+                samples = 64 if options.quick else SAMPLES[cell.study]
+                editor = trained(cell, folder, samples, options.precision)
+            rows = rows_of(cell, editor, folder, options.quick)
+            for row in rows:
+                print(f"{cell.name}, seed {cell.seed}: {row['group']}, {row['method']}: {row['error']:.3f}", flush=True)
+            if not options.quick:
+                with FileLock(options.folder / f"{cell.study}.lock"):
+                    append(path, rows)
+    except Timeout:
+        print(f"{cell.name}, seed {cell.seed}: another process is at it", flush=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and works through the cells."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description=__doc__)
     parser.add_argument("study", choices=list(STUDIES))
     parser.add_argument("--cells", nargs="+", help="names of cells; all by default")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--seeds", type=int, nargs="+", help="all by default")
     parser.add_argument("--minutes", type=float, help="no cell is started after so long")
     parser.add_argument("--folder", type=Path, default=Path("runs") / "studies", help="one folder a cell in it")
     parser.add_argument("--results", type=Path, help="default: data/results/STUDY.csv")
@@ -194,26 +220,26 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     path = options.results or data_dir() / "results" / f"{options.study}.csv"
-    done = finished(path)
-    chosen = [c for c in cells(options.study) if c.seed in options.seeds and c.name in (options.cells or [c.name])]
+    chosen = [
+        c
+        for c in cells(options.study)
+        if c.seed in (options.seeds or [c.seed]) and c.name in (options.cells or [c.name])
+    ]
     if options.quick:
-        chosen, done = chosen[:2], set()
+        with tempfile.TemporaryDirectory() as folder:
+            options.folder = Path(folder)
+            for cell in chosen[:2]:
+                work(cell, path, options)
+        return
     started = time.monotonic()
     for cell in chosen:
+        done = (cell.name, cell.seed) in finished(path)
         if options.list:
-            print("done" if (cell.name, cell.seed) in done else "open", cell.name, cell.seed)
-            continue
-        if (cell.name, cell.seed) in done:
-            continue
-        if options.minutes is not None and time.monotonic() - started > 60 * options.minutes:
+            print("done" if done else "open", cell.name, cell.seed)
+        elif options.minutes is not None and time.monotonic() - started > 60 * options.minutes:
             break
-        folder = options.folder / cell.folder_name
-        samples = 64 if options.quick else SAMPLES[options.study]
-        rows = rows_of(cell, trained(cell, folder, samples, options.precision), folder, options.quick)
-        for row in rows:
-            print(f"{cell.name}, seed {cell.seed}: {row['group']}, {row['method']}: {row['error']:.3f}")
-        if not options.quick:
-            append(path, rows)
+        elif not done:
+            work(cell, path, options)
 
 
 if __name__ == "__main__":

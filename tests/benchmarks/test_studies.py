@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from test_benchmarks import tiny_training  # noqa: F401
 
 from benchmarks import sheet, studies
-from lorweb_mini.commands.train import BASES, STARTER_KINDS
+from benchmarks.cells import ABLATIONS, CONTEXT_TOTAL, HEADLINE, MORE_SEEDS, PAIR_ADAPTER, SEEDS, STARTER
+from lorweb_mini.analysis.pair_adapter import new_pair_editor
+from lorweb_mini.commands.train import BASES, DEFAULTS, STARTER_KINDS
+from lorweb_mini.core.editor import new_editor
 from lorweb_mini.emoji.distributions import Distribution, held_out
 from lorweb_mini.errors import InputError
 from lorweb_mini.training.analogies import Listed
@@ -30,12 +38,32 @@ def test_lists_of_relations_are_nested_and_hold_nothing_out() -> None:
 
 @pytest.mark.parametrize("study", list(studies.STUDIES))
 def test_every_cell_is_a_shape_that_can_be(study: str) -> None:
-    from dataclasses import replace
+    every = studies.cells(study)
+    assert len({cell.folder_name for cell in every}) == len(every)
+    first = [cell.name for cell in every[: len(studies.STUDIES[study])]]
+    assert first == list(studies.STUDIES[study]), "all cells of the first seed come first"
+    assert {cell.seed for cell in every[: len(first)]} == {SEEDS[study][0]}
+    for cell in every:
+        assert replace(BASES["starter"], **cell.change.basis).n_loras >= 1
+        assert replace(DEFAULTS["starter"], **cell.change.training).learning_rate > 0
 
-    names = [cell.folder_name for cell in studies.cells(study)]
-    assert len(set(names)) == len(names) == len(studies.SEEDS) * len(studies.STUDIES[study])
-    for cell in studies.cells(study):
-        assert replace(BASES["starter"], **cell.basis).n_loras >= 1
+
+def test_the_headline_has_five_seeds() -> None:
+    seeds = {name: [c.seed for c in studies.cells("ablations") if c.name == name] for name in ABLATIONS}
+    assert all(seeds[name] == [*SEEDS["ablations"], *MORE_SEEDS] == [0, 1, 2, 3, 4] for name in HEADLINE)
+    assert all(len(own) == 3 for name, own in seeds.items() if name not in HEADLINE)
+
+
+def test_rivals_have_as_many_parameters_as_the_starter() -> None:
+    """Counted from the layers: a LoRA of rank r has r (in + out) numbers; routers and adapters by their tensors."""
+    starter, adapter = new_editor(BASES["starter"]), ABLATIONS[PAIR_ADAPTER]
+    widths = sum(m.in_features + m.out_features for m in starter.basis.modules)
+    router = sum(p.numel() for p in starter.router.parameters())
+    total = BASES["starter"].n_loras * BASES["starter"].rank * widths + router
+    single = ABLATIONS[CONTEXT_TOTAL].basis["rank"] * widths
+    other = new_pair_editor(replace(BASES["starter"], **adapter.basis)).router
+    paired = adapter.basis["rank"] * widths + sum(p.numel() for p in other.parameters())
+    assert max(abs(single - total), abs(paired - total)) <= widths / 2, "the nearest rank"
 
 
 def test_a_cell_is_trained_judged_and_kept_once(
@@ -52,7 +80,9 @@ def test_a_cell_is_trained_judged_and_kept_once(
     studies.main(given)
     rows = list(csv.DictReader(path.open(encoding="utf-8")))
     assert {row["method"] for row in rows} == {"LoRWeB", "memoriser"}
-    assert {"seen", "drawn edit", "strength", "composition", "inside", "outside"} <= {row["group"] for row in rows}
+    assert {"seen", "drawn", "unseen", "drawn edit", "strength", "composition", "outside"} <= {
+        row["group"] for row in rows
+    }
     memory = {row["group"]: float(row["error"]) for row in rows if row["method"] == "memoriser"}
     assert memory["seen"] < 1e-3 < memory["outside"], "its own relations, and others"
     assert json.loads(rows[0]["settings"])["relations"] == 8 and int(rows[0]["samples"]) == 64
@@ -61,6 +91,40 @@ def test_a_cell_is_trained_judged_and_kept_once(
     assert list(csv.DictReader(path.open(encoding="utf-8"))) == rows, "judged once"
     studies.main([*given, "--list"])
     assert capsys.readouterr().out == "done 8 0\n"
+    monkeypatch.setitem(studies.SAMPLES, "dial", 96)
+    with pytest.raises(InputError, match=r"expected a training of 96 samples in .*, got one of 64"):
+        studies.main([*given[:-1], str(tmp_path / "other.csv")])
+
+
+def test_a_cell_that_another_process_holds_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = studies.cells("live")[0]
+    folder = tmp_path / "runs" / cell.folder_name
+    monkeypatch.setattr(studies, "trained", lambda *given: None)
+    monkeypatch.setattr(
+        studies, "rows_of", lambda *given: [{"cell": cell.name, "seed": 0, "group": "g", "method": "m", "error": 0.5}]
+    )
+    given = ["live", "--seeds", "0", "--folder", str(tmp_path / "runs"), "--results", str(tmp_path / "live.csv")]
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    other = context.Process(target=_hold, args=(folder, held), daemon=True)
+    other.start()
+    assert held.wait(60)
+    studies.main(given)
+    assert not (tmp_path / "live.csv").exists() and "another process" in capsys.readouterr().out
+    other.kill()  # without any chance to clean up
+    other.join()
+    studies.main(given)
+    assert studies.finished(tmp_path / "live.csv") == {(STARTER, 0)}
+
+
+def _hold(folder: Path, held: Any) -> None:
+    """Takes the lock of a cell, says so, and keeps it."""
+    folder.mkdir(parents=True)
+    with FileLock(folder / "lock"):
+        held.set()
+        time.sleep(600)
 
 
 def test_forty_questions_with_an_answer_each() -> None:
