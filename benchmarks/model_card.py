@@ -75,10 +75,11 @@ from lorweb_mini.models.pair_encoder import PairEncoder
 from lorweb_mini.models.text import vectors_of
 from lorweb_mini.models.tiny_clip import TinyCLIP
 from lorweb_mini.models.weights import fingerprint, load_config, weights_dir
-from lorweb_mini.show import figures
 from lorweb_mini.show.style import save
 from lorweb_mini.training.log import LOG, read_log
-from lorweb_mini.training.pair_targets import pair_targets, strength_places, unscaled_strength
+from lorweb_mini.training.pair_targets import pair_targets, strength_places
+
+from .losses import loss_panels
 
 CHUNK = 128
 RESAMPLES = 1000
@@ -483,6 +484,15 @@ def share(right: np.ndarray, resamples: int, rng: np.random.Generator) -> Estima
 
 
 @torch.no_grad()
+def unscaled_strength(kind: str, scaled: Tensor) -> Tensor:
+    """Inverse of :func:`~lorweb_mini.training.pair_targets.scaled_strength`; angles come out in [0, 360)."""
+    if kind in CIRCULAR:
+        cosine, sine = scaled.view(len(scaled), -1, 2).unbind(-1)
+        return torch.rad2deg(torch.atan2(sine, cosine)) % 360
+    low, high = EDITS[kind].range
+    return low + (scaled + 1) / 2 * (high - low)
+
+
 def measure_pair_encoder(
     encoder: PairEncoder, pictures: PictureSource, count: int = 64, resamples: int = RESAMPLES, seed: int = 0
 ) -> PairReading:
@@ -910,7 +920,7 @@ def main(arguments: list[str] | None = None) -> None:
         say(f"\n{content}\n")
     logs = {name: read_log(folder / name / LOG) for name in logged(folder)}
     output = save(
-        figures.loss_panels(logs),
+        loss_panels(logs),
         (root() / "figures" if options.weights is None else folder) / "training.png",
     )
     say(f"Reports in {folder}, losses in {output}")

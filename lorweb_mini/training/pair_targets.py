@@ -36,15 +36,6 @@ def scaled_strength(kind: str, strength: Tensor) -> Tensor:
     return 2 * (strength - low) / (high - low) - 1
 
 
-def unscaled_strength(kind: str, scaled: Tensor) -> Tensor:
-    """Inverse of :func:`scaled_strength`; angles come out in [0, 360)."""
-    if kind in CIRCULAR:
-        cosine, sine = scaled.view(len(scaled), -1, 2).unbind(-1)
-        return torch.rad2deg(torch.atan2(sine, cosine)) % 360
-    low, high = EDITS[kind].range
-    return low + (scaled + 1) / 2 * (high - low)
-
-
 def pair_targets(kinds: tuple[str, ...], chains: Chains) -> dict[str, Tensor]:
     """What a chain teaches: ``present`` [B, K] 0 or 1, ``order`` [B, K] its place or -1, ``strength`` and its mask."""
     size, places = len(chains), strength_places(kinds)

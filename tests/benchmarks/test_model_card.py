@@ -16,11 +16,13 @@ from known_analogies import Lossless, random_analogies
 from tiny_models import tiny_base, tiny_editor, tiny_pair_encoder
 
 from benchmarks import model_card
+from benchmarks.losses import loss_panels
 from lorweb_mini.analysis.bootstrap import Estimate
 from lorweb_mini.analysis.evaluation import reconstruct
 from lorweb_mini.core.layout import pack, position_ids, unpack
 from lorweb_mini.emoji import latents
-from lorweb_mini.emoji.distributions import Chains
+from lorweb_mini.emoji.distributions import CIRCULAR, Chains, Distribution
+from lorweb_mini.emoji.edits import EDITS
 from lorweb_mini.emoji.latents import PictureSource
 from lorweb_mini.emoji.relations import analogies, as_batch, differ, get_relation, select, splits
 from lorweb_mini.emoji.sheets import STYLES, load_emoji
@@ -29,7 +31,8 @@ from lorweb_mini.files import data_dir
 from lorweb_mini.models.autoencoder import MiniAutoencoder
 from lorweb_mini.models.base import noise_for
 from lorweb_mini.models.weights import fingerprint, weights_dir
-from lorweb_mini.training.pair_targets import pair_targets
+from lorweb_mini.show.style import MAX_BYTES, save
+from lorweb_mini.training.pair_targets import pair_targets, scaled_strength
 
 CARD = "# Card\n\n<!-- begin one -->\nold 1\n<!-- end -->\nprose\n<!-- begin two -->\nold 2\n<!-- end -->\nlast line\n"
 
@@ -433,3 +436,32 @@ def test_weights_without_a_log_are_refused(at_home: Path, tmp_path: Path) -> Non
     tiny_editor().encoder.save(tmp_path / "encoder")
     with pytest.raises(InputError, match=r"log\.csv"):
         model_card.weigh("encoder", tmp_path / "encoder")
+
+
+@pytest.mark.parametrize("kind", [k for k in Distribution().kinds if EDITS[k].range != (1, 1)])
+def test_strengths_scale_there_and_back(kind: str) -> None:
+    value = torch.from_numpy(
+        Distribution().samplers[Distribution().kinds.index(kind)](np.random.default_rng(0), 50)
+    ).float()
+    scaled = scaled_strength(kind, value)
+    assert scaled.abs().max() <= 1 + 1e-6 and scaled.shape[1] == value.shape[1] * (2 if kind in CIRCULAR else 1)
+    torch.testing.assert_close(model_card.unscaled_strength(kind, scaled), value, atol=2e-3, rtol=1e-4)
+
+
+# --- losses ---------------------------------------------------------------------------------------
+
+
+def test_loss_panels_show_every_log(tmp_path: Path) -> None:
+    log = [{"step": s, "seconds": 3.0 * s, "samples": 32 * s, "loss": 1 / s} for s in range(1, 9)]
+    figure = loss_panels({"autoencoder": log, "one_lora": log[:3]}, columns=3)
+    first, second, empty = figure.axes
+    assert [first.get_title("left"), second.get_title("left")] == ["autoencoder", "one lora"]
+    assert first.get_title("right") == "256 in 0 min" and not empty.axison
+    for axes, rows in ((first, log), (second, log[:3])):
+        assert axes.get_xlabel() == "samples" and axes.get_ylabel()
+        assert axes.get_xscale() == axes.get_yscale() == "log"
+        assert axes.lines[0].get_xydata().tolist() == [[row["samples"], row["loss"]] for row in rows]
+    assert save(figure, tmp_path / "training.png").stat().st_size < MAX_BYTES
+    for logs in ({}, {"base": []}):
+        with pytest.raises(InputError, match="at least one row"):
+            loss_panels(logs)

@@ -99,22 +99,6 @@ def test_curves_are_labelled_and_refuse_what_they_lack() -> None:
         figures.training_curves([], 16)
 
 
-def test_loss_panels_show_every_log(tmp_path: Path) -> None:
-    figure = figures.loss_panels({"autoencoder": LOG, "one_lora": LOG[:3]}, columns=3)
-    first, second, empty = figure.axes
-    assert [first.get_title("left"), second.get_title("left")] == ["autoencoder", "one lora"]
-    assert first.get_title("right") == "256 in 0 min" and not empty.axison
-    for axes, rows in ((first, LOG), (second, LOG[:3])):
-        assert axes.get_xlabel() == "samples" and axes.get_ylabel()
-        assert axes.get_xscale() == axes.get_yscale() == "log"
-        assert axes.lines[0].get_xydata().tolist() == [[row["samples"], row["loss"]] for row in rows]
-    assert style.save(figure, tmp_path / "training.png").stat().st_size < style.MAX_BYTES
-    with pytest.raises(InputError, match="at least one training"):
-        figures.loss_panels({})
-    with pytest.raises(InputError, match="at least one row"):
-        figures.loss_panels({"base": []})
-
-
 @pytest.mark.parametrize("measure", ["error", "preserved_error", "retrieval"])
 def test_error_bars_show_every_method(evaluation: Evaluation, measure: str, tmp_path: Path) -> None:
     figure = figures.error_bars(evaluation, measure)

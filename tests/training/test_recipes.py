@@ -11,8 +11,7 @@ import torch
 from tiny_models import tiny_base, tiny_editor, tiny_pair_encoder
 
 from lorweb_mini.core.editor import Editor, Miniature
-from lorweb_mini.emoji.distributions import CIRCULAR, Chains, Distribution, held_out
-from lorweb_mini.emoji.edits import EDITS
+from lorweb_mini.emoji.distributions import Chains, Distribution, held_out
 from lorweb_mini.emoji.latents import PictureSource
 from lorweb_mini.emoji.relations import get_relation
 from lorweb_mini.emoji.sheets import load_emoji
@@ -26,13 +25,7 @@ from lorweb_mini.training.basis import BasisRecipe
 from lorweb_mini.training.config import TrainingConfig
 from lorweb_mini.training.loop import train
 from lorweb_mini.training.pair_encoder import PairRecipe
-from lorweb_mini.training.pair_targets import (
-    pair_targets,
-    scaled_strength,
-    strength_count,
-    strength_places,
-    unscaled_strength,
-)
+from lorweb_mini.training.pair_targets import pair_targets, strength_count, strength_places
 
 
 @pytest.fixture(scope="module")
@@ -162,16 +155,6 @@ def test_decoder_alone_keeps_the_latents(tmp_path) -> None:
     assert all(torch.equal(v, kept[k]) for k, v in recipe.autoencoder.encoder.state_dict().items())
     assert not torch.equal(recipe.autoencoder.decoder.state_dict()["coarse.2.weight"], before)
     assert recipe.autoencoder.config["scaling_factor"] == 1.0
-
-
-@pytest.mark.parametrize("kind", [k for k in Distribution().kinds if EDITS[k].range != (1, 1)])
-def test_strengths_scale_there_and_back(kind: str) -> None:
-    value = torch.from_numpy(
-        Distribution().samplers[Distribution().kinds.index(kind)](np.random.default_rng(0), 50)
-    ).float()
-    scaled = scaled_strength(kind, value)
-    assert scaled.abs().max() <= 1 + 1e-6 and scaled.shape[1] == value.shape[1] * (2 if kind in CIRCULAR else 1)
-    torch.testing.assert_close(unscaled_strength(kind, scaled), value, atol=2e-3, rtol=1e-4)
 
 
 def test_pair_targets_by_hand() -> None:
