@@ -180,7 +180,8 @@ def _foreign_layers(transformer: nn.Module, own: Sequence[nn.Module] = ()) -> It
         # PEFT leaves its layers behind when it deletes an adapter, merged as they may be.
         if isinstance(module, BaseTunerLayer) and id(module) not in known:
             yield f"a layer of another adapter in {name}"
-        if getattr(module, "fused_projections", False):
+        # Not getattr, which is slow where a module lacks the attribute; fusing sets it on the module itself.
+        if vars(module).get("fused_projections"):
             yield f"fused projections in {name}"
 
 

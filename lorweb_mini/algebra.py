@@ -26,8 +26,9 @@ def fold(low: Tensor, high: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:
     From A [N, r, in], B [N, out, r] and coefficients c [N] to A [N·r, in] and B [out, N·r], with c multiplied into B.
     """
     dtype = torch.promote_types(high.dtype, torch.float32)
-    scaled = high.detach().to(dtype) * mixture.to(high.device, dtype)[:, None, None]
-    return low.detach().to(dtype).flatten(0, 1), scaled.permute(1, 0, 2).flatten(1)
+    # [out, N, r], as a basis keeps B in memory, so that nothing but the product is copied.
+    scaled = high.detach().permute(1, 0, 2).to(dtype) * mixture.to(high.device, dtype)[:, None]
+    return low.detach().to(dtype).flatten(0, 1), scaled.flatten(1)
 
 
 def svd_of_product(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor, Tensor]:
