@@ -8,7 +8,6 @@ filming where it goes on learning.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -28,7 +27,7 @@ from ..errors import InputError
 from ..files import write_atomically
 from .basis import BasisRecipe
 from .loop import Recipe
-from .state import STATE
+from .state import STATE, read_progress
 
 FILM = "film.safetensors"
 DRAWING_STEPS = 4  # a look should cost little of the training's time
@@ -83,9 +82,8 @@ def read_film(folder: str | Path) -> Film:
 def unfinished(folder: str | Path) -> int:
     """The step at which a killed training in a folder will go on; 0 where there is none to go on with."""
     try:
-        with safe_open(Path(folder) / STATE, "pt") as file:
-            return int(json.loads(file.metadata()["progress"])["step"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return int(read_progress(Path(folder) / STATE)["step"])
+    except (InputError, KeyError, TypeError, ValueError):
         return 0  # of a damaged file the training itself says what is wrong
 
 
