@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
@@ -30,11 +31,21 @@ def finite_number(
 ) -> float:
     """``value`` as a float from ``least``, or ``above`` it, to ``most``; :class:`InputError` for NaN and all others."""
     real = isinstance(value, Real) and not isinstance(value, bool)
-    if not real or not least <= value <= most or (above and value == least):
+    number = float(value) if real else float("nan")
+    if not least <= number <= most or (above and number == least):
         limits = f"{'above' if above else 'of at least'} {least:g}"
         limits = limits if most == sys.float_info.max else f"from {least:g} to {most:g}"
         raise InputError(f"expected {name} as a number {limits}, got {value!r}")
-    return float(value)
+    return number
+
+
+@contextmanager
+def naming(place: Any) -> Iterator[None]:
+    """Adds to the message of an :class:`InputError` where what is wrong was read."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{error}, in {place}") from None
 
 
 def check_steps(steps: Any, most: int | None = None) -> int:

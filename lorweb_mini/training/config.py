@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
+from functools import partial
 from typing import Any
 
 import torch
 
-from ..errors import InputError, check_seed, whole_number
+from ..errors import InputError, check_seed, finite_number, whole_number
+
+CHECKS: dict[str, Callable[[Any, str], float]] = {
+    **dict.fromkeys(("steps", "samples", "decay_samples", "batch_size", "log_every"), whole_number),
+    "warmup_steps": partial(whole_number, least=0),
+    "seed": lambda value, name: check_seed(value),
+    **dict.fromkeys(("minutes", "learning_rate", "checkpoint_minutes"), partial(finite_number, above=True)),
+    "max_grad_norm": partial(finite_number, above=True),
+    "weight_decay": finite_number,
+    **dict.fromkeys(("final_fraction", "ema_decay"), partial(finite_number, most=1)),
+}
 
 
 @dataclass(frozen=True)
@@ -56,15 +67,14 @@ class TrainingConfig:
                 f"expected steps, samples or minutes, or samples with minutes as a cap, "
                 f"got steps={self.steps}, samples={self.samples}, minutes={self.minutes}"
             )
-        for name, least in (("steps", 1), ("samples", 1), ("batch_size", 1), ("warmup_steps", 0), ("log_every", 1)):
-            if (value := getattr(self, name)) is not None:
-                whole_number(value, name, least)
-        check_seed(self.seed)
-        for name in ("minutes", "learning_rate", "checkpoint_minutes", "max_grad_norm"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, Real) and 0 < float(value) < math.inf):
-                raise InputError(f"expected {name} as a number above 0, got {value!r}")
-        if self.decay_samples is not None and (self.samples is None or not 0 < self.decay_samples <= self.samples):
+        optional = ("steps", "samples", "decay_samples", "minutes", "ema_decay")
+        for name, check in CHECKS.items():
+            if (value := getattr(self, name)) is not None or name not in optional:
+                object.__setattr__(self, name, check(value, name))  # Python's own numbers, which JSON can write
+        if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
+            raise InputError(f"expected betas as two numbers, got {self.betas!r}")
+        object.__setattr__(self, "betas", tuple(finite_number(x, "each of betas", most=1) for x in self.betas))
+        if self.decay_samples is not None and (self.samples is None or self.decay_samples > self.samples):
             raise InputError(f"expected decay_samples within samples, got {self.decay_samples} of {self.samples}")
         for name, options in (("optimizer", ("adamw", "muon")), ("precision", ("fp32", "bf16", "auto"))):
             if getattr(self, name) not in options:

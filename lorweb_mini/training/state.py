@@ -177,8 +177,12 @@ def read_progress(path: Path) -> dict[str, Any]:
     """
     try:
         if path.suffix == ".json":
-            return json.loads(path.read_text(encoding="utf-8"))
-        with safe_open(path, "pt") as file:
-            return json.loads(file.metadata()["progress"])
+            text = path.read_text(encoding="utf-8")
+        else:
+            with safe_open(path, "pt") as file:
+                text = file.metadata()["progress"]
+        progress = json.loads(text)
+        # Each is looked at, so that none is missing.
+        return {name: progress[name] for name in ("step", "elapsed", "recent", "config")}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"expected the state of an unfinished run, got a damaged file: {path} ({error})") from None

@@ -355,12 +355,39 @@ def test_minutes_end_by_the_clock(tmp_path: Path) -> None:
         {"steps": 5, "seed": -1},
         {"steps": 5, "optimizer": "sgd"},
         {"steps": 5, "precision": "fp16"},
+        {"steps": 5, "learning_rate": True},
+        {"steps": 5, "weight_decay": math.nan},
+        {"steps": 5, "weight_decay": -1},
+        {"steps": 5, "ema_decay": 1.5},
+        {"steps": 5, "ema_decay": "0.9"},
+        {"steps": 5, "final_fraction": math.nan},
+        {"steps": 5, "max_grad_norm": None},
+        {"steps": 5, "betas": None},
+        {"steps": 5, "betas": (0.9, 2)},
+        {"samples": 40, "decay_samples": 10.5},
     ],
     ids=str,
 )
 def test_plans_that_cannot_be(given: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="expected"):
         TrainingConfig(**given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"steps": np.int64(5)},
+        {"samples": np.int32(40), "decay_samples": np.uint8(8), "seed": np.int16(1)},
+        {"minutes": np.float32(0.5), "batch_size": np.int8(8)},
+        {"steps": 5, "learning_rate": np.float64(1e-3), "ema_decay": None, "betas": [np.float32(0.5), 0.75]},
+    ],
+    ids=str,
+)
+def test_plans_in_numbers_of_numpy(given: dict[str, Any]) -> None:
+    """A run writes them as JSON."""
+    config = TrainingConfig(**given)
+    read = json.loads(json.dumps(asdict(config)))
+    assert {name: read[name] for name in given} == given and TrainingConfig(**read) == config
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,13 @@ import signal
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from test_loop import CONFIG, Curve
 from torch.distributed.tensor import DTensor
 
@@ -145,6 +147,23 @@ def test_states_of_the_other_kind_or_damaged(tmp_path: Path) -> None:
         read_progress(tmp_path / "state-00000005" / PROGRESS)
     train(Sharded(), STEPS, tmp_path, fresh=True)
     assert not (tmp_path / "state-00000005").exists() and not (tmp_path / STATE).exists()
-    (tmp_path / "state-00000007").mkdir()
-    (tmp_path / "state-00000007" / PROGRESS).write_text(json.dumps({"step": 7}))
-    assert read_progress(tmp_path / "state-00000007" / PROGRESS) == {"step": 7}
+
+
+PROGRESSED = {"step": 7, "elapsed": 1.5, "recent": [0.5], "config": {}}
+
+
+@pytest.mark.parametrize("content", [[], 7, None, {}, *({**PROGRESSED, name: ...} for name in PROGRESSED)], ids=str)
+@pytest.mark.parametrize("kind", [PROGRESS, STATE])
+def test_progress_that_is_none(tmp_path: Path, kind: str, content: Any) -> None:
+    def written(progress: Any) -> Path:
+        text = json.dumps(progress)
+        if kind == STATE:
+            save_file({"x": torch.zeros(1)}, tmp_path / kind, {"progress": text})
+        else:
+            (tmp_path / kind).write_text(text)
+        return tmp_path / kind
+
+    assert read_progress(written(PROGRESSED)) == PROGRESSED
+    part = {k: v for k, v in content.items() if v is not ...} if isinstance(content, dict) else content
+    with pytest.raises(InputError, match="expected the state of an unfinished run, got a damaged file"):
+        read_progress(written(part))
