@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +35,24 @@ def data_dir() -> Path:
     raise InputError(f"expected emoji/emoji.json in {' or '.join(map(str, candidates))}; found none")
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives a path beside the target to write to, which becomes the target at the end: a kill leaves the old file or
+    the new one, never half of one. Its name is this thread's own, since others may write the same target.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes beside the target and renames, so that a kill leaves the old file or the new one, never half of one."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    """Writes a file whole or not at all, see :func:`whole_file`."""
+    with whole_file(path) as part:
+        part.write_bytes(content)
 
 
 def read_text(path: Path) -> str:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
+import io
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from safetensors.torch import save
 
 from lorweb_mini.emoji import latents
 from lorweb_mini.emoji.latents import encoded
 from lorweb_mini.emoji.sheets import load_emoji
 from lorweb_mini.errors import InputError
-from lorweb_mini.files import cache_dir, read_json, read_text
+from lorweb_mini.files import cache_dir, read_json, read_text, tolerant_console, whole_file, write_atomically
 from lorweb_mini.models.autoencoder import MiniAutoencoder
 
 
@@ -51,7 +52,7 @@ def test_cache_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     assert cache_dir() == tmp_path
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "foreign"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "foreign", "fewer", "another type", "another tensor"])
 def test_damaged_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     monkeypatch.setenv("LORWEB_CACHE", str(tmp_path))
     autoencoder = MiniAutoencoder().eval().requires_grad_(False)
@@ -59,7 +60,13 @@ def test_damaged_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     first = encoded(autoencoder, "few", shown, lambda x: x)
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
-    path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "foreign": b"PNG" * 100}[damage])
+    tensors = {
+        "fewer": {"latents": first[:1]},
+        "another type": {"latents": first.float()},
+        "another tensor": {"x": first},
+    }
+    damaged = {"cut": whole[: len(whole) // 2], "empty": b"", "foreign": b"PNG" * 100}
+    path.write_bytes(damaged.get(damage) if damage in damaged else save(tensors[damage]))
     assert torch.equal(encoded(autoencoder, "few", shown, lambda x: x), first)
     assert path.read_bytes() == whole
 
@@ -88,9 +95,51 @@ def test_a_cache_follows_what_it_is_of(tmp_path: Path, monkeypatch: pytest.Monke
     assert torch.equal(encoded(autoencoder, name, shown, edit), again) and len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp932"])
-def test_consoles_that_lack_characters(encoding: str) -> None:
-    code = "from lorweb_mini.files import tolerant_console; tolerant_console(); print('‖result − b′‖² – done')"
-    environment = {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT), "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
-    assert done.returncode == 0 and b"result" in done.stdout and b"done" in done.stdout
+@pytest.mark.parametrize(
+    ("one", "other"), [("hue=60", "hue=-60"), ("fade=0.5", "fade=0-5"), ("Hue", "hUe"), ("été", "à")]
+)
+def test_edits_whose_names_look_alike_have_caches_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one: str, other: str
+) -> None:
+    monkeypatch.setenv("LORWEB_CACHE", str(tmp_path))
+    autoencoder, shown = MiniAutoencoder().eval().requires_grad_(False), np.array([[0, 0]])
+    first = encoded(autoencoder, one, shown, lambda x: x)
+    assert not torch.equal(encoded(autoencoder, other, shown, lambda x: -x), first)
+    assert torch.equal(encoded(autoencoder, one, shown, lambda x: 0 * x), first), "its own is read"
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file", "/proc/none"])
+def test_without_a_cache_that_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    where = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "cache"}.get(place, Path(place))
+    monkeypatch.setenv("LORWEB_CACHE", str(where))
+    with pytest.warns(UserWarning, match="LORWEB_CACHE"):
+        latents = encoded(MiniAutoencoder().eval().requires_grad_(False), "few", np.array([[0, 0]]), lambda x: x)
+    assert latents.shape == (1, 16, 8, 8) and (tmp_path / "file").read_text() == "mine"
+
+
+def test_one_file_written_by_several_threads(tmp_path: Path) -> None:
+    """Each writes it whole, and the last one stays."""
+    contents = [bytes([i]) * 10**6 for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: write_atomically(tmp_path / "x", content), contents * 4))
+    assert (tmp_path / "x").read_bytes() in contents and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, MemoryError])
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
+    write_atomically(tmp_path / "x", b"old")
+    with pytest.raises(error), whole_file(tmp_path / "x") as part:
+        part.write_bytes(b"half of the n")
+        raise error
+    assert [x.name for x in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp932", "utf-8"])
+def test_consoles_that_lack_characters(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    said, console = "‖result − b′‖² – done", io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", console)
+    tolerant_console()
+    print(said, flush=True)
+    shown = console.buffer.getvalue().decode(encoding).strip()
+    assert "result" in shown and "done" in shown and (shown == said) is (encoding == "utf-8")

@@ -6,22 +6,22 @@ for each relation the rows of its true pairs.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..errors import InputError
-from ..files import cache_dir
+from ..files import cache_dir, write_atomically
 from ..models.autoencoder import MiniAutoencoder
-from ..models.weights import latent_fingerprint
+from ..models.weights import latent_fingerprint, load_tensors
 from .distributions import Chains
 from .relations import SPLITS, Relation, concept_sides, training_pictures
 from .sheets import load_emoji
@@ -156,28 +156,32 @@ def _rows_of(drawings: np.ndarray) -> np.ndarray:
 @torch.no_grad()
 def encoded(autoencoder: MiniAutoencoder, name: str, shown: np.ndarray, edit: Callable[[Tensor], Tensor]) -> Tensor:
     """Latents of pictures [P, 2] (emoji, style) after an edit, from the cache where they are there."""
-    mark = f"{latent_fingerprint(autoencoder)}-{re.sub(r'[^a-z0-9]+', '_', name)}-{_checksum(shown):08x}"
-    path = cache_dir() / f"{mark}.safetensors"
+    short = re.sub(r"[^a-z0-9]+", "_", name)
+    # Names that are short for others end in a checksum of the whole: hue=60 and hue=-60 are short for one.
+    pixels = _checksum(shown, 0 if short == name else zlib.crc32(name.encode()))
+    path = cache_dir() / f"{latent_fingerprint(autoencoder)}-{short}-{pixels:08x}.safetensors"
+    channels = autoencoder.config["latent_channels"]
     if path.is_file():
-        try:
-            return load_file(path)["latents"]
-        except (SafetensorError, KeyError):
-            path.unlink()  # cut short by a full disk, say: it is made again
+        with contextlib.suppress(InputError):  # cut short by a full disk, say: it is made again
+            stored = load_tensors(path).get("latents")
+            if stored is not None and stored.dtype == torch.float16 and stored.shape[:2] == (len(shown), channels):
+                return stored
     parts = []
     for start in tqdm(range(0, len(shown), 128), desc=f"encoding {name}", leave=False):
         part = shown[start : start + 128]
         parts.append(autoencoder.to_latent(edit(load_emoji().tensor(part[:, 0], part[:, 1]))).half())
     latents = torch.cat(parts).contiguous()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    save_file({"latents": latents}, unfinished)
-    os.replace(unfinished, path)
+    try:
+        write_atomically(path, save({"latents": latents}))
+    except OSError as error:
+        said = f"encoded pictures are not kept, set LORWEB_CACHE to a folder that can be written: {error}"
+        warnings.warn(said, stacklevel=2)
     return latents
 
 
-def _checksum(shown: np.ndarray) -> int:
-    """A checksum of the pixels of drawings [P, 2], so that a cache does not outlive the sheets."""
-    rgba, total = load_emoji().rgba, 0
+def _checksum(shown: np.ndarray, total: int) -> int:
+    """A checksum of the pixels of drawings [P, 2], so that a cache does not outlive the sheets; it starts at total."""
+    rgba = load_emoji().rgba
     for start in range(0, len(shown), 1024):
         part = shown[start : start + 1024]
         total = zlib.crc32(rgba[part[:, 0], part[:, 1]].tobytes(), total)

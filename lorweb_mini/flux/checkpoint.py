@@ -14,7 +14,6 @@ there is ignored, as the released trainer and inference ignore it.
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -33,7 +32,7 @@ from torch import Tensor, nn
 from ..core.basis import Basis, adapted_linears
 from ..core.router import Router
 from ..errors import InputError
-from ..files import write_atomically
+from ..files import whole_file, write_atomically
 from .dataset import some
 
 PREFIX = "transformer."
@@ -279,14 +278,9 @@ def write_released(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"expected a path that ends in .safetensors, got {path.name!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
+    with whole_file(path) as part:
         save_file(dict(tensors), part, metadata={"format": "pt"})
         config, _ = _checked(part, None)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     sizes = {"loras_num": config.n_loras, "lora_keys_dim": config.keys_dim}
     kwargs = {"pooling_type": "avg", **(network_kwargs or {}), **sizes, **MIXING}
     network = {"linear": config.rank, "linear_alpha": config.rank, "network_kwargs": kwargs}

@@ -13,7 +13,6 @@ diffusers' ``pipeline.load_lora_weights`` reads both.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from ..algebra import Layers, truncated
 from ..errors import InputError
+from ..files import whole_file
 
 FORMATS = ("diffusers", "single-file")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -131,8 +131,6 @@ def write_plain_lora(
         state = {f"transformer.{name}.lora_{x}.weight": ready[name][i] for name in ready for i, x in enumerate("AB")}
     else:
         state = single_file(ready)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    save_file(state, part, metadata=notes)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        save_file(state, part, metadata=notes)
     return path
