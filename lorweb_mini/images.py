@@ -80,25 +80,32 @@ def to_rgb(x: Any, name: str) -> Image.Image:
     """A path, PIL picture or array as :func:`read_image` takes them, at its own size: RGB, composed on white."""
     if isinstance(x, (str, os.PathLike)):
         return _from_file(Path(x), name)
-    if isinstance(x, np.ndarray):
+    if isinstance(x, np.ndarray) and not np.ma.is_masked(x):  # what is masked has no colour
         x = _from_array(x, name)
     if not isinstance(x, Image.Image):
-        raise InputError(f"{name}: expected a path, PIL picture, array or tensor; got {_kind(x)}")
+        raise InputError(f"{name}: expected a path, PIL picture, array or tensor; got {kind_of(x)}")
     return _on_white(x, name)
 
 
 def to_pil(x: Tensor) -> Image.Image:
     """Tensor [3, H, W] in [-1, 1] (values beyond are clipped) to an RGB picture; InputError for another shape."""
     if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[0] != 3:
-        raise InputError(f"expected a tensor [3, H, W]; got {_kind(x)}")
+        raise InputError(f"expected a tensor [3, H, W]; got {kind_of(x)}")
     scaled = ((x.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte()
     return Image.fromarray(scaled.permute(1, 2, 0).cpu().numpy(), "RGB")
 
 
-def _kind(x: Any) -> str:
-    if isinstance(x, (np.ndarray, Tensor)):
-        return f"{type(x).__name__} of shape {list(x.shape)} and type {x.dtype}"
+def kind_of(x: Any) -> str:
+    """What a value is, for a message: its type, and of arrays and tensors the shape and type of the numbers."""
+    if isinstance(x, np.ndarray) or (isinstance(x, Tensor) and not x.is_nested):
+        layout = f" ({x.device} {x.layout})" if isinstance(x, Tensor) and not is_plain(x) else ""
+        return f"{type(x).__name__} of shape {list(x.shape)} and type {x.dtype}{layout}"
     return "None" if x is None else type(x).__name__
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether a tensor holds its numbers one by one: not sparse, nested, quantised or on the meta device."""
+    return x.layout == torch.strided and not (x.is_nested or x.is_meta or x.is_quantized)
 
 
 def _check_size(width: int, height: int, name: str) -> None:
@@ -193,7 +200,7 @@ def _from_array(x: np.ndarray, name: str) -> Image.Image:
     if x.ndim == 3 and x.shape[2] == 1:
         x = x[:, :, 0]
     if x.ndim != 2 and (x.ndim != 3 or x.shape[2] not in (3, 4)):
-        raise InputError(f"{expected}; got {_kind(x)}")
+        raise InputError(f"{expected}; got {kind_of(x)}")
     _check_size(x.shape[1], x.shape[0], name)
     if x.dtype == np.bool_:
         x = x.astype(np.float32)
@@ -204,17 +211,16 @@ def _from_array(x: np.ndarray, name: str) -> Image.Image:
             raise InputError(f"{name}: expected floats in [0, 1]; got {x.min():.8g} to {x.max():.8g}")
         x = (x.clip(0, 1).astype(np.float64) * 255 + 0.5).astype(np.uint8)
     elif x.dtype != np.uint8:
-        raise InputError(f"{expected} of uint8 or of floats in [0, 1]; got {_kind(x)}")
+        raise InputError(f"{expected} of uint8 or of floats in [0, 1]; got {kind_of(x)}")
     return Image.fromarray(np.ascontiguousarray(x))
 
 
 def checked_tensor(x: Tensor, name: str) -> Tensor:
     """A copy of a picture [3, H, W] or [1, 3, H, W] in [-1, 1] as float32 [3, H, W]; InputError for other tensors."""
-    if x.ndim == 4 and x.shape[0] == 1:
+    if is_plain(x) and x.ndim == 4 and x.shape[0] == 1:
         x = x[0]
-    dense = x.layout == torch.strided and not x.is_meta
-    if x.ndim != 3 or x.shape[0] != 3 or not x.is_floating_point() or not dense:
-        raise InputError(f"{name}: expected a float tensor [3, H, W] in [-1, 1]; got {_kind(x)}")
+    if not is_plain(x) or x.ndim != 3 or x.shape[0] != 3 or not x.is_floating_point():
+        raise InputError(f"{name}: expected a float tensor [3, H, W] in [-1, 1]; got {kind_of(x)}")
     _check_size(x.shape[2], x.shape[1], name)
     x = x.detach().to("cpu", torch.float32)
     if not bool(torch.isfinite(x).all()):

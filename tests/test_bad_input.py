@@ -100,6 +100,7 @@ PICTURES: dict[str, Any] = {
     "bomb file": lambda t: _png(t / "bomb.png", 60000, 60000),
     "array of 64.008 megapixels": np.broadcast_to(np.uint8(0), (8001, 8000, 3)),
     "tensor of 64.008 megapixels": torch.zeros(1).expand(3, 8001, 8000),
+    "array with a mask": np.ma.masked_greater(np.full((8, 8, 3), 0.5), 0.4),
     "array of no pixels": np.zeros((0, 10, 3), np.uint8),
     "tensor of no pixels": torch.zeros(3, 0, 10),
     "array with nan": np.full((8, 8, 3), np.nan),
@@ -121,6 +122,7 @@ PICTURES: dict[str, Any] = {
     "tensor of one channel": torch.zeros(1, 64, 64),
     "tensor of two axes": torch.zeros(64, 64),
     "tensor of five axes": torch.zeros(1, 1, 3, 64, 64),
+    "nested tensor": torch.nested.nested_tensor([GOOD[0], GOOD[1, :9], GOOD[2]], layout=torch.jagged),
     "batch of no pictures": torch.zeros(0, 3, 64, 64),
     "batch with nan in one": torch.stack([GOOD, torch.full((3, 64, 64), float("nan"))]),
 }
@@ -160,6 +162,10 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "generate: empty batch": lambda s: s.editor.generate(GOOD, torch.ones(0, 20, 3)),
     "generate: nan": lambda s: s.editor.generate(GOOD, C * float("nan")),
     "generate: infinity": lambda s: s.editor.generate(GOOD, C * float("inf")),
+    "generate: complex": lambda s: s.editor.generate(GOOD, C.to(torch.complex64)),
+    "generate: sparse": lambda s: s.editor.generate(GOOD, C.to_sparse()),
+    "generate: meta": lambda s: s.editor.generate(GOOD, C.to("meta")),
+    "generate: quantised": lambda s: s.editor.generate(GOOD, torch.quantize_per_tensor(C, 0.1, 0, torch.qint8)),
     "generate: 2 mixtures for 3 pictures": lambda s: s.editor.generate(THREE, C.expand(2, 20, 3)),
     "generate: no steps": lambda s: s.editor.generate(GOOD, C, steps=0),
     "generate: seed below 0": lambda s: s.editor.generate(GOOD, C, seed=-1),
@@ -175,6 +181,16 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "export: wrong shape": lambda s: s.editor.export_lora(torch.ones(3), s.scratch / "x.safetensors"),
     "export: nan": lambda s: s.editor.export_lora(C * float("nan"), s.scratch / "x.safetensors"),
     "export: other suffix": lambda s: s.editor.export_lora(C, s.scratch / "x.bin"),
+    "analogies: seed below 0": lambda s: lw.analogies(seed=-1),
+    "analogies: seed of text": lambda s: lw.analogies(seed=WORD),
+    "analogies: seed of None": lambda s: lw.analogies(seed=NOTHING),
+    "analogies: half of one": lambda s: lw.analogies(n=0.5),  # type: ignore[arg-type]
+    "analogies: fewer than none": lambda s: lw.analogies(n=-1),
+    "analogies: relation of a number": lambda s: lw.analogies(relation=5),  # type: ignore[arg-type]
+    "analogies: relations with None": lambda s: lw.analogies(relation=[NOTHING]),
+    "analogies: relation of bytes": lambda s: lw.analogies(relation=b"edit/invert"),  # type: ignore[arg-type]
+    "config: routed of text": lambda s: lw.BasisConfig(routed=WORD),
+    "config: shared of a number": lambda s: lw.BasisConfig(shared=1),  # type: ignore[arg-type]
     "config: unknown layout": lambda s: lw.BasisConfig(layout="rows"),
     "config: no LoRAs": lambda s: lw.BasisConfig(n_loras=0),
     "config: rank of text": lambda s: lw.BasisConfig(rank=WORD),

@@ -192,10 +192,31 @@ def _values(draw: st.DrawFn, channels: int, top: int = 255) -> np.ndarray:
     return rng.choice(levels, (draw(SIDES), draw(SIDES), channels))
 
 
+def _with_palette(draw: st.DrawFn) -> tuple[Image.Image, np.ndarray]:
+    """Sixteen colours, of which one, or each to its own degree, may be clear."""
+    values = draw(_values(1, 15))[..., 0]
+    colours = (np.arange(48).reshape(16, 3) * 5 + draw(st.integers(0, 255))) % 256
+    picture = Image.fromarray(values.astype(np.uint8))
+    picture.putpalette(colours.astype(np.uint8).tobytes())
+    share = np.ones(16)
+    if clear := draw(st.sampled_from(["", "one", "each"])):
+        share = np.linspace(0, 1, 16) if clear == "each" else (np.arange(16) != values[0, 0]).astype(float)
+        degrees = np.round(share * 255).astype(np.uint8)
+        picture.info["transparency"] = degrees.tobytes() if clear == "each" else int(values[0, 0])
+        share = degrees / 255
+    return picture, (colours * share[:, None] + 255 * (1 - share[:, None]))[values]
+
+
 @st.composite
 def _picture(draw: st.DrawFn) -> tuple[Any, np.ndarray]:
     """A picture in some container, and its bytes on white [H, W, 3] by NumPy."""
-    kind = draw(st.sampled_from(["array", "float array", "tensor", "1", "L", "LA", "RGB", "RGBA", "I;16", "I", "F"]))
+    kinds = "array,float array,tensor,1,L,LA,P,RGB,RGBA,CMYK,I;16,I,F".split(",")
+    kind = draw(st.sampled_from(kinds))
+    if kind == "P":
+        return _with_palette(draw)
+    if kind == "CMYK":
+        values = draw(_values(4))
+        return Image.fromarray(values.astype(np.uint8), kind), (255 - values[..., :3]) * (255 - values[..., 3:]) / 255
     if kind in ("1", "L", "I;16", "I", "F"):
         top = {"1": 1, "I;16": 65535, "I": 65535}.get(kind, 255)
         values = draw(_values(1, top))[..., 0]
@@ -221,34 +242,38 @@ def _picture(draw: st.DrawFn) -> tuple[Any, np.ndarray]:
     if kind == "RGB":
         return Image.fromarray(values.astype(np.uint8)), expected
     if kind == "tensor":
-        dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+        dtype = draw(st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16]))
         return torch.from_numpy(values / 127.5 - 1).permute(2, 0, 1).to(dtype), expected
     values = values[..., 0] if channels == 1 and draw(st.booleans()) else values
     if kind == "array":
         return np.asarray(values, np.uint8, order=draw(st.sampled_from(["C", "F"]))), expected
-    return (values / 255).astype(draw(st.sampled_from([np.float32, np.float64]))), expected
+    return (values / 255).astype(draw(st.sampled_from([np.float16, np.float32, np.float64, ">f4"]))), expected
 
 
 # Files, how to write them without loss, and the modes of Pillow that they take.
 WRITTEN: dict[str, tuple[dict[str, Any], set[str]]] = {
-    "png": ({}, {"1", "L", "LA", "RGB", "RGBA", "I;16"}),
+    "png": ({}, {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}),
     "webp": ({"lossless": True, "exact": True}, {"RGB", "RGBA"}),
-    "tiff": ({}, {"1", "L", "LA", "RGB", "RGBA", "I;16", "I", "F"}),
+    "tiff": ({}, {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"}),
 }
+CONTAINERS = ["itself", "list", "tuple", "batch", *WRITTEN, *(f"opened {kind}" for kind in WRITTEN)]
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
-@given(made=_picture(), container=st.sampled_from(["itself", "list", "tuple", *WRITTEN]))
+@given(made=_picture(), container=st.sampled_from(CONTAINERS))
 def test_any_picture_is_read_rightly(
     made: tuple[Any, np.ndarray], container: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     picture, expected = made
-    if container in WRITTEN and isinstance(picture, Image.Image):
-        options, modes = WRITTEN[container]
-        if picture.mode in modes and (container == "png" or "transparency" not in picture.info):
-            path = tmp_path_factory.getbasetemp() / f"any.{container}"
+    kind = container.removeprefix("opened ")
+    if kind in WRITTEN and isinstance(picture, Image.Image):
+        options, modes = WRITTEN[kind]
+        if picture.mode in modes and (kind == "png" or "transparency" not in picture.info):
+            path = tmp_path_factory.getbasetemp() / f"any.{kind}"
             picture.save(path, **options)
-            picture = path
+            picture = path if kind == container else Image.open(io.BytesIO(path.read_bytes()))
+    if container == "batch" and isinstance(picture, Tensor):
+        picture = picture[None]
     read = read_images({"list": [picture], "tuple": (picture, picture)}.get(container, picture))
     assert len(read) == (2 if container == "tuple" else 1)
     # The alpha of 8 bits and the resizing each round once.

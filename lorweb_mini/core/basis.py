@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..adapter import Adapter
 from ..algebra import fold
 from ..errors import InputError
+from ..images import is_plain, kind_of
 
 ADAPTER = "basis"
 # By id of a basis: the coefficients of Basis.mixed, each thread's and each asynchronous task's own.
@@ -89,6 +90,8 @@ class Basis(Adapter):
         shape = f"[batch, {len(self.layers)} layers, {self.n_loras} LoRAs]"
         if not isinstance(coefficients, Tensor):
             raise InputError(f"expected coefficients as a tensor {shape}, got {type(coefficients).__name__}")
+        if not is_plain(coefficients) or coefficients.is_complex():
+            raise InputError(f"expected coefficients as a dense real tensor {shape}, got {kind_of(coefficients)}")
         given = coefficients[None] if coefficients.ndim == 2 else coefficients
         if given.ndim != 3 or given.shape[1:] != (len(self.layers), self.n_loras) or len(given) == 0:
             raise InputError(f"expected coefficients of shape {shape}, got {list(coefficients.shape)}")
@@ -148,7 +151,9 @@ class Basis(Adapter):
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores :meth:`state_dict`; InputError names the first tensor that is missing or of another shape."""
+        """Restores :meth:`state_dict`; InputError names a tensor that is missing, unknown or of another shape."""
+        if unknown := sorted(state.keys() - self.state_dict().keys()):
+            raise InputError(f"expected tensors of the basis alone, got {unknown[0]!r}, too")
         for name, ours in self.state_dict().items():
             if name not in state:
                 raise InputError(f"expected a tensor {name!r} of shape {list(ours.shape)} in the basis, found none")

@@ -5,26 +5,39 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from ..errors import InputError, check_options, check_seed, check_steps, finite_number, whole_number
+from ..errors import InputError, check_options, check_seed, check_steps, finite_number, naming, whole_number
+from ..files import write_atomically
 from ..images import read_images, read_triplet, to_pil
 from ..models.autoencoder import MiniAutoencoder
 from ..models.base import Base, noise_for
 from ..models.encoders import ENCODERS, TINY_CLIP, Encoder, encoder_of
 from ..models.pair_encoder import PairEncoder
-from ..models.weights import fingerprint, latent_fingerprint, load_state, load_weights, save_weights, weights_dir
+from ..models.weights import (
+    CONFIG,
+    check_config,
+    fingerprint,
+    latent_fingerprint,
+    load_state,
+    load_weights,
+    save_weights,
+    weights_dir,
+)
 from .basis import Basis
 from .layout import Layout
 from .router import MIXINGS, Router
 
+P = ParamSpec("P")
+R = TypeVar("R")
 # Query to the pictures' part of it, from embeddings of a, a' and b. With "pair" the embedding of the pair follows.
 QUERIES: dict[str, Callable[[Tensor, Tensor, Tensor], list[Tensor]]] = {
     "cat": lambda a, a_prime, b: [a, a_prime, b],
@@ -72,6 +85,9 @@ class BasisConfig:
             if (value := getattr(self, name)) not in tuple(options):
                 raise InputError(f"expected {name} out of {tuple(options)}, got {value!r}")
         finite_number(self.temperature, "a temperature", above=True)
+        for name in ("routed", "shared"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise InputError(f"expected {name} as True or False, got {value!r}")
         for name in ("n_loras", "rank", "keys_dim"):
             object.__setattr__(self, name, whole_number(getattr(self, name), name))
         if not self.routed and not Layout(self.layout).needs_context:
@@ -182,6 +198,17 @@ class Miniature:
         return self.autoencoder.to_picture(drawn)
 
 
+def _alone(method: Callable[Concatenate[Editor, P], R]) -> Callable[Concatenate[Editor, P], R]:
+    """Without gradients, and in the precision of the weights, whatever ``torch.autocast`` it is called within."""
+
+    @wraps(method)
+    def called(self: Editor, *arguments: P.args, **options: P.kwargs) -> R:
+        with torch.no_grad(), torch.autocast(torch.device(self.backend.device).type, enabled=False):
+            return method(self, *arguments, **options)
+
+    return called
+
+
 class Editor:
     """A trained basis and router on the frozen models of a backend. All public parts are plain modules.
 
@@ -217,7 +244,7 @@ class Editor:
             other.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return other
 
-    @torch.no_grad()
+    @_alone
     def route(self, a: Any, a_prime: Any, b: Any) -> Tensor:
         """Mixing coefficients of analogies: [batch, layers, N], every row sums to 1 (all 1 without a router).
 
@@ -242,7 +269,7 @@ class Editor:
         """What the router's query is made of, from normalised latents: [batch, ...] each, see :meth:`Router.query`."""
         return self.backend.embed(a, a_prime, b)
 
-    @torch.no_grad()
+    @_alone
     def edit(
         self, a: Any, a_prime: Any, b: Any, *, steps: int | None = None, seed: int = 0, **options: Any
     ) -> EditResult:
@@ -259,7 +286,7 @@ class Editor:
         encoded = self._encoded(a, a_prime, b)
         return self._draw(encoded, self.coefficients(*encoded).cpu(), *numbers, options)
 
-    @torch.no_grad()
+    @_alone
     def generate(
         self,
         b: Any,
@@ -349,8 +376,7 @@ class Editor:
         for name, (low, high) in self.basis.folded(coefficients).items():
             state[f"transformer.{name}.lora_A.weight"] = low.contiguous()
             state[f"transformer.{name}.lora_B.weight"] = high.contiguous()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(state, path, metadata={"format": "pt"})
+        write_atomically(path, save(state, metadata={"format": "pt"}))
         return path
 
     def save(self, folder: str | Path, **notes: Any) -> None:
@@ -411,24 +437,33 @@ def load(weights: str | Path = "full") -> Editor:
     if not folder.is_dir():
         raise InputError(f"expected 'full', 'starter' or a folder with a trained basis, got {str(weights)!r}")
     stored, state = load_weights(folder)
-    names = {f.name for f in fields(BasisConfig)}
-    # Weights from before there was a choice do not name theirs, the default.
-    if names - {"encoder", "query", "mixing", "temperature", "shared"} - set(stored):
-        raise InputError(f"expected a basis configuration with {sorted(names)} in {folder}, got {sorted(stored)}")
-    config = BasisConfig(**{k: v for k, v in stored.items() if k in names})
+    own = {name: stored[name] for name in BasisConfig.__dataclass_fields__ if name in stored}
+    check_config(BasisConfig.__init__, own, folder)
+    with naming(folder):
+        config = BasisConfig(**own)
     if stored.get("frozen") != (ours := frozen_fingerprint(config)):
         raise InputError(
             f"expected a basis trained on the frozen weights {ours}, "
             f"got one trained on {stored.get('frozen')} in {folder}"
         )
+    sizes = {tuple(v.shape[:1]) for k, v in state.items() if k.endswith(".lora_A.weight")}
+    keys = state.get("router.keys")
+    if sizes != {(config.n_loras * config.rank,)} or (keys is not None and keys.shape[-1:] != (config.keys_dim,)):
+        raise InputError(f"expected weights in {folder} of the sizes in its {CONFIG}, got others")
     editor = new_editor(config)
-    editor.basis.load_state_dict({k.removeprefix("basis."): v for k, v in state.items() if k.startswith("basis.")})
-    if editor.router is not None:
-        router = {k.removeprefix("router."): v for k, v in state.items() if k.startswith("router.")}
-        load_state(editor.router, router, folder)
-        editor.router.eval().requires_grad_(False)
-    if tuned := {k.removeprefix("pair_encoder."): v for k, v in state.items() if k.startswith("pair_encoder.")}:
-        load_state(editor.pair_encoder, tuned, folder)
+    modules = {"router": editor.router, "pair_encoder": editor.pair_encoder}
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in ("basis", *modules)}
+    for name, tensor in state.items():
+        part, _, inner = name.partition(".")
+        if part != "basis" and modules.get(part) is None:
+            raise InputError(f"expected weights of what {CONFIG} names in {folder}, got {name}, too")
+        parts[part][inner] = tensor
+    with naming(folder):
+        editor.basis.load_state_dict(parts["basis"])
+    for part, module in modules.items():
+        if module is not None and (part == "router" or parts[part]):  # the pair's encoder is there where it was tuned
+            load_state(module, parts[part], folder)
+            module.eval().requires_grad_(False)
     for parameter in editor.basis.parameters():
         parameter.requires_grad_(False)
     return editor

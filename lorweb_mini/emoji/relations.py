@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, check_seed, whole_number
 from ..files import data_dir, read_json
 from .distributions import unseen
 from .edits import EDITS, Strength, apply_edit, chain_name, edit_relations, instructions, parse_chain, parse_relation
@@ -259,11 +259,13 @@ def get_relation(name: str) -> Relation:
     Raises:
         InputError: no such relation, with the nearest names, or a strength out of range.
     """
+    if not isinstance(name, str):
+        raise InputError(f"expected the name of a relation, got {name!r}")
     if name in relations():
         return relations()[name]
     if name in _unseen_relations():
         return _unseen_relations()[name][1]
-    if isinstance(name, str) and name.startswith(("edit/", "compose/edit/")):
+    if name.startswith(("edit/", "compose/edit/")):
         kinds = [part.partition("=")[0] for part in name.removeprefix("compose/")[5:].split("+edit/")]
         # A strength out of range says so; a kind that does not exist gets the nearest names.
         if "=" in name or all(kind in EDITS for kind in kinds):
@@ -298,9 +300,13 @@ def analogies(
     pictures look the same are left out.
 
     Raises:
-        InputError: unknown split or relation.
+        InputError: unknown split or relation, a seed or n that is no whole number of at least 0.
     """
-    names = [relation] if isinstance(relation, str) else list(relations() if relation is None else relation)
+    check_seed(seed)
+    if n is not None:
+        whole_number(n, "n", 0)
+    several = isinstance(relation, Iterable) and not isinstance(relation, (str, bytes))
+    names = relations() if relation is None else relation if several else [relation]
     return [analogy for name in names for analogy in _analogies_of(get_relation(name), split, seed, n)]
 
 

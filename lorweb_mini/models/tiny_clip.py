@@ -8,7 +8,6 @@ other. The first two make it know what is shown, the third how it is shown; see 
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +19,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from ..errors import InputError
 from .autoencoder import ResidualBlock
 from .base import TEXT_WIDTH
-from .weights import load_state, load_weights, save_weights
+from .weights import check_config, load_state, load_weights, save_weights
 
 EMBEDDING_NORM = 10.0  # about the norm of CLIP ViT-L/14's image embeddings, which the paper's router reads
 
@@ -74,14 +73,11 @@ class LatentTower(nn.Module):
             InputError: a file is missing, truncated or of another encoder.
         """
         config, state = load_weights(folder)
-        expected = inspect.signature(cls).parameters
+        check_config(cls.__init__, config, folder)
         try:
-            # Missing and foreign names first: a default would stand in for what is missing.
-            encoder = cls(**config) if config.keys() == expected.keys() else None
-        except Exception:  # transformers has kinds of its own for values that are none
-            encoder = None
-        if encoder is None:
-            raise InputError(f"expected a configuration with {', '.join(expected)} in {folder}, got {config}")
+            encoder = cls(**config)
+        except Exception as error:  # transformers has kinds of its own for numbers that do not go together
+            raise InputError(f"expected the sizes of an encoder in {folder}, got others: {error!r:.200}") from None
         load_state(encoder, state, folder)
         return encoder.eval().requires_grad_(False)
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -30,10 +34,10 @@ def weights_dir() -> Path:
 def save_weights(folder: str | Path, config: dict[str, Any], state: dict[str, Tensor]) -> None:
     """Writes both files; each appears whole or not at all."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config, indent=1) + "\n"  # before anything is written, since it may fail
     half = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
     write_atomically(folder / WEIGHTS, save(half))
-    write_atomically(folder / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
+    write_atomically(folder / CONFIG, text.encode())
 
 
 def load_config(folder: str | Path) -> dict[str, Any]:
@@ -45,6 +49,44 @@ def load_config(folder: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"expected a JSON object in {path}, got {type(config).__name__}")
     return config
+
+
+def check_config(made: Callable[..., Any], config: Mapping[str, Any], folder: str | Path) -> None:
+    """Whether a configuration has what a class takes, and nothing else.
+
+    Args:
+        made: the class's ``__init__``, whose annotations say of what kind each value is. Numbers are finite and whole
+            numbers at least 0.
+
+    Raises:
+        InputError: names are missing or unknown, or a value is of another kind. A default would stand in for it.
+    """
+    kinds = {name: kind for name, kind in get_type_hints(made).items() if name != "return"}
+    for problem, names in (("without", kinds.keys() - config.keys()), ("with unknown", config.keys() - kinds.keys())):
+        if names:
+            raise InputError(
+                f"expected a configuration with {', '.join(kinds)} in {folder}, "
+                f"got one {problem} {', '.join(sorted(names))}"
+            )
+    for name, kind in kinds.items():
+        if not _fits(config[name], kind):
+            expected = getattr(kind, "__name__", str(kind)) if get_origin(kind) is None else str(kind)
+            raise InputError(f"expected {name} as {expected} in {Path(folder) / CONFIG}, got {config[name]!r}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON is of an annotated kind; lists serve for tuples and sequences."""
+    parts = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if get_origin(kind) in (tuple, Sequence):
+        items = value if isinstance(value, (list, tuple)) else ()
+        length = len(items) if len(parts) == 1 or ... in parts else len(parts)
+        return items is value and len(items) == length and all(_fits(item, parts[0]) for item in items)
+    if kind in (int, float):
+        number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+        return number and (value >= 0 if kind is int else math.isfinite(value))
+    return isinstance(value, kind)
 
 
 def load_weights(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -63,9 +105,18 @@ def load_weights(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file as they are; :class:`InputError` for none, or a damaged or foreign one."""
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"expected a whole safetensors file, got a damaged or foreign one: {path} ({error})") from None
+    _check_finite(tensors.items(), path)
+    return tensors
+
+
+def _check_finite(tensors: Iterable[tuple[str, Tensor]], path: str | Path) -> None:
+    """Safetensors has no checksum: a flipped bit may well make a number that is none, and every picture with it."""
+    for name, tensor in tensors:
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"expected finite weights in {path}, got NaN or infinity in {name}")
 
 
 def save_pretrained(model: Any, folder: str | Path) -> None:
@@ -80,12 +131,18 @@ def load_pretrained(kind: Any, folder: str | Path) -> Any:
         InputError: the folder lacks a file, or one is truncated or of another model.
     """
     # Checked first: a foreign configuration falls back on the class's defaults, for Flux twelve billion parameters.
-    if (name := load_config(folder).get("_class_name")) != kind.__name__:
+    config = load_config(folder)
+    if (name := config.get("_class_name")) != kind.__name__:
         raise InputError(f"expected the configuration of {kind.__name__} in {folder}, got that of {name}")
+    check_config(kind.__init__, {k: v for k, v in config.items() if not k.startswith("_")}, folder)
     expected = f"the weights of {kind.__name__} in {folder}"
     try:
         model, report = kind.from_pretrained(
-            folder, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
+            folder,
+            local_files_only=True,
+            use_safetensors=True,  # never a pickle, which may run code
+            torch_dtype=torch.float32,
+            output_loading_info=True,
         )
     except Exception as error:  # diffusers raises many kinds here; all mean that the folder is not what it should be
         raise InputError(f"expected {expected}, got an unreadable folder: {_short(error)}") from None
@@ -93,6 +150,7 @@ def load_pretrained(kind: Any, folder: str | Path) -> Any:
         if names := [str(name) for name in report[problem]]:
             some = ", ".join(names[:3])
             raise InputError(f"expected {expected}, got {len(names)} {problem.replace('_', ' ')}, among them {some}")
+    _check_finite(model.state_dict().items(), folder)
     return aligned(model).eval().requires_grad_(False)
 
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tiny_models import tiny_base, transformer_inputs
+from safetensors.torch import load_file, save_file
+from tiny_models import tiny_base, tiny_data, transformer_inputs
+from torch import Tensor
 
+from lorweb_mini.core.editor import load
 from lorweb_mini.errors import InputError
+from lorweb_mini.models.autoencoder import MiniAutoencoder
+from lorweb_mini.models.base import Base
+from lorweb_mini.models.pair_encoder import PairEncoder
 from lorweb_mini.models.tiny_clip import TinyCLIP
 from lorweb_mini.models.weights import fingerprint, load_weights, save_pretrained, save_weights
 
@@ -53,6 +61,14 @@ def test_nothing_half_written_stays(tmp_path: Path, state: dict[str, torch.Tenso
     with pytest.raises(OSError, match="disk full"):
         save_weights(tmp_path, {"width": 2}, state)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix != ".part"} == before
+
+
+def test_notes_that_are_no_json_leave_the_folder(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    save_weights(tmp_path, {"width": 1}, state)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(TypeError):
+        save_weights(tmp_path, {"width": object()}, {k: v + 1 for k, v in state.items()})
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_encoder_round_trip(tmp_path: Path) -> None:
@@ -118,3 +134,114 @@ def test_weights_of_a_file_draw_what_their_copy_draws(tmp_path: Path) -> None:
         expected = base.velocity(**transformer_inputs(2))
         assert torch.equal(loaded.velocity(**transformer_inputs(2)), expected)
         assert torch.equal(copy.deepcopy(loaded).velocity(**transformer_inputs(2)), expected)
+
+
+# --- damaged folders ------------------------------------------------------------------------------
+
+PARTS: dict[str, Callable[[Path], Any]] = {
+    "starter": load,
+    "base": Base.load,
+    "autoencoder": MiniAutoencoder.load,
+    "encoder": TinyCLIP.load,
+    "pair_encoder": PairEncoder.load,
+}
+NOTES = {"relations", "_diffusers_version"}  # of a training or a library; nothing reads them
+NONE_OF_THE_KIND = (None, "text", "", {}, [], [None], [[1]], float("nan"), -7)
+SPOILT: dict[str, Callable[[dict[str, Tensor], str], Any]] = {
+    "missing": lambda state, name: state.pop(name),
+    "one number": lambda state, name: state.update({name: state[name].flatten()[:1].clone()}),
+    "another axis": lambda state, name: state.update({name: state[name][None].clone()}),
+    "empty": lambda state, name: state.update({name: torch.zeros(0)}),
+    "NaN": lambda state, name: state[name].view(-1)[-1:].fill_(torch.nan),
+    "infinite": lambda state, name: state[name].view(-1)[:1].fill_(-torch.inf),
+    "unknown": lambda state, name: state.update({f"{name}.more": torch.zeros(2)}),
+}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        return tiny_data(tmp_path_factory.mktemp("template") / "data", patch)
+
+
+@pytest.fixture
+def data(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder to spoil."""
+    monkeypatch.setenv("LORWEB_DATA", str(tmp_path / "data"))
+    return Path(shutil.copytree(template, tmp_path / "data")) / "weights"
+
+
+def _refused(part: str, folder: Path, damage: str) -> None:
+    try:
+        PARTS[part](folder)
+    except InputError as error:
+        assert "expected" in str(error) and str(folder) in str(error) and len(str(error)) < 1000, (damage, error)
+    else:
+        pytest.fail(f"read with {damage}")
+
+
+def _is_of_the_kind(value: Any, kept: Any) -> bool:
+    """Of what is tried: a scale may be below 0, out_channels none, and a list of names empty."""
+    return (value == -7 and isinstance(kept, float)) or value == kept or (value == [] and kept == ["tone/yellow>dark"])
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_damaged_configuration_is_named(data: Path, part: str) -> None:
+    """Each entry missing or of another kind, and one that nobody knows."""
+    path = data / part / "config.json"
+    config = json.loads(path.read_text())
+    damaged = {f"no {name}": {k: v for k, v in config.items() if k != name} for name in config}
+    damaged |= {
+        f"{name}: {value!r}": config | {name: value}
+        for name, kept in config.items()
+        for value in NONE_OF_THE_KIND
+        if not _is_of_the_kind(value, kept)
+    }
+    damaged = {damage: changed for damage, changed in damaged.items() if not any(name in damage for name in NOTES)}
+    if part != "starter":
+        damaged["an unknown name"] = config | {"heads": 4}
+    assert len(damaged) > 8 * len(config) - 20
+    for damage, changed in damaged.items():
+        path.write_text(json.dumps(changed))
+        _refused(part, data / part, damage)
+    path.write_text(json.dumps(config))
+    PARTS[part](data / part)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("damage", SPOILT)
+def test_damaged_tensors_are_named(data: Path, part: str, damage: str) -> None:
+    """Of the first, the middle and the last tensor."""
+    (path,) = (data / part).glob("*.safetensors")
+    names = sorted(load_file(path))
+    for name in (names[0], names[len(names) // 2], names[-1]):
+        state = load_file(path)
+        whole = path.read_bytes()
+        SPOILT[damage](state, name)
+        save_file(state, path, {"format": "pt"})
+        _refused(part, data / part, f"{name} {damage}")
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("kept", [0, 4, 20, 0.5, 0.999])
+def test_truncated_weights_are_named(data: Path, part: str, kept: float) -> None:
+    (path,) = (data / part).glob("*.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole)) if 0 < kept < 1 else int(kept)])
+    _refused(part, data / part, f"{kept} of it")
+
+
+@pytest.mark.parametrize("sizes", [{"n_loras": 10**9}, {"rank": 10**9}, {"keys_dim": 10**9}], ids=str)
+def test_sizes_are_compared_before_memory_is_taken(data: Path, sizes: dict[str, int]) -> None:
+    path = data / "starter" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | sizes))
+    _refused("starter", data / "starter", str(sizes))
+
+
+def test_no_pickle_is_opened(data: Path) -> None:
+    """diffusers would fall back on one, and a pickle may run code."""
+    (path,) = (data / "base").glob("*.safetensors")
+    torch.save(load_file(path), path.with_suffix(".bin"))
+    path.unlink()
+    _refused("base", data / "base", "a pickle alone")
