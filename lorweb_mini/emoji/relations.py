@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import torch
@@ -305,8 +306,8 @@ def analogies(
     check_seed(seed)
     if n is not None:
         whole_number(n, "n", 0)
-    several = isinstance(relation, Iterable) and not isinstance(relation, (str, bytes))
-    names = relations() if relation is None else relation if several else [relation]
+    one = isinstance(relation, str) or not isinstance(relation, Iterable)
+    names: Iterable[Any] = relations() if relation is None else [relation] if one else relation
     return [analogy for name in names for analogy in _analogies_of(get_relation(name), split, seed, n)]
 
 
