@@ -643,10 +643,26 @@ def test_no_entry_depends_on_defaults(editor: lw.Editor, use: Callable[[lw.Edito
         assert torch.equal(found, expected) and found.dtype == expected.dtype, (dtype, device)
 
 
-def test_autocast_does_not_reach_the_renderer(editor: lw.Editor) -> None:
-    expected = Renderer(editor, B, steps=2)(mixtures(1, editor))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(Renderer(editor, B, steps=2)(mixtures(1, editor)), expected)
+WITHIN: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
+    "autocast to bfloat16": lambda: torch.autocast("cpu", torch.bfloat16),
+    "autocast to float16": lambda: torch.autocast("cpu", torch.float16),
+    "inference mode": torch.inference_mode,
+    "numpy's errors raised": lambda: np.errstate(all="raise"),
+    "gradients": torch.enable_grad,
+}
+
+
+@pytest.mark.parametrize("within", WITHIN.values(), ids=WITHIN)
+def test_no_entry_depends_on_what_it_is_called_within(editor: lw.Editor, within: Callable) -> None:
+    c, expected = mixtures(1, editor), editor.edit(*TRIPLET, steps=1)
+    drawn = [Renderer(editor, B, steps=2)(c), editor.generate(B, c, steps=2).pictures, editor.route(*TRIPLET)]
+    with within():
+        assert _is_fresh(editor, expected)
+        again = [Renderer(editor, B, steps=2)(c), editor.generate(B, c, steps=2).pictures, editor.route(*TRIPLET)]
+        with editor.freeze(c):
+            editor.edit(*TRIPLET, steps=1)
+    assert all(map(torch.equal, drawn, again))
+    assert _is_fresh(editor, expected), "and it leaves nothing behind"
 
 
 @pytest.mark.parametrize("call", ["load", "edit", "route", "freeze", "copy", "save"])
@@ -710,8 +726,10 @@ def _mix(scene: _Scene, body: list) -> None:
 
 
 def _raise(scene: _Scene, body: list) -> None:
-    with pytest.raises(ZeroDivisionError), scene.editor.basis.disabled():
-        replace(scene, off=True).call(body)
+    editor = scene.editor
+    inside = editor.basis.disabled() if scene.frozen else editor.freeze(mixtures(1, editor, 7))
+    with pytest.raises(ZeroDivisionError), inside:
+        replace(scene, frozen=True, off=True).call(body)
         raise ZeroDivisionError
 
 
@@ -720,7 +738,8 @@ def _copy(scene: _Scene, body: list) -> None:
         with pytest.raises(lw.InputError):
             copy.deepcopy(scene.editor)
     else:
-        replace(scene, editor=copy.deepcopy(scene.editor)).call(body)
+        copied = pickle.loads(pickle.dumps(scene.editor)) if len(body) % 2 else copy.deepcopy(scene.editor)
+        replace(scene, editor=copied).call(body)
 
 
 def _threads(scene: _Scene, body: list) -> None:
