@@ -44,7 +44,7 @@ def rows_of(study: str) -> list[Row]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+        rows: list[Row] = [{str(k): v for k, v in row.items()} for row in csv.DictReader(file)]
     needed = {"cell", "seed", "group", "method", "error"}
     if rows and not needed <= rows[0].keys():
         raise InputError(f"expected the columns {sorted(needed)} in {path}, got {sorted(rows[0])}")

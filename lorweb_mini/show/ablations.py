@@ -39,15 +39,15 @@ def forest(found: Mapping[str, Effect], title: str) -> Figure:
     if not found:
         raise InputError("expected effects of at least one change, got none")
     ordered = sorted(found.values(), key=lambda x: x.estimate.value)
-    figure, axes = figure_of(8.6, 0.9 + 0.2 * len(ordered))
+    figure, axes = figure_of(8.6, max(1.7, 0.9 + 0.2 * len(ordered)))
     axes.axvline(0, color=INK, lw=0.9)
     for y, effect in enumerate(ordered):
         colour, marker = VERDICT_LOOKS[effect.sign]
         gap = effect.estimate
         if not math.isnan(gap.low):
             axes.plot([gap.low, gap.high], [y, y], color=colour, lw=1.6)
-        axes.scatter(list(effect.gaps.values()), [y] * len(effect.gaps), s=9, color=colour, alpha=0.55, linewidths=0)
-        axes.scatter([gap.value], [y], s=30, color=colour, marker=marker, zorder=3)
+        axes.scatter([gap.value], [y], s=34, color=colour, marker=marker, zorder=3)
+        axes.scatter(list(effect.gaps.values()), [y] * len(effect.gaps), s=9, color=INK, linewidths=0, zorder=4)
     axes.set_yticks(range(len(ordered)), [x.cell for x in ordered])
     # Intervals over two or three seeds can be far wider than any effect.
     gaps = np.concatenate([list(x.gaps.values()) for x in ordered] + [[0.0]])
@@ -58,6 +58,7 @@ def forest(found: Mapping[str, Effect], title: str) -> Figure:
     axes.set_title(title, loc="left")
     for sign, (colour, marker) in VERDICT_LOOKS.items():
         axes.scatter([], [], color=colour, marker=marker, label=VERDICTS[sign])
+    axes.scatter([], [], s=9, color=INK, label="a seed")
     figure.legend(loc="outside right upper", title="over the seeds", fontsize=8)
     return figure
 
