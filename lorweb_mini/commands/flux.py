@@ -17,10 +17,11 @@ import torch
 import tyro
 from accelerate import PartialState
 from diffusers import FluxKontextPipeline
+from PIL import Image
 from safetensors.torch import save_file
 
 from ..algebra import fold
-from ..errors import InputError
+from ..errors import InputError, check_seed, check_steps
 from ..files import tolerant_console
 from ..flux import inspect as measures
 from ..flux import load
@@ -112,6 +113,13 @@ class Analogy:
     side: int = 512
 
 
+def _check_picture(out: Path) -> None:
+    """Before anything is drawn: whether a picture of this name can be written; its folder is made."""
+    if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
+        raise InputError(f"expected a picture file to write, such as {out.stem}.png, got {out.name!r}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+
 def edit(
     analogy: Analogy,
     *,
@@ -139,6 +147,11 @@ def edit(
         quantize: transformer and T5 in 4 or 8 bits (bitsandbytes).
         offload: components take turns on the device.
     """
+    pictures = (analogy.a, analogy.a_prime, analogy.b)
+    read_triplets(*pictures)  # all that can be wrong here is found before gigabytes are loaded
+    check_steps(steps)
+    check_seed(seed)
+    _check_picture(out)
     if not prompt.strip():
         warnings.warn(
             "no --prompt: the released basis was trained with the instruction of the pair (a, a'), 5 % of the time "
@@ -155,9 +168,7 @@ def edit(
         encoder=analogy.encoder,
         side=analogy.side,
     )
-    pictures = (analogy.a, analogy.a_prime, analogy.b)
     result = editor.edit(*pictures, prompt=prompt, steps=steps, seed=seed, guidance=guidance)
-    out.parent.mkdir(parents=True, exist_ok=True)
     result.image.save(out)
     print("written:", out)
 
@@ -179,6 +190,8 @@ def export(
         format: names of the LoRA's keys; single-file is what ComfyUI reads.
         rank: cut to this rank; default: exact, N times r.
     """
+    if grid is not None:
+        _check_picture(grid)
     file = _opened(analogy.weights)
     ((a, a_prime, b),) = read_triplets(analogy.a, analogy.a_prime, analogy.b)
     mixture = measures.route_pictures(file, _encoder(analogy.encoder, file), (a, a_prime, b))[0]
@@ -186,7 +199,6 @@ def export(
     path = write_plain_lora(out, layers, format, rank, DTYPES[analogy.dtype])
     print(f"written: {path}, {path.stat().st_size / 2**20:,.0f} MiB")
     if grid is not None:
-        grid.parent.mkdir(parents=True, exist_ok=True)
         to_pil(scaled_grid(a, a_prime, b, b, analogy.side)[0]).save(grid)
         print(f"written: {grid}, the picture to edit with it; b' is the bottom-right quarter of the result")
 

@@ -166,6 +166,9 @@ class Widget(anywidget.AnyWidget):
                 self.asks[ask](self, value)
             except InputError as refused:
                 error = f"Nothing was changed. {refused}."
+            except Exception as failed:  # the kernel's log has the rest
+                error = f"It failed: {type(failed).__name__}: {failed}."
+                raise
             finally:
                 self.answered = {"id": message.get("id", ""), "error": error}
 

@@ -632,6 +632,12 @@ def test_edit_command(
     with pytest.raises(SystemExit) as ended:
         main(["edit", *pictures, *options, "--side", "17"])
     assert ended.value.code == 2 and "error: expected side" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(flux, "load_flux", lambda *_, **__: pytest.fail("weights were read"))
+        for wrong, says in ((["--out", "b.prime"], "b.prime"), (["--steps", "0"], "steps"), (["--seed", "-1"], "seed")):
+            with pytest.raises(SystemExit):
+                main(["edit", *pictures, *options, "--prompt", "hat", *wrong])
+            assert says in capsys.readouterr().err
     asked = {}
     monkeypatch.setattr(FluxEditor, "edit", lambda self, *_, **options: asked.update(options) or result)
     result = SimpleNamespace(image=Image.new("RGB", (2, 2)))

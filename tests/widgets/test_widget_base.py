@@ -47,6 +47,7 @@ def test_a_message_is_done_and_answered() -> None:
     with pytest.raises(ZeroDivisionError):
         widget.receive({"ask": "break", "id": "x:2"})
     assert widget.answered["id"] == "x:2", "a page never waits in vain"
+    assert "ZeroDivisionError" in widget.answered["error"], "nor takes a failure for an answer"
 
 
 def test_messages_from_two_threads_are_done_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
