@@ -627,8 +627,7 @@ def shape_of(part: str, config: Mapping[str, Any]) -> str:
     if part == "base":
         width = config["attention_head_dim"] * config["num_attention_heads"]
         return f"{config['num_layers']} double and {config['num_single_layers']} single blocks, {width} wide"
-    taught = f"; {config['teacher']:.0%} of the target from the instructed base" if "teacher" in config else ""
-    return f"N = {config['n_loras']} LoRAs of rank {config['rank']}; layout `{config['layout']}`{taught}"
+    return f"N = {config['n_loras']} LoRAs of rank {config['rank']}; layout `{config['layout']}`"
 
 
 def weigh(part: str, folder: Path) -> tuple[Any, Weights]:

@@ -18,7 +18,6 @@ from ..emoji.distributions import Distribution
 from ..emoji.latents import LatentBank, PictureSource
 from ..emoji.relations import Relation
 from ..errors import InputError
-from ..models.text import vectors_of
 from ..models.weights import load_weights
 from .analogies import FreshAnalogies, Listed
 from .flow import EXACT_SHIFT, SHIFT, training_sample, validation_sample
@@ -39,12 +38,6 @@ class BasisRecipe(Recipe):
         pair_rate: learning rate of the encoder of the pair as a share of the LoRAs'; 0 leaves it frozen.
         balance: weight of the term ln N − entropy of the batch's mean coefficients, against LoRAs that are never used.
         exact_shift: mean of logit(t) for exact edits.
-        teacher: share τ of the frozen base in the target, 0 to 1. The base is told the relation in words and says the
-            velocity v̂; the target is (1 − τ)(e − b') + τ v̂. Its mean is the same where the base is right, and it has
-            none of the noise that one artist's b' and one draw of e bring.
-
-    Raises:
-        InputError: a teacher outside [0, 1], or one with a layout other than ``b``, which the base does not read.
     """
 
     def __init__(
@@ -55,7 +48,6 @@ class BasisRecipe(Recipe):
         seed: int = 0,
         editor: Editor | None = None,
         notes: dict[str, Any] | None = None,
-        teacher: float = 0.0,
         fresh: Distribution | Listed | None = None,
         artists_share: float = 0.4,
         emphasis: Mapping[str, float] | None = None,
@@ -65,19 +57,10 @@ class BasisRecipe(Recipe):
         pictures: PictureSource | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= teacher <= 1 or (teacher and config.layout != "b"):
-            raise InputError(
-                f"expected a teacher's share from 0 to 1, and layout b for more than 0, "
-                f"got {teacher} with layout {config.layout}"
-            )
-        self.teacher = teacher
         self.editor = editor if editor is not None else new_editor(config, seed)
         self.transformer = self.editor.base.transformer
         self.router = self.editor.router
         self.notes = {"relations": [r.name for r in chosen], **(notes or {})}
-        if teacher:
-            self.notes["teacher"] = teacher
-            self.instructions = vectors_of([r.instructions[0] for r in chosen])
         self.balance, self.exact_shift, self.pair_rate = balance, exact_shift, pair_rate
         self.analogies: FreshAnalogies | None = None
         if fresh is not None:
@@ -119,19 +102,18 @@ class BasisRecipe(Recipe):
 
     def _draw(
         self, rng: np.random.Generator, size: int, split: str = "train"
-    ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], dict[str, Any]]:
-        """Latents of a, a', b, b'; then mean of logit(t), and the instructions where there is a teacher."""
+    ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor | float]:
+        """Latents of a, a', b, b'; then mean of logit(t), for all or for each."""
         if self.analogies is not None:
             *latents, exact = self.analogies.draw(rng, size, split)
-            return tuple(latents), {"shift": torch.where(exact, self.exact_shift, SHIFT)}  # type: ignore[return-value]
+            return tuple(latents), torch.where(exact, self.exact_shift, SHIFT)  # type: ignore[return-value]
         chosen = rng.choice(len(self.weights), size, p=self.weights)
-        told = {"instruction": self.instructions[chosen]} if self.teacher else {}
-        return self.bank.draw_analogies(rng, chosen), {"shift": SHIFT, **told}
+        return self.bank.draw_analogies(rng, chosen), SHIFT
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
-        (a, a_prime, b, b_prime), more = self._draw(rng, size)
+        (a, a_prime, b, b_prime), shift = self._draw(rng, size)
         target = self.editor.layout.target(a, a_prime, b, b_prime)
-        return {"a": a, "a_prime": a_prime, "b": b, **training_sample(rng, target, more.pop("shift")), **more}
+        return {"a": a, "a_prime": a_prime, "b": b, **training_sample(rng, target, shift)}
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         editor, a, a_prime, b = self.editor, batch["a"], batch["a_prime"], batch["b"]
@@ -139,17 +121,10 @@ class BasisRecipe(Recipe):
         with torch.autocast(a.device.type, enabled=False):
             coefficients = editor.coefficients(a, a_prime, b)
         references = editor.layout.references(a, a_prime, b)
-        target = batch["velocity"]
-        if self.teacher:
-            with torch.no_grad(), editor.basis.disabled():
-                taught = editor.base.velocity(batch["noisy"], batch["t"], references, self.ids, batch["instruction"])
-            target = torch.lerp(target, taught, self.teacher)
         with editor.basis.mixed(coefficients):
             v = editor.base.velocity(batch["noisy"], batch["t"], references, self.ids)
-        loss = (v - target).pow(2).mean()
+        loss = (v - batch["velocity"]).pow(2).mean()
         out = {"loss": loss}
-        if self.teacher:
-            out["flow_matching"] = (v.detach() - batch["velocity"]).pow(2).mean()
         if self.balance:
             used = torch.special.entr(coefficients.mean(0)).sum(-1).mean()
             out = {"loss": loss + self.balance * (math.log(coefficients.shape[-1]) - used), "flow_matching": loss}
