@@ -957,12 +957,11 @@ figure
 
 # %%
 stored, end = load_config(weights_dir() / "starter"), shipped_log[-1]
-told = f", {stored['teacher']:.0%} of the target said by the frozen editor in words" if stored.get("teacher") else ""
 used = f"what you have trained for {MINUTES:g} minutes" if TRAIN_MINUTES else "the shipped weights"
 display(
     Markdown(
         f"The shipped starter learned for {end['seconds'] / 60:.0f} minutes from {end['samples']:,.0f} questions on "
-        f"{len(stored['relations'])} relations{told}. Here it was {samples:,} questions. "
+        f"{len(stored['relations'])} relations. Here it was {samples:,} questions. "
         f"**From here on this notebook uses {used}.**"
     )
 )
