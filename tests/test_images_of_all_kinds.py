@@ -284,17 +284,23 @@ def test_any_picture_is_read_rightly(
 
 NUMBERS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=9)
 DTYPES = [np.uint8, np.int8, np.int64, np.uint16, np.float16, np.float32, np.complex64, np.bool_, object, "U1", "M8[s]"]
-SHAPES = st.lists(st.integers(0, 5), max_size=5).map(tuple)
+# Those of pictures among them, since few others get past the first check.
+SHAPES = st.lists(st.integers(0, 5), max_size=5).map(tuple) | st.sampled_from(
+    [(4, 5), (4, 5, 1), (4, 5, 3), (4, 5, 4), (3, 4, 5), (3, SIZE, SIZE), (1, 3, 4, 5), (2, 3, 4, 5)]
+)
+LEVELS = st.sampled_from([0.0, 0.5, 1.0, np.nan, np.inf, -np.inf, -2.0, 300.0])
 
 
 @st.composite
 def _anything(draw: st.DrawFn) -> Any:
     kind = draw(st.sampled_from(["plain", "array", "tensor", "picture", "file", "list"]))
     if kind == "array":
-        return np.zeros(draw(SHAPES), draw(st.sampled_from(DTYPES)))
+        x = np.zeros(draw(SHAPES), draw(st.sampled_from(DTYPES)))
+        return np.full_like(x, draw(LEVELS)) if x.dtype.kind in "fc" else x
     if kind == "tensor":
         dtypes = [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.complex64, torch.bool]
         x = torch.zeros(draw(SHAPES), dtype=draw(st.sampled_from(dtypes)))
+        x = x.fill_(draw(LEVELS)) if x.is_floating_point() else x
         return draw(st.sampled_from([lambda: x, lambda: x.to("meta"), lambda: x.to_sparse() if x.ndim else x]))()
     if kind == "picture":
         modes = [
@@ -344,6 +350,8 @@ def test_anything_else_is_read_or_refused(x: Any, tmp_path_factory: pytest.TempP
             assert picture.ndim == 4 and picture.shape[1] == 3 and picture.dtype == torch.float32
             assert picture.numel() and bool((picture.abs() <= 1).all())
             assert read is not read_images or picture.shape[2:] == (SIZE, SIZE)
+            if isinstance(x, (np.ndarray, Tensor)):
+                assert np.isfinite(x if isinstance(x, np.ndarray) else x.double().numpy()).all()
 
 
 # --- damaged files --------------------------------------------------------------------------------
