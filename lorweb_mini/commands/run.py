@@ -123,12 +123,8 @@ def trained(folder: Path, config: TrainingConfig, basis: BasisConfig | None = No
     return load(folder)
 
 
-def baseline(options: argparse.Namespace, config: TrainingConfig, folder: Path) -> Editor | None:
-    """The one-LoRA baseline: shipped, or trained here by the same recipe for the same time."""
-    if options.train_baseline:
-        say("Training the baseline: one LoRA, no router, a and a' as context")
-        config = replace(config, learning_rate=ONE_LORA_RATE)
-        return trained(folder.with_name("one_lora"), config, one_lora_config(), options.fresh)
+def shipped_baseline() -> Editor | None:
+    """The one LoRA that the package ships, where it learned what the starter learns."""
     shipped = weights_dir() / "one_lora"
     if not (shipped / WEIGHTS).is_file():
         say("  no shipped baseline in data/weights/one_lora: left out (--train-baseline trains it)")
@@ -230,6 +226,9 @@ def main(arguments: list[str] | None = None) -> None:
     folder = options.folder or root() / "runs" / name / "starter"
     output = folder.with_name("results")
     config = training_config(profile, options)
+    # What can fail without a training fails before it.
+    output.mkdir(parents=True, exist_ok=True)
+    one_lora = None if options.train_baseline else shipped_baseline()
 
     length = f"{config.steps} steps" if config.minutes is None else f"{config.minutes:g} minutes"
     say(f"1/5  Training a basis of LoRAs and its router, {length} (if it is stopped, run it again: it resumes)")
@@ -240,7 +239,10 @@ def main(arguments: list[str] | None = None) -> None:
     groups = gathered(profile, STARTER_KINDS, STARTER_TONES, options.seed)
     for group, items in groups.items():
         say(f"  {GROUPS[group]}: {len(items)} analogies of {len(by_relation(items))} relations")
-    one_lora = baseline(options, config, folder)
+    if options.train_baseline:
+        say("Training the baseline: one LoRA, no router, a and a' as context")
+        config = replace(config, learning_rate=ONE_LORA_RATE)
+        one_lora = trained(folder.with_name("one_lora"), config, one_lora_config(), options.fresh)
 
     say("3/5  Editing and measuring")
     evaluation, swapped = measured(editor, one_lora, groups, profile, options.seed)
