@@ -1,0 +1,191 @@
+"""The ledger: the paper's claims against this repository's result files.
+
+    .venv/bin/python -m benchmarks.claims        # writes figures/claims.md and the table of the README
+
+Each claim names the notebook that goes into it, the number with its interval, and what follows *here*, at this size
+and on these pictures. Numbers are read from ``data/results/*.csv`` (over seeds) and ``figures/run/report.json`` (one
+training, over analogies), so that the ledger follows the files; a test fails where they disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lorweb_mini.analysis.results import command
+
+from .cells import BOTH, CONTEXT_TOTAL, PAIR_ADAPTER
+from .timing import markdown, write_readme
+from .verdicts import (
+    CANNOT,
+    FAILS,
+    HOLDS,
+    MISSING,
+    OPEN,
+    ROOT,
+    Verdict,
+    against_one,
+    against_trivial,
+    change,
+    controlled,
+    dialled,
+    swapped,
+    untestable,
+)
+
+LEDGER = ROOT / "figures" / "claims.md"
+HEAD = """# The paper's claims, one by one
+
+Made by `.venv/bin/python -m benchmarks.claims` from the result files; do not edit. The claims are those of a public
+summary of LoRWeB ([arXiv 2602.15727](https://arxiv.org/abs/2602.15727)), in our words. They were made for a model of
+twelve billion parameters on photographs; *here* means 9 million parameters, 64×64 emoji and trainings of about ten
+minutes, so that nothing below refutes or confirms the paper at its own scale.
+
+*Holds* and *does not hold* need an interval without 0 and a difference of at least 0.01 (two intervals that do not
+overlap where a single training is compared); *undecided* is everything else, one seed included. Errors: 0 is the true
+answer, 1 is what copying *b* scores.
+
+"""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim.
+
+    Attributes:
+        question: the paper's research question. text: the claim.
+        notebook, section: where it is gone into.
+        source: the file that the number is from, or the command that makes it.
+        judged: reads number and verdict from the file.
+        says: verdict to the sentence that is written.
+    """
+
+    question: str
+    text: str
+    notebook: str
+    section: str
+    source: str
+    judged: Callable[[], Verdict]
+    says: dict[str, str] = field(default_factory=dict)
+
+    def row(self) -> tuple[str, str, str]:
+        """Number, verdict, and sentence."""
+        number, verdict = self.judged()
+        usual = {
+            OPEN: "The trainings made so far leave it open.",
+            MISSING: f"The trainings have not been made yet; the command is `{self.source}`.",
+        }
+        return number, verdict, {**usual, **self.says}[verdict]
+
+
+RUN, ABLATIONS, DIAL, CONTROLS = "make run", command("ablations"), command("dial"), command("controls")
+UNSEEN, CASES, MANY, PANEL = "07_unseen", "Groups and null models", "How many edits does it take?", "Controls"
+GRID, RIVAL, SIZE, OWN = "08_what_matters", "A rival on equal terms", "Size: N and r", "The panel of controls"
+CLAIMS = (
+    Claim("RQ1", "A basis with a router makes edits whose strength no training showed", UNSEEN, CASES, RUN,
+          lambda: against_trivial("unseen strength"),
+          {HOLDS: "Strengths between trained ones are drawn, better than copying or arithmetic do.",
+           OPEN: "Far better than copying, but not beyond doubt better than the nearest trivial method.",
+           FAILS: "A trivial method is closer."}),
+    Claim("RQ1", "… and edits that are new compositions", UNSEEN, "Compositions by their parts", RUN,
+          lambda: against_trivial("unseen composition"),
+          {HOLDS: "Compositions of known edits are drawn better than by any trivial method.",
+           OPEN: "Not told apart from the nearest trivial method: moved or shrunk pictures come out blurred.",
+           FAILS: "A trivial method is closer: moved or shrunk pictures come out blurred."}),
+    Claim("RQ1", "… and edits of kinds that trained ones cannot imitate", UNSEEN, "Inside and outside the span", RUN,
+          lambda: against_trivial("unseen kind, outside"),
+          {HOLDS: "Even kinds outside the span are drawn better than by copying.",
+           OPEN: "No better than copying b: what the LoRAs do not span, no mixture of them draws.",
+           FAILS: "Worse than a trivial method: what the LoRAs do not span, no mixture of them draws."}),
+    Claim("RQ1", "The basis generalises better than one LoRA of as many parameters that sees a and a′", GRID, RIVAL,
+          ABLATIONS, change(CONTEXT_TOTAL, -1),
+          {HOLDS: "On unseen edits the basis is closer than one LoRA on equal terms.",
+           FAILS: "On unseen edits one LoRA on equal terms is closer than the basis."}),
+    Claim("RQ1", "Generalisation needs many distinct training relations (not the paper's claim; its training set's "
+          "size rests on it)", UNSEEN, MANY, DIAL, dialled,
+          {HOLDS: "A fresh relation for every sample generalises better than a few fixed ones.",
+           FAILS: "A few fixed relations generalise no worse than fresh ones."}),
+    Claim("RQ1", "The router matters: a mixture by input beats the mean mixture", GRID, OWN, CONTROLS,
+          lambda: controlled("mean mixture"),
+          {HOLDS: "The same mixture for every question is far behind.", FAILS: "One mixture serves all questions.",
+           OPEN: "The mean mixture is not told apart from the routed one."}),
+    Claim("RQ2", "The mixture follows the example pair and not the picture", "04_a_basis_and_a_router",
+          "Does it really read the pair?", RUN, swapped,
+          {HOLDS: "Another pair of the same relation hardly moves the result, one of another relation changes it.",
+           FAILS: "The pair hardly matters.", OPEN: "The two are not told apart."}),
+    Claim("RQ2", "Mixing by input keeps detail better than a single LoRA", "04_a_basis_and_a_router",
+          "Unseen content", RUN, lambda: against_one("edit that could have been drawn", "preserved_error"),
+          {HOLDS: "What should stay is kept better (root mean square error in grey levels), with one training of each.",
+           FAILS: "One LoRA keeps more of what should stay.", OPEN: "Both keep about as much."}),
+    Claim("RQ2", "… while it makes the right edit", "04_a_basis_and_a_router", "Unseen content", RUN,
+          lambda: against_one("edit that could have been drawn", "retrieval", True),
+          {HOLDS: "The right relation's answer is nearest more often (retrieval), with one training of each.",
+           FAILS: "One LoRA makes the right edit more often.", OPEN: "Both make the right edit about as often."}),
+    Claim("RQ3", "LoRWeB beats pair-conditioned adapters in generalisation", GRID, RIVAL, ABLATIONS,
+          change(PAIR_ADAPTER, -1),
+          {HOLDS: "It beats one LoRA with cross-attention to the pair, re-implemented here at equal parameters.",
+           FAILS: "One LoRA with cross-attention to the pair, re-implemented at equal parameters, is closer."}),
+    Claim("RQ3", "… and in edit accuracy", GRID, RIVAL, ABLATIONS,
+          change(PAIR_ADAPTER, -1, "drawn"),
+          {HOLDS: "On edits that could have been drawn it beats the re-implemented adapter.",
+           FAILS: "On edits that could have been drawn the re-implemented adapter is closer."}),
+    Claim("RQ3", "LoRWeB beats the published analogy methods on photographs", GRID, RIVAL, "–", untestable,
+          {CANNOT: "Their models and data do not fit this project's size; only their kinds are re-implemented."}),
+    Claim("RQ4", "A larger basis is better: N = 32 against 16, r = 4", GRID, SIZE, ABLATIONS,
+          change("N 32, r 4", 1, "drawn"),
+          {HOLDS: "Twice as many LoRAs help.", FAILS: "Twice as many LoRAs do harm at this length of training."}),
+    Claim("RQ4", "A smaller basis is worse: N = 4 against 16, r = 4", GRID, SIZE, ABLATIONS,
+          change("N 4, r 4", -1, "drawn"),
+          {HOLDS: "A quarter of the LoRAs are worse.", FAILS: "A quarter of the LoRAs are no worse, but better."}),
+    Claim("RQ4", "Rank without diversity hurts: N = 4, r = 16 against N = 16, r = 4", GRID, SIZE, ABLATIONS,
+          change("N 4, r 16", -1, "drawn"),
+          {HOLDS: "At the same N·r, few LoRAs of a high rank are worse.",
+           FAILS: "At the same N·r, few LoRAs of a high rank are better."}),
+    Claim("RQ5", "Separate embeddings of a, a′ and b are a better query than a difference", GRID, SIZE, ABLATIONS,
+          change("query difference", -1, "drawn", "query cat"),
+          {HOLDS: "The difference of the embeddings alone is worse.", FAILS: "The difference alone is better."}),
+    Claim("RQ5", "Showing the transformer the whole triplet keeps detail", GRID, RIVAL, ABLATIONS,
+          change(BOTH, 1, "drawn"),
+          {HOLDS: "With a and a′ as tokens beside the router the error is smaller.",
+           FAILS: "With a and a′ as tokens beside the router the error is larger."}),
+    Claim("RQ5", "CLIP and SigLIP both serve as the router's encoder", GRID, SIZE, "–", untestable,
+          {CANNOT: "Neither is here; the grid has tiny CLIP, EfficientNet, latents and pixels in their place."}),
+)  # fmt: skip
+
+
+def ledger() -> str:
+    """The whole ledger as Markdown."""
+    rows = []
+    for claim in CLAIMS:
+        number, verdict, sentence = claim.row()
+        source = claim.source if claim.source in ("–", RUN) else claim.source.split("benchmarks.")[1]
+        place = f"[{claim.notebook[:2]}](../notebooks/{claim.notebook}.ipynb), {claim.section}"
+        rows.append([claim.question, claim.text, place, number, f"**{verdict}**", sentence, f"`{source}`"])
+    return (
+        HEAD + markdown(["", "claim", "notebook, section", "number", "verdict", "in a sentence", "from"], rows) + "\n"
+    )
+
+
+def summary() -> str:
+    """The table of the README."""
+    rows = []
+    for claim in CLAIMS:
+        number, verdict, _ = claim.row()
+        place = f"[{claim.notebook[:2]}](notebooks/{claim.notebook}.ipynb)"
+        rows.append([claim.question, claim.text, place, number, verdict])
+    return worded(["", "claim", "notebook", "number (95 % interval)", "verdict"], rows)
+
+
+def worded(heads: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table with columns of words, which begin at the left."""
+    return markdown(heads, rows).replace("---:", "---")
+
+
+def main() -> None:
+    """Writes both."""
+    LEDGER.write_text(ledger(), encoding="utf-8")
+    write_readme(ROOT / "README.md", "claims", summary())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Verdicts on the paper's claims, from the result files: a number with its interval, and what it says of a claim."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lorweb_mini.analysis.bootstrap import Estimate
+from lorweb_mini.analysis.results import Effect, effects, rows_of
+from lorweb_mini.show.ablations import told
+
+from .cells import FRESH, STARTER
+
+ROOT = Path(__file__).resolve().parents[1]
+HOLDS, FAILS, OPEN, MISSING, CANNOT = (
+    "holds here",
+    "does not hold here",
+    "undecided here",
+    "not measured yet",
+    "cannot be tested here",
+)
+TRIVIAL = ("copy b", "copy a'", "latent arithmetic")
+Verdict = tuple[str, str]
+"""The number with its interval, and one of the five verdicts."""
+
+
+def report() -> dict[str, Any]:
+    """The report of the published run of ``make run``."""
+    return json.loads((ROOT / "figures" / "run" / "report.json").read_text(encoding="utf-8"))
+
+
+def scored(group: str, method: str, measure: str = "error") -> Estimate:
+    """A method's score on a group of the README's table."""
+    stored = report()["evaluation"]["groups"][group][method][measure]
+    return Estimate(*(math.nan if stored[k] is None else stored[k] for k in ("value", "low", "high")))
+
+
+def apart(ours: Estimate, theirs: Estimate, larger: bool = False) -> str:
+    """HOLDS where our interval lies on the better side of theirs, FAILS on the other side, OPEN where they overlap."""
+    better, worse = ours.high < theirs.low, ours.low > theirs.high
+    better, worse = (worse, better) if larger else (better, worse)
+    return HOLDS if better else FAILS if worse else OPEN
+
+
+def against_trivial(group: str) -> Verdict:
+    """The starter against the nearest of copying and arithmetic."""
+    ours, rivals = scored(group, "LoRWeB"), {name: scored(group, name) for name in TRIVIAL}
+    best = min(rivals, key=lambda name: rivals[name].value)
+    return f"error {told(ours)}, {best} {told(rivals[best])}", apart(ours, rivals[best])
+
+
+def against_one(group: str, measure: str, larger: bool = False) -> Verdict:
+    """The starter against one LoRA that sees a and a'."""
+    ours, theirs = scored(group, "LoRWeB", measure), scored(group, "one LoRA", measure)
+    return f"{told(ours)}, one LoRA {told(theirs)}", apart(ours, theirs, larger)
+
+
+def from_effect(effect: Effect | None, sign: int, what: str) -> Verdict:
+    """An effect over seeds; the claim holds where its sign is ``sign``, 1 for a change that helps."""
+    if effect is None:
+        return "–", MISSING
+    count = "" if len(effect.gaps) == 1 else f", {len(effect.gaps)} seeds"
+    verdict = {0: OPEN, sign: HOLDS}.get(effect.sign, FAILS)
+    return f"{what} {told(effect.estimate)}{count}", verdict
+
+
+def change(
+    cell: str, sign: int, group: str = "unseen", reference: str = STARTER, measure: str = "error"
+) -> Callable[[], Verdict]:
+    """A claim about an ablation: ``cell`` minus ``reference``."""
+    what = f"{measure} of *{cell}* minus *{reference}*"
+    return lambda: from_effect(effects(rows_of("ablations"), group, reference, measure).get(cell), sign, what)
+
+
+def dialled(group: str = "unseen") -> Verdict:
+    """Fresh relations against the fewest of the dial."""
+    rows = rows_of("dial")
+    sizes = sorted({int(r["cell"]) for r in rows if r["cell"] != FRESH})
+    found = effects(rows, group, str(sizes[0])).get(FRESH) if sizes else None
+    return from_effect(found, 1, f"error with fresh relations minus with {sizes[0] if sizes else '–'}")
+
+
+def controlled(control: str, group: str = "drawn") -> Verdict:
+    """The shipped starter against one of its controls."""
+    found = {
+        r["method"]: Estimate(*(float(r[k]) for k in ("error", "error_low", "error_high")))
+        for r in rows_of("controls")
+        if r["group"] == group
+    }
+    if not found:
+        return "–", MISSING
+    return f"error {told(found['LoRWeB'])}, {control} {told(found[control])}", apart(found["LoRWeB"], found[control])
+
+
+def swapped() -> Verdict:
+    """Another pair of the same relation against a pair of another relation."""
+    same, other = (Estimate(**report()["counterfactuals"][k]) for k in ("same", "other"))
+    return f"moves the result by {told(same)}, a pair of another relation by {told(other)}", apart(same, other)
+
+
+def untestable() -> Verdict:
+    """For claims about what is not in this repository."""
+    return "–", CANNOT

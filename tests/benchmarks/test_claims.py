@@ -1,0 +1,54 @@
+"""The ledger of the paper's claims agrees with the result files, and leads to sections that are there."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import claims, verdicts
+from benchmarks.cells import CONTEXT_TOTAL, STARTER
+from lorweb_mini.analysis.bootstrap import Estimate
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_ledger_is_what_the_files_say() -> None:
+    assert claims.LEDGER.read_text(encoding="utf-8") == claims.ledger(), "run python -m benchmarks.claims"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    between = readme.split("<!-- claims:begin -->\n")[1].split("\n<!-- claims:end -->")[0]
+    assert between == claims.summary(), "run python -m benchmarks.claims"
+
+
+def test_every_claim_leads_to_a_section() -> None:
+    assert len(claims.CLAIMS) >= 12
+    assert {claim.question for claim in claims.CLAIMS} == {f"RQ{n}" for n in range(1, 6)}
+    for claim in claims.CLAIMS:
+        source = (ROOT / "notebooks" / f"{claim.notebook}.py").read_text(encoding="utf-8")
+        assert re.search(rf"^# ##+ {re.escape(claim.section)}$", source, re.MULTILINE), claim.section
+
+
+def test_a_changed_file_changes_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three seeds by hand: one LoRA is worse by 0.1 each time, so that the claim holds; better, and it does not."""
+    monkeypatch.setenv("LORWEB_RESULTS", str(tmp_path))
+    (claim,) = [x for x in claims.CLAIMS if "generalises better than one LoRA" in x.text]
+    assert claim.row()[:2] == ("–", claims.MISSING)
+    for gap, verdict in ((0.1, claims.HOLDS), (-0.1, claims.FAILS)):
+        with (tmp_path / "ablations.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["cell", "seed", "group", "method", "error"])
+            for seed, error in enumerate((0.4, 0.5, 0.6)):
+                writer.writerow([STARTER, seed, "unseen", "LoRWeB", error])
+                writer.writerow([CONTEXT_TOTAL, seed, "unseen", "LoRWeB", error + gap + 0.001 * seed])
+        number, found, sentence = claim.row()
+        assert found == verdict and "3 seeds" in number and f"{gap + 0.001:.2f}" in number
+        assert sentence == claim.says[verdict]
+
+
+def test_verdicts_of_single_trainings_need_intervals_apart() -> None:
+    low, high, wide = (Estimate(v, v - d, v + d) for v, d in ((0.2, 0.05), (0.4, 0.05), (0.3, 0.2)))
+    assert verdicts.apart(low, high) == claims.HOLDS and verdicts.apart(high, low) == claims.FAILS
+    assert verdicts.apart(low, wide) == claims.OPEN
+    assert verdicts.apart(low, high, larger=True) == claims.FAILS
