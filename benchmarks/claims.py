@@ -161,9 +161,7 @@ def ledger() -> str:
         source = claim.source if claim.source in ("–", RUN) else claim.source.split("benchmarks.")[1]
         place = f"[{claim.notebook[:2]}](../notebooks/{claim.notebook}.ipynb), {claim.section}"
         rows.append([claim.question, claim.text, place, number, f"**{verdict}**", sentence, f"`{source}`"])
-    return (
-        HEAD + markdown(["", "claim", "notebook, section", "number", "verdict", "in a sentence", "from"], rows) + "\n"
-    )
+    return HEAD + worded(["", "claim", "notebook, section", "number", "verdict", "in a sentence", "from"], rows) + "\n"
 
 
 def summary() -> str:
