@@ -19,13 +19,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # everything is on this disk
 import matplotlib
 import numpy as np
 import torch
-from IPython.display import Markdown, display
+from IPython.display import HTML, Markdown, display
 
 import lorweb_mini as lw
 from lorweb_mini.analysis.generalisation import one_of_each
 from lorweb_mini.analysis.unseen import panel
 from lorweb_mini.commands.run import PROFILES
 from lorweb_mini.commands.train import STARTER_KINDS
+from lorweb_mini.show.ablations import prediction
 from lorweb_mini.show.pictures import picture_rows, relation_label, triplets
 from lorweb_mini.show.style import STYLE
 from lorweb_mini.show.unseen import questions
@@ -94,7 +95,7 @@ questions(first_six, [short(x.relation) for x in first_six])
 # $\lVert \hat b' - b' \rVert^2 / \lVert b - b' \rVert^2$: 0 is the true answer, and 1 is what **copying b** scores.
 # Copying is the second null model: an answer with an error of 1 or more is no better than no answer.
 #
-# > **Predict before you run.** How many of the edits with a new name does the memoriser solve?
+# Boxes like the one below ask before they show. Decide, then click on your answer.
 
 # %%
 from lorweb_mini.emoji.distributions import unseen
@@ -102,10 +103,15 @@ from lorweb_mini.show.unseen import span_map
 
 LEAST, INSIDE, OUTSIDE = 0.25, 0.05, 0.5  # the limits by which the file was made
 considered = unseen()["relations"]
+solved = [e["name"] for e in considered if not e["held_out"]]
+share = len(solved) / len(considered)
+limits = {"hardly any": (0, 0.1), "up to a third": (0.1, 1 / 3), "more than a third": (1 / 3, 1.01)}
+said = f"It solves {len(solved)} of {len(considered)}, the outlines below the line in the figure."
+ask = "How many of the edits with a new name does the memoriser solve?"
+display(HTML(prediction(ask, [(words, low <= share < high, said) for words, (low, high) in limits.items()])))
 span_map(considered, LEAST, INSIDE, OUTSIDE)
 
 # %%
-solved = [e["name"] for e in considered if not e["held_out"]]
 ANSWERS: list[tuple[str, str, str]] = []  # question, answer, number: the table at the end
 ANSWERS.append(
     ("Is a new name enough to be unseen?", "no" if solved else "yes", f"{len(solved)} of {len(considered)} solved")
@@ -193,9 +199,6 @@ display(
 #
 # The second measure is **retrieval**: among the true answers of all relations that apply to this b, is the right
 # relation's the nearest to the result? A result may have a low error and still be nearer to the answer of another edit.
-#
-# > **Predict before you run.** Where will the basis beat the memoriser: on new strengths, on new compositions, on new
-# > kinds? Will it be worse than copying b anywhere?
 
 # %%
 from lorweb_mini.analysis.generalisation import cut, merged_groups
@@ -215,6 +218,12 @@ each, most = (tests.analogies, None) if known else (cut(tests, 3).analogies, 4 i
 groups = {g: names[:most] for g, names in groups.items()}
 some = [x for g, names in groups.items() for name in names for x in each[name][: None if "unseen" in g else 3]]
 results = judge(methods, some, editor.autoencoder)
+asked = [
+    (g, {1: True, -1: False, 0: None}[results.better("LoRWeB", "memoriser", groups[g])],
+     f"Error minus the memoriser's: {results.gap('LoRWeB', 'memoriser', groups[g])}.")
+    for g in groups if g.startswith("unseen")
+]  # fmt: skip
+display(HTML(prediction("On which unseen edits will the basis be nearer to the truth than the memoriser?", asked)))
 
 # %%
 from lorweb_mini.show.unseen import by_group
@@ -265,8 +274,6 @@ display(
 # A median error hides what is missing. A picture that is darkened to a quarter hardly changes when it is flipped as
 # well, so an answer that is only dark has a low error. Ask instead, of each composition of two edits: is the result
 # nearest to **b**, to the **first edit alone**, the **second alone**, or to **both**?
-#
-# > **Predict before you run.** If a part is missing, which: the change of colour, or the change of place?
 
 # %%
 from lorweb_mini.analysis.unseen import part_shares
@@ -293,18 +300,29 @@ from lorweb_mini.analysis.evaluation import nearest, reconstruct
 from lorweb_mini.emoji.edits import apply_edit
 
 
-def whole(item: lw.Analogy, picture: torch.Tensor) -> bool:
-    """Whether a result is nearest to both edits, of b, the first alone, the second alone and both."""
+def nearest_part(item: lw.Analogy, picture: torch.Tensor) -> int:
+    """What a result is nearest to: 0 for b, 1 for the first edit alone, 2 for the second alone, 3 for both."""
     parts = [apply_edit(item.b[None], *edit)[0] for edit in get_relation(item.relation).edits]
-    return nearest(picture, reconstruct(editor.autoencoder, torch.stack([item.b, *parts, item.b_prime]))) == 3
+    return nearest(picture, reconstruct(editor.autoencoder, torch.stack([item.b, *parts, item.b_prime])))
 
 
 rows = np.flatnonzero(np.isin(results.relations, pairs_of["unseen"]))
-both = np.array([whole(results.items[i], results.pictures["LoRWeB"][i]) for i in rows], float)
-share = over_concepts(both, results.concepts[rows])
+parts = np.array([nearest_part(results.items[i], results.pictures["LoRWeB"][i]) for i in rows])
+share = over_concepts((parts == 3).astype(float), results.concepts[rows])
 verdict = "yes" if share.low > 0.5 else "no" if share.high < 0.5 else "undecided"
 ANSWERS.append(("Are both parts of most unseen compositions made?", verdict, str(share)))
 display(Markdown(f"Of unseen compositions, LoRWeB's result is nearest to **both** edits in a share of **{share}**."))
+
+# %%
+PLACES = ("flip", "rotate", "shrink", "zoom", "move", "shift", "transpose", "mirror", "tile", "wave", "ripple", "swirl")
+# The part that is missing where one is made: the second edit where the result is nearest to the first alone.
+missing = [get_relation(results.relations[i]).edits[2 - part][0] for i, part in zip(rows, parts, strict=True)
+           if part in (1, 2)]  # fmt: skip
+moved = sum(kind.startswith(PLACES) for kind in missing)
+said = f"Of {len(missing)} results with one part, {moved} lack the change of place, {len(missing) - moved} the other."
+ask = "Where only one part is made, which one is more often missing?"
+options = {"the change of place": 2 * moved > len(missing), "the change of colour": 2 * moved < len(missing)}
+display(HTML(prediction(ask, [(words, right, said) for words, right in options.items()])))
 
 # %% [markdown]
 # ## Controls
@@ -322,8 +340,6 @@ display(Markdown(f"Of unseen compositions, LoRWeB's result is nearest to **both*
 # | best single LoRA | for each relation the LoRA that is best on validation concepts | whether mixing matters |
 #
 # The last one knows more than the router: it is told the relation.
-#
-# > **Predict before you run.** Which control comes nearest to the routed mixture?
 
 # %%
 from lorweb_mini.analysis.controls import CONTROLS, controls_of
@@ -335,6 +351,10 @@ everything_unseen = [name for g, names in groups.items() if g.startswith("unseen
 chosen_on = {name: lw.analogies("val", name, n=1 if SMOKE else 2) for name in everything_unseen[: 2 if SMOKE else None]}
 controls = controls_of(editor, seen[:200], some, chosen_on, STEPS)
 results = together(results, judge(controls, some, editor.autoencoder))
+closest = min(CONTROLS, key=lambda name: results.error(name, everything_unseen).value)
+said = {name: f"Error {results.error(name, everything_unseen)} on all unseen edits." for name in CONTROLS}
+ask = "Which control will come nearest to the routed mixture on unseen edits, or go beyond it?"
+display(HTML(prediction(ask, [(name, name == closest, said[name]) for name in CONTROLS])))
 parted = {g: {m: results.error(m, names) for m in ("LoRWeB", *CONTROLS)} for g, names in groups.items()}
 by_group(parted, "error (copying b = 1)", top=2.0)
 
@@ -346,7 +366,6 @@ for control in CONTROLS:
     rows.append(f"| {control} | {results.error(control, everything_unseen)} | {gap} | {verdict} |")
     if control in ("mean mixture", "shuffled examples", "best single LoRA"):
         ANSWERS.append((f"Does the routed mixture beat the {control} on unseen edits?", verdict, f"error by {gap}"))
-closest = min(CONTROLS, key=lambda name: results.error(name, everything_unseen).value)
 display(
     Markdown(
         f"**All {len(everything_unseen)} unseen relations.** LoRWeB: {results.error('LoRWeB', everything_unseen)}\n\n"
@@ -354,6 +373,51 @@ display(
         + f"\n\nNearest to LoRWeB, or ahead of it, comes the **{closest}**."
     )
 )  # fmt: skip
+
+# %% [markdown]
+# ## How many edits does it take?
+#
+# Everything so far was one training on fresh edits. The **dial** asks what variety buys: the same recipe, the same
+# number of samples, but only M distinct edits to draw from, M = 2, 8, 32, …; ∞ is a fresh one for every sample. The
+# lists are nested, and three seeds train at each M, on the starter's kinds. The rival of each is the memoriser of **its
+# own** M edits. In other domains (see the end) generalisation appears past a threshold of distinct tasks.
+#
+# These trainings take hours. Their results lie in `data/results/dial.csv`.
+
+# %%
+from lorweb_mini.analysis.results import by_seed, command, effects, over_seeds, rows_of
+from lorweb_mini.show.ablations import told
+from lorweb_mini.show.unseen import dial
+
+dialled = rows_of("dial")
+DIAL_GROUPS = ("seen", "drawn edit", "drawn pair", "strength", "composition", "between", "outside")
+NO_DIAL = Markdown(f"**These trainings have not been made yet.** The command is `{command('dial')}`.")
+sizes = sorted({r["cell"] for r in dialled}, key=lambda m: float("inf") if m == "fresh" else int(m))
+ahead = [m for m in sizes if m != "fresh" and over_seeds(list(by_seed(dialled, m, "drawn").values())).value
+         < over_seeds(list(by_seed(dialled, m, "drawn", "memoriser").values())).value]  # fmt: skip
+if dialled:
+    said = f"The basis has the smaller mean error at M = {', '.join(ahead) or 'none of them'}."
+    ask = "At which M will the basis beat the memoriser of its own M edits, on edits that training could have drawn?"
+    display(HTML(prediction(ask, [(f"M = {m}", m in ahead, said) for m in sizes if m != "fresh"])))
+display(dial([r for r in dialled if r["group"] in DIAL_GROUPS]) if dialled else NO_DIAL)
+
+# %%
+trained_on = {r["cell"]: {x["seed"] for x in dialled if x["cell"] == r["cell"]} for r in dialled}
+lines = []
+for group, words in (("drawn", "edits that could have been drawn"), ("strength", "unseen strengths"),
+                     ("composition", "unseen compositions"), ("unseen", "all unseen edits")):  # fmt: skip
+    few = next((m for m in sizes if m != "fresh"), None)
+    effect = effects(dialled, group, few).get("fresh") if few else None
+    if effect:
+        answer = {1: "yes", -1: "no", 0: "undecided"}[effect.sign]
+        ANSWERS.append((f"Does a fresh edit for every sample beat {few} edits on {words}?", answer,
+                        f"error by {told(effect.estimate)}"))  # fmt: skip
+        own = [f"{m}: {told(over_seeds(list(by_seed(dialled, m, group).values())))}" for m in sizes]
+        lines.append(f"- **{words}**, by M: " + "; ".join(own))
+short_of = [m for m in sizes if len(trained_on[m]) < 3]
+if dialled:
+    lines.append(f"\nFewer than three seeds so far at M = {', '.join(short_of)}." if short_of else "")
+display(Markdown("\n".join(lines)) if dialled else NO_DIAL)
 
 # %% [markdown]
 # ## Can a failure be foreseen?
@@ -368,9 +432,6 @@ display(
 #
 # The analogies of one relation fail or succeed together. So the interval resamples **relations and concepts**, which
 # makes it wide.
-#
-# > **Predict before you run.** Is the distance a good warning? Think of an edit that the router mistakes for a trained
-# > one.
 
 # %%
 from lorweb_mini.analysis.foresight import distance_to_seen, foreseen, ranking
@@ -386,11 +447,14 @@ scores = {
 }
 units = np.stack([results.relations[at], results.concepts[at]], 1)
 aucs = {name: ranking(score, failed, units) for name, score in scores.items()}
+auc = aucs["distance to seen routings"]
+sign = foreseen(auc, failed, results.relations[at])
+options = {"yes, failures lie farther from what was seen": 1, "no, nearer: they are taken for something known": -1}
+asked_of = [(words, None if sign == 0 else sign == way, f"AUC {auc}.") for words, way in options.items()]
+display(HTML(prediction("Is the distance a good warning?", asked_of)))
 foresight(scores, results.relative("LoRWeB")[at], [degree_of[x.relation] for x in asked], aucs)
 
 # %%
-auc = aucs["distance to seen routings"]
-sign = foreseen(auc, failed, results.relations[at])
 ANSWERS.append(("Does distance from seen routings foresee a failure?", BETTER[sign], f"AUC {auc}"))
 meaning = {
     1: "Analogies that fail lie farther from what was seen than those that work.",
@@ -463,9 +527,6 @@ picture_rows(
 # %% [markdown]
 # The picture b was never shown to the fit. Now the same for the twelve edits of the bet, on b and on a itself, against
 # the seconds that it takes.
-#
-# > **Predict before you run.** For which groups will fitting help? Where will the LoRA of one's own do better on a, and
-# > where on b?
 
 # %%
 from lorweb_mini.analysis.fitted import fit_curves
@@ -473,6 +534,13 @@ from lorweb_mini.show.unseen import fit_curves as fit_curves_figure
 
 MARKS = (2, 4) if SMOKE else (10, 30, 60)
 curves = fit_curves(editor, twelve, MARKS, STEPS)
+medians = {place: {way: float(np.median(own[way][-1].relative(way))) for way in ("mixture", "LoRA")}
+           for place, own in (("a, the picture that was fitted", curves.on_a), ("b", curves.on_b))}  # fmt: skip
+ask = "Where will a LoRA of one's own come out ahead of a fitted mixture?"
+asked_of = [(f"on {place}", own["LoRA"] < own["mixture"],
+             f"Median error: LoRA {own['LoRA']:.2f}, mixture {own['mixture']:.2f}.")
+            for place, own in medians.items()]  # fmt: skip
+display(HTML(prediction(ask, asked_of)))
 fit_curves_figure(curves, {degree: tests.groups.get(degree, []) for degree in dict.fromkeys(degree_of.values())})
 
 # %%
@@ -559,17 +627,22 @@ display(Markdown(f"{count} questions of {len(set(shots.judged.relations))} unsee
 # %% [markdown]
 # ## Pictures that are no emoji
 #
-# All analogies so far were emoji. Now come ten drawings that are none: shapes, letters, gradients, a texture. Each is
-# the a of one question and the b of another. The edits are exact, so the true b′ is known here as well. Five could have
-# been sampled in training, five could not.
+# All analogies so far were emoji. Now come ten pictures that are none: six drawings (shapes, a letter, gradients, a
+# texture) and four photographs that come with scikit-learn and matplotlib. Each is the a of one question and the b of
+# another. The edits are exact, so the true b′ is known here as well. Five could have been sampled in training, five
+# could not.
 #
 # There are now **two** reasons for a failure. The autoencoder has seen nothing but emoji either, and what it cannot
 # reconstruct no method here can draw. So look at its own share first.
 #
-# > **Predict before you run.** Which of the ten will come out worst, and because of which of the two?
+# Photographs: `china.jpg` by [danielbuechele](https://www.flickr.com/photos/danielbuechele/6061409035), `flower.jpg` by
+# [vultilion](https://www.flickr.com/photos/vultilion/6056698931), both cropped, scaled and edited here, under
+# [CC BY 2.0](https://creativecommons.org/licenses/by/2.0/); Grace Hopper by the United States Navy, public domain.
 
 # %%
+from matplotlib.cbook import get_sample_data
 from PIL import Image, ImageDraw, ImageFont
+from sklearn.datasets import load_sample_image
 
 from lorweb_mini.images import read_image
 
@@ -581,9 +654,9 @@ def canvas(paint, paper: str = "white") -> torch.Tensor:
     return read_image(picture)
 
 
-def letter(text: str, ink: str, paper: str = "white") -> torch.Tensor:
-    """A letter in Pillow's own font."""
-    return canvas(lambda d: d.text((128, 128), text, ink, ImageFont.load_default(200), "mm"), paper)
+def crop(picture: Image.Image, left: int, top: int, side: int) -> torch.Tensor:
+    """A square cut out of a photograph, [3, 64, 64]."""
+    return read_image(picture.crop((left, top, left + side, top + side)))
 
 
 def texture(seed: int) -> torch.Tensor:
@@ -597,28 +670,30 @@ def texture(seed: int) -> torch.Tensor:
 # %%
 ramp = torch.linspace(-1, 1, 64).expand(64, 64)
 STAR = [(128 + r * np.sin(i * np.pi / 5), 128 - r * np.cos(i * np.pi / 5)) for i, r in enumerate([110, 45] * 5)]
-BARS = [(30, 140, 70, 230), (85, 90, 125, 230), (140, 120, 180, 230), (195, 40, 230, 230)]
+china, flower = (Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg"))
+with get_sample_data("grace_hopper.jpg") as file:
+    hopper = Image.open(file).convert("RGB")
 drawings = {
     "open disc": canvas(lambda d: d.pieslice((40, 40, 216, 216), 40, 330, "#d1495b")),
-    "rectangle": canvas(lambda d: d.rectangle((30, 40, 140, 210), "#2e6f95")),
     "star": canvas(lambda d: d.polygon(STAR, "#edae49")),
+    "lake": crop(china, 200, 60, 360),
     "ring and line": canvas(lambda d: (d.ellipse((30, 60, 170, 200), None, "#00798c", 22),
                                        d.line((20, 230, 236, 30), "#30343f", 14))),
-    "letter R": letter("R", "#5b4b9a"),
-    "letter g": letter("g", "#f7f3e3", "#7a2e39"),
-    "bars": canvas(lambda d: [d.rectangle(x, c) for x, c in zip(BARS, ("#e76f51", "#2a9d8f", "#264653", "#e9c46a"),
-                                                                strict=True)]),
+    "letter g": canvas(lambda d: d.text((128, 128), "g", "#7a2e39", ImageFont.load_default(200), "mm")),
+    "dahlia": crop(flower, 100, 20, 400),
     "gradient": torch.stack([ramp, -ramp.T, 0.3 + 0 * ramp]),
-    "round gradient": torch.stack([1 - 2 * (ramp**2 + ramp.T**2).clamp(max=1), ramp, -ramp]),
+    "portrait": crop(hopper, 100, 40, 320),
+    "temple": crop(china, 0, 0, 300),
     "texture": texture(3),
 }  # fmt: skip
+PHOTOGRAPHS = ("lake", "dahlia", "portrait", "temple")
 through = reconstruct(editor.autoencoder, torch.stack(list(drawings.values())))
 lost = squared(through, torch.stack(list(drawings.values()))) / (3 * 64 * 64) * 127.5**2
 emoji_b = torch.stack([x.b for x in twelve])
 usual = np.sqrt(np.median(squared(reconstruct(editor.autoencoder, emoji_b), emoji_b) / (3 * 64 * 64)) * 127.5**2)
 picture_rows(
-    {"drawing": list(drawings.values()), "autoencoder\n(grey levels)": through},
-    captions={"drawing": list(drawings), "autoencoder\n(grey levels)": [f"{np.sqrt(x):.0f}" for x in lost]},
+    {"picture": list(drawings.values()), "autoencoder\n(grey levels)": through},
+    captions={"picture": list(drawings), "autoencoder\n(grey levels)": [f"{np.sqrt(x):.0f}" for x in lost]},
     title=f"What the autoencoder loses, root mean square (median of the twelve emoji above: {usual:.0f})",
     label_width=1.1,
     size=0.85,
@@ -633,7 +708,8 @@ FOREIGN = (
     "edit/mirror_half",
     "edit/ripple=5",
 )
-EDITS_OF = [x for two in zip(TRAINED, FOREIGN, strict=True) for x in two]  # taken in turn
+# Taken in turn. Edit i is shown on picture i and asked of picture i + 3; the first two need a white ground.
+EDITS_OF = [x for two in zip(TRAINED, FOREIGN, strict=True) for x in two]
 names, pictures = list(drawings), list(drawings.values())
 own = []
 for i, edit in enumerate(EDITS_OF):
@@ -645,12 +721,18 @@ true_b, true_answer = (
     reconstruct(editor.autoencoder, torch.stack([getattr(x, k) for x in own])) for k in ("b", "b_prime")
 )
 own_errors = squared(answers, true_answer) / squared(true_b, true_answer)
+worst = own[int(own_errors.argmax())]
+said = f"It is {short(worst.relation)} on {worst.keys[2]}, with an error of {own_errors.max():.2f}."
+options = [(f"{sort} edit of a {thing}", (worst.relation in FOREIGN) == (sort == "an unseen")
+            and (worst.keys[2] in PHOTOGRAPHS) == (thing == "photograph"), said)
+           for sort in ("a trained", "an unseen") for thing in ("drawing", "photograph")]  # fmt: skip
+display(HTML(prediction("Which of the ten will come out worst?", options)))
 triplets(
     own,
     answers,
     labels=[f"{short(x.relation)}{' (unseen)' if x.relation in FOREIGN else ''}" for x in own],
     errors=own_errors.tolist(),
-    title="Ten drawings that are no emoji",
+    title="Ten pictures that are no emoji",
     size=0.65,
 )
 
@@ -664,11 +746,13 @@ from scipy.stats import binomtest
 
 p = binomtest(worse, len(own), 0.5).pvalue
 verdict = "undecided" if p > 0.05 else "yes" if worse > len(own) / 2 else "no"
-ANSWERS.append(("Are drawings that are no emoji harder?", verdict, f"{worse} of {len(own)} edits, p = {p:.2f}"))
+ANSWERS.append(("Are pictures that are no emoji harder?", verdict, f"{worse} of {len(own)} edits, p = {p:.2f}"))
+photo = np.array([x.keys[2] in PHOTOGRAPHS for x in own])
 display(
     Markdown(
-        f"Median error on the drawings **{np.median(own_errors):.2f}**, of the same edits on unseen emoji "
-        f"**{np.median(of_emoji):.2f}**; the drawings are worse in {worse} of {len(own)} edits (sign test: "
+        f"Median error on the ten **{np.median(own_errors):.2f}** (where b is a photograph "
+        f"{np.median(own_errors[photo]):.2f}, a drawing {np.median(own_errors[~photo]):.2f}), of the same edits on "
+        f"unseen emoji **{np.median(of_emoji):.2f}**; they are worse in {worse} of {len(own)} edits (sign test: "
         f"p = {p:.2f}). {int((own_errors > WORKS).sum())} of the ten fail, {int((own_errors > 1).sum())} are worse "
         "than copying b. The errors are taken against the truth as the autoencoder reconstructs it, so that its own "
         "losses come on top."
@@ -870,6 +954,8 @@ display(
 #   nothing was generalised.
 # - One error per group is not enough. Retrieval says whether the edit was recognised, the parts of a composition say
 #   which of them is missing, and controls say what a success is owed to.
+# - What variety of training buys takes trainings of its own: the same recipe on few and on many edits, each beside the
+#   memoriser of just these edits, from several seeds.
 # - Foresight has to beat a trivial number, and its interval has to respect that analogies of one relation go together.
 # - *Cannot be expressed* and *is not found* are two failures. Fitting the mixture tells them apart in seconds; whether
 #   it also mends the second is in the table.
@@ -887,7 +973,8 @@ display(
 #   [arXiv 2306.15063](https://arxiv.org/abs/2306.15063) and [arXiv 2212.04458](https://arxiv.org/abs/2212.04458).
 # - Fitting an adapter to one pair is the way of PairEdit and its relatives; a basis with a router is meant to save it.
 # - In this repository: `data/unseen.json`, `lorweb_mini/emoji/distributions.py` (memoriser),
-#   `lorweb_mini/analysis/unseen.py`, `controls.py`, `foresight.py`, `fitting.py` and `fitted.py`.
+#   `lorweb_mini/analysis/unseen.py`, `controls.py`, `foresight.py`, `fitting.py` and `fitted.py`; the dial's trainings
+#   are in `benchmarks/cells.py` and `data/results/dial.csv`.
 
 # %%
 seconds = time.perf_counter() - START
