@@ -179,6 +179,10 @@ SUMMARY += [
     ("participation ratio; components for 90 %", f"{ratio:.1f}; {ninety}"),
     ("components above dealt-out columns", f"{beyond}"),
 ]
+ANSWERS: list[tuple[str, str, str]] = []  # question, answer, number
+ANSWERS.append(
+    ("Does the map show most of the variance?", "yes" if kept[1] > 0.5 else "no", f"{kept[1]:.0%} on two components")
+)
 display(
     Markdown(
         f"The participation ratio is **{ratio:.1f}**; {ninety} components keep 90 % of the variance, and {beyond} have "
@@ -484,6 +488,10 @@ for label, (values, which) in ASKED.items():
     _, of = np.unique(values[which], return_inverse=True)
     guess = f"{np.bincount(of).max() / len(of):.2f}"
     judged = int((~np.isnan(found["routing"])).sum())
+    gain = gains[label][0]
+    verdict_of = "yes" if gain.low > 0 else "no" if gain.high < 0 else "undecided"
+    ANSWERS.append((f"Is the {label} easier to read off the routing than off the query?", verdict_of,
+                    f"accuracy by {gain}"))  # fmt: skip
     cells = [label, of.max() + 1, f"{judged:,} of {len(of):,}", *accuracy, guess, *gains[label]]
     lines.append("| " + " | ".join(map(str, cells)) + " |")
     scores = {x: [f"{getattr(clusters[label, s], x):.2f}" for s in SOURCES] for x in ("nmi", "silhouette")}
@@ -566,6 +574,8 @@ for degree in ("strength", "composition"):
     shown = "below 0.001" if p < 0.001 else f"{p:.3f}"
     lines.append(f"| {degree} | {len(these)} | {first} | {three} | {by_luck.sum():.1f} | {shown} |")
     SUMMARY.append((f"unseen {degree}: nearest known relation is a relative", f"{first} of {len(these)}, p {shown}"))
+    ANSWERS.append((f"Do relations of degree {degree} lie nearest to a relative more often than by luck?",
+                    "yes" if p < 0.05 else "undecided", f"{first} of {len(these)}, p {shown}"))  # fmt: skip
 heading = "| unseen | relations | nearest is a relative | one of three is | expected by luck | p |"
 display(Markdown(f"{heading}\n|:--|--:|--:|--:|--:|--:|\n" + "\n".join(lines)))
 
@@ -598,6 +608,11 @@ display(
 # There are three ways to find out, each more expensive than the one before: **how much a LoRA is used** (the
 # coefficients), **what it does alone** (set the others to 0), **what is lost without it** (set it to 0). They need not
 # agree.
+#
+# One warning first. The LoRAs of each layer may be renumbered, together with their keys, and nothing that is drawn
+# changes. So "LoRA 3" is an object within *one* layer; LoRA 3 of all layers together, as it is used below, is an
+# arbitrary grouping, because this basis has a router of its own in every layer. Notebook 06 matches LoRAs across layers
+# and says how far that goes.
 
 # %%
 from lorweb_mini.analysis.space import basis_usage
@@ -685,6 +700,8 @@ for dose, pictures in alone.items():
     some, most_of_it = (int((best < limit).sum()) for limit in (0.8, 0.4))
     lines.append(f"| {dose} | {np.median(moved):.2f} | {some} | {most_of_it} | {first or 'none'} |")
     SUMMARY.append((f"LoRAs that alone, {dose}, do something of an edit; most of one", f"{some}; {most_of_it} of {N}"))
+    ANSWERS.append((f"Can most LoRAs be named by what they draw alone, {dose}?",
+                    "yes" if 2 * most_of_it > N else "no", f"{most_of_it} of {N}"))  # fmt: skip
 display(
     Markdown(
         "| dose | moves b by (median) | error below 0.8 | below 0.4 | the five that can be named best |\n"
@@ -839,6 +856,8 @@ moved_update = float((tables["ΔW, as stored"] - tables["ΔW, other gauge"]).abs
 same = float((other_B @ other_A - B @ A).norm() / (B @ A).norm())
 library = float((cosines(update_gram(editor.basis, LAYER)) - tables["ΔW, as stored"]).abs().max())
 SUMMARY.append(("another gauge moves cosines: of raw A; of ΔW", f"{moved_raw:.2f}; {moved_update:.0e}"))
+ANSWERS.append(("Do cosines of raw A mean anything?", "no" if moved_raw > 0.01 else "yes",
+                f"another gauge moves them by {moved_raw:.2f}"))  # fmt: skip
 display(
     Markdown(
         f"The updates are the same to {same:.0e}. Cosines of the raw A moved by up to **{moved_raw:.2f}**, those of ΔW "
@@ -886,6 +905,8 @@ figure
 # %%
 mean, largest, linked = np.abs(pairs).mean(), np.abs(pairs).max(), float(np.median(link))
 alike = "have much in common" if mean > 0.3 else "are clearly different from each other"
+ANSWERS.append(("Do the updates of the LoRAs point in different directions?", "no" if mean > 0.3 else "yes",
+                f"mean absolute cosine {mean:.2f}; random {by_luck:.3f}"))  # fmt: skip
 meaning = "tend to be alike" if linked > 0.2 else "tend to be opposed" if linked < -0.2 else "need not be alike"
 SUMMARY += [
     ("absolute cosine of two updates: mean; largest; of random ones", f"{mean:.2f}; {largest:.2f}; {by_luck:.3f}"),
@@ -1059,6 +1080,10 @@ for (name, shape), x in tests.items():
     SUMMARY.append((f"order of {name}, on a {shape}: held out; Mantel",
                     f"{x.held_out}, p {x.p:.3f}; {x.mantel}, p {x.mantel_p:.3f}"))  # fmt: skip
 SUMMARY += [(f"verdict: {name}", said_of) for name, said_of in verdicts.items()]
+for name, said_of in verdicts.items():
+    proved = said_of.startswith(("in order", "roughly")) and "nothing is proved" not in said_of
+    ANSWERS.append((f"Is this set in order: {name}?", "yes" if proved else "no" if said_of.startswith("not") else
+                    "undecided", said_of))  # fmt: skip
 display(
     Markdown(
         "| set | shape | levels | analogies | held-out correlation | p | Mantel | p | share | query | b alone |\n"
@@ -1323,10 +1348,18 @@ print(check_surgery(culprit))
 # </details>
 
 # %% [markdown]
-# ## Every number of this notebook
+# ## Questions and answers
 
 # %%
-display(Markdown("| statistic | value |\n|:--|:--|\n" + "\n".join(f"| {what} | {value} |" for what, value in SUMMARY)))
+numbers = "\n".join(f"| {what} | {value} |" for what, value in SUMMARY)
+display(
+    Markdown(
+        "| question | answer | number |\n|:--|:--|:--|\n"
+        + "\n".join(f"| {question} | **{answer}** | {number} |" for question, answer, number in ANSWERS)
+        + "\n\n<details><summary>Every number of this notebook</summary>\n\n| statistic | value |\n|:--|:--|\n"
+        + f"{numbers}\n\n</details>"
+    )
+)
 
 # %% [markdown]
 # ## What you have seen

@@ -400,6 +400,8 @@ lines = {name: x["coefficients"] for name, (x, _) in measured.items()}
 judged = [name for name, x in lines.items() if len(set(x.concepts)) >= ENOUGH]
 ordered = [name for name in judged if lines[name].monotone().low > chances[lines[name].rungs]]
 centred = [name for name in judged if lines[name].midpoint().low > 1 / lines[name].rungs]
+ANSWERS = [(f"Is the walk in order: {name}?", "yes" if name in ordered else "undecided", str(x.monotone()))
+           for name, x in lines.items()]  # fmt: skip
 display(
     Markdown(
         "**The line of coefficients** (the full basis, but for the last line)\n\n"
@@ -444,6 +446,9 @@ drawn_paths = (*PATHS, "asked", "blend of true ends")
 sharpness = across(measured, drawn_paths, lambda x, sharp, path: f"{sharp[path]:.2f}")
 beside = {name: behind(x, "pixel") for name, (x, _) in measured.items()}
 better, worse = ([name for name, gap in beside.items() if gap.startswith(sign)] for sign in "▲▼")
+ANSWERS += [(f"Does the walk beat a blend of pixels: {name}?",
+             {"▲": "yes", "▼": "no"}.get(gap[0], "undecided"), f"pixels' error minus the walk's {gap.strip('▲▼ ')}")
+            for name, gap in beside.items()]  # fmt: skip
 display(
     Markdown(
         f"**Error at ½ minus that of coefficients** (▼ better, ▲ worse: beyond doubt, by 0.01 at least; one mark in "
@@ -590,6 +595,9 @@ for name, traces in outside.items():
         gap = marked(own.excess(stay, t), own.concepts)
         {"▼": ahead, "▲": astern}.get(gap[0], []).append(f"{name}, t = {t:g}")
         lines.append(f"| {name} | {t:g} | " + " | ".join(cells) + " |")
+answer = "undecided" if bool(ahead) == bool(astern) else "yes" if ahead else "no"
+ANSWERS.append(("Does going on beyond an end beat standing still there?", answer,
+                f"better in {len(ahead)}, worse in {len(astern)} of {len(lines)} places"))  # fmt: skip
 display(
     Markdown(
         f"| ladder | t | {' | '.join(OUT)} |\n|:--|--:|{'--:|' * len(OUT)}\n" + "\n".join(lines)
@@ -621,40 +629,70 @@ walker
 #
 # ### From one LoRA to another
 #
-# The corners of the simplex are the basis LoRAs themselves: all weight on LoRA $m$, in every layer. A softmax never
-# quite reaches them. The path from corner to corner runs along an edge of the space.
+# The corners of the simplex are the basis LoRAs themselves: all weight on one LoRA in every layer. But which LoRA of
+# another layer is "the same one"? The numbers are arbitrary: renumber the LoRAs of any layer together with their keys,
+# and every picture stays as it is. **"LoRA 3 in all layers" is a grouping by chance.** There are two ways to make it
+# mean something: one router for all layers (notebook 08 trains it), or **matching**: group the LoRAs of different
+# layers that the router turns up and down together. Below are both readings, by number and matched, and beside them
+# how well the groups hold together, also for a router with fresh weights.
 
 # %%
-from lorweb_mini.analysis.mixtures import strongest
+from lorweb_mini.analysis.controls import untrained_router
+from lorweb_mini.analysis.mixtures import matched
 
-count, layers = starter.basis.n_loras, len(starter.basis.layers)
-leaders = strongest(c_0, 2) + strongest(c_1, 2)
-corner = {n: torch.nn.functional.one_hot(torch.full((layers,), n), count).float() for n in range(count)}
-m, n = leaders[0], next(x for x in (*leaders[2:], *leaders, *range(count)) if x != leaders[0])
-mixed = torch.stack([torch.lerp(corner[m], corner[n], t) for t in quarters])
-corners = render(starter, shown.b[None], mixed[None], STEPS)[0]
-everywhere = render(starter, shown.b[None], torch.stack(list(corner.values()))[None], STEPS)[0]
+known = [x for name in names for x in lw.analogies("val", name, n=2 if SMOKE else 6)]
+triplets_of = [torch.stack([getattr(x, part) for x in known]) for part in ("a", "a_prime", "b")]
+coefficients = starter.route(*triplets_of)
+with torch.no_grad():
+    latents = [starter.autoencoder.to_latent(x) for x in triplets_of]
+    fresh = untrained_router(starter.router)(*starter.embeddings(*latents))
+groups, together = matched(coefficients)
+layers, count = groups.shape
+by_number = np.tile(np.arange(count), (layers, 1))
+held = {"by number": coefficients, "matched": coefficients[:, np.arange(layers)[:, None], groups]}
+corners = {
+    name: torch.nn.functional.one_hot(torch.from_numpy(order).T.contiguous(), count).float()  # [N, layers, N]
+    for name, order in (("by number", by_number), ("matched", groups))
+}
+most_used = {}
+for name, table in held.items():  # from the group that one edit uses most, to the one that another adds most to
+    row = {k: table[[x.relation == name_of for x in known]].mean((0, 1)) for k, name_of in enumerate(names[:2])}
+    most_used[name] = int(row[0].argmax()), int((row[1] - row[0]).argmax())
+walks, alone = {}, {}
+for name, (m, n) in most_used.items():
+    path = torch.stack([torch.lerp(corners[name][m], corners[name][n], t) for t in quarters])
+    walks[f"{name}:\n{m} → {n}"] = render(starter, shown.b[None], path[None], STEPS)[0]
+    alone[name] = render(starter, shown.b[None], corners[name][None], STEPS)[0]
+
+# %%
+start = reconstruct(starter.autoencoder, shown.b[None])
 size = float(truth.length[0])
-moved = squared(everywhere, reconstruct(starter.autoencoder, shown.b[None]).expand_as(everywhere)) / size
+moved = {name: squared(x, start.expand_as(x)) / size for name, x in alone.items()}
 display(
     picture_rows(
-        {f"LoRA {m} → LoRA {n}": corners, "each LoRA alone": everywhere[:8], " ": everywhere[8:]},
-        captions={
-            f"LoRA {m} → LoRA {n}": [f"t = {t:.3g}" for t in quarters],
-            "each LoRA alone": [f"{i}: {x:.1f}" for i, x in enumerate(moved)][:8],
-            " ": [f"{i}: {x:.1f}" for i, x in enumerate(moved)][8:],
-        },
-        title="The corners of the space, and a walk from one to another",
+        walks,
+        captions={name: [f"t = {t:.3g}" for t in quarters] for name in walks},
+        title="A walk from one LoRA to another, in two readings of what one LoRA is",
         label_width=1.3,
-        size=0.56,
+        size=0.62,
     )
 )
 display(
+    picture_rows(
+        {f"{name} {half}": x[half * (count // 2) : (half + 1) * (count // 2)] for name, x in alone.items()
+         for half in (0, 1)},
+        title="Each LoRA alone, with a coefficient of 1 in every layer",
+        label_width=1.3,
+        size=0.56,
+    )
+)  # fmt: skip
+_, chance = matched(fresh)
+display(
     Markdown(
-        f"The number after a LoRA's own is how far it moves b, in units of the walk's length: median "
-        f"**{np.median(moved):.2f}**, from {moved.min():.2f} to {moved.max():.2f}. The routed mixtures themselves move "
-        f"it by {float(squared(way[0, :1], reconstruct(starter.autoencoder, shown.b[None]))[0]) / size:.2f} (t = 0) "
-        f"and {float(squared(way[0, -1:], reconstruct(starter.autoencoder, shown.b[None]))[0]) / size:.2f} (t = 1)."
+        f"Mean correlation of a LoRA's coefficients with its group's in the other layers: matched **{together:.2f}**, "
+        f"with an untrained router {chance:.2f}. A LoRA alone moves b by a median of "
+        + ", ".join(f"{np.median(x):.2f} ({name})" for name, x in moved.items())
+        + " lengths of the walk above. The figures in the rest of this course use LoRAs by number unless they say so."
     )
 )
 
@@ -847,6 +885,9 @@ for label, part in sums.items():
     gaps = {other: score(part, recipe, other) for other in (alone, "one after the other", "composed pair")}
     said = {"▼": "better than", "▲": "worse than"}
     words = [f"{said.get(marked(x, part['concepts'])[0], 'not to be told from')} {o}" for o, x in gaps.items()]
+    ANSWERS.append((f"Is adding two analogies ({recipe}) better than {alone}: {flat}?",
+                    {"▼": "yes", "▲": "no"}.get(marked(gaps[alone], part["concepts"])[0], "undecided"),
+                    f"error by {gaps[alone]}"))  # fmt: skip
     sentences.append(f"- {flat}: the best recipe is **{recipe}**; it is {', '.join(words)}.")
 display(
     Markdown(
@@ -1005,6 +1046,11 @@ for label in shots:
         gain = gains[label, way]
         cells.append(marked(gain, shots[label]["concepts"]))
     lines.append(f"| {label} | " + " | ".join(cells) + " |")
+for label in shots:
+    gain = gains[label, "space"]
+    sign = marked(gain, shots[label]["concepts"])[0]
+    ANSWERS.append((f"Do {KS[-1]} examples help, averaged in the space: {label}?",
+                    {"▼": "yes", "▲": "no"}.get(sign, "undecided"), f"error by {gain}"))  # fmt: skip
 helped = [
     f"{label} by the {way}"
     for (label, way), gain in gains.items()
@@ -1237,6 +1283,18 @@ print(check_middle(share_in_the_middle))
 # </details>
 
 # %% [markdown]
+# ## Questions and answers
+
+# %%
+display(
+    Markdown(
+        "| question | answer | number |\n|:--|:--|:--|\n"
+        + "\n".join(f"| {question} | **{answer}** | {number} |" for question, answer, number in ANSWERS)
+        + "\n\n*Undecided*: the interval holds chance or 0, or there are too few concepts for a verdict."
+    )
+)
+
+# %% [markdown]
 # ## What you have seen
 #
 # - Coefficients and weights give one path, logits and embeddings another. The first follows from the gate, the second
@@ -1249,8 +1307,6 @@ print(check_middle(share_in_the_middle))
 # - Beyond the ends the paths differ: one leaves the simplex, the other ends at single LoRAs.
 # - Means of mixtures weaken edits; sums count twice what is shared; two edits in turn need no recipe.
 # - Several examples can be averaged before anything is drawn, for the cost of one picture.
-#
-# The tables above have the results, computed on the weights that you have here.
 #
 # **Next: 07, Unseen.** Ask for edits that no training showed, and find out why some answers are wrong.
 #
