@@ -669,7 +669,8 @@ def texture(seed: int) -> torch.Tensor:
 
 # %%
 ramp = torch.linspace(-1, 1, 64).expand(64, 64)
-STAR = [(128 + r * np.sin(i * np.pi / 5), 128 - r * np.cos(i * np.pi / 5)) for i, r in enumerate([110, 45] * 5)]
+TURNED = 0.3 + np.arange(10) * np.pi / 5  # or a flip would leave the star as it is
+STAR = [(128 + r * np.sin(t), 128 - r * np.cos(t)) for t, r in zip(TURNED, [110, 45] * 5, strict=True)]
 china, flower = (Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg"))
 with get_sample_data("grace_hopper.jpg") as file:
     hopper = Image.open(file).convert("RGB")
