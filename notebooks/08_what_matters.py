@@ -147,6 +147,7 @@ display(
 # - *pair adapter*: one LoRA and, in every block, cross-attention to what the router reads (RelationAdapter's kind),
 #   with as many parameters as the starter's LoRAs and router together.
 # - *query cat*: the paper's query, embeddings of a, a′ and b; the starter adds an encoder of the pair.
+# - *encoder …*: the paper's query with another image encoder; compare these with *query cat*, not with the starter.
 # - *N 1, r 64*: a single LoRA that sees b alone. It cannot know the edit, whatever its rank.
 # - *times as for artists*: other noise levels in training, those for drawings by artists.
 #
@@ -240,7 +241,8 @@ if candidates:
         )
     )
 else:
-    display(Markdown("No seed contradicts the others here" + ("." if len(seeds) > 1 else ": there is only one.")))
+    known = {0: ": there is none yet", 1: ": there is only one"}.get(len(seeds), "")
+    display(Markdown(f"No seed contradicts the others here{known}."))
 
 # %% [markdown]
 # Nothing was wrong with that training. There are as many such seeds as there are small effects, and whoever looks at
