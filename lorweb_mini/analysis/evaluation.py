@@ -125,6 +125,7 @@ class _Truth:
         # Retrieval and the judge look at these.
         self.chosen = [int(i) for span in self.spans.values() for i in span[:limit]]
         self.judge = judge if self.chosen else None
+        self.features = self.judge.features(self.b_prime[self.chosen]) if self.judge else None
         relations = [get_relation(name) for name in data] if self.chosen else []
         true = {i: answers(self.items[i], relations) for i in self.chosen}
         self.candidates = {i: reconstruct(autoencoder, x) for i, x in true.items() if len(x) > 1}
@@ -155,7 +156,7 @@ class _Truth:
         if self.judge is None:
             return {}
         distance, counted = np.zeros((2, len(result)))
-        distance[self.chosen] = self.judge.distance(result[self.chosen], self.b_prime[self.chosen]).numpy()
+        distance[self.chosen] = 1 - (self.judge.features(result[self.chosen]) * self.features).sum(-1).numpy()
         counted[self.chosen] = 1
         return {"judge": (distance, counted)}
 
