@@ -114,10 +114,10 @@ def judged_methods(cell: Cell, editor: Editor, asked: Panel, own: Listed | None,
 
 def rows_of(cell: Cell, editor: Editor, folder: Path, quick: bool) -> list[dict[str, Any]]:
     """The cell's rows: one a group of relations and method."""
-    counts = (2, 2) if quick else (PROFILES["cpu"].analogies, PROFILES["cpu"].drawn)
+    *counts, limit = (2, 2, 1) if quick else (PROFILES["cpu"].analogies, PROFILES["cpu"].drawn, 3)
     asked, own = judged_panel(cell, *counts)
     methods = judged_methods(cell, editor, asked, own, quick)
-    result = evaluate(methods, asked.analogies, editor.autoencoder, asked.groups, retrieval_limit=3, resamples=1000)
+    result = evaluate(methods, asked.analogies, editor.autoencoder, asked.groups, retrieval_limit=limit, resamples=1000)
     log = read_log(folder / LOG)[-1]
     common = {
         "study": cell.study,
