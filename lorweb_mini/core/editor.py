@@ -49,6 +49,10 @@ QUERIES: dict[str, Callable[[Tensor, Tensor, Tensor], list[Tensor]]] = {
 }
 
 
+# Settings that weights trained before there was a choice do not name; the defaults are what they were trained with.
+LATER = ("encoder", "query", "mixing", "temperature", "shared")
+
+
 @dataclass(frozen=True)
 class BasisConfig:
     """Shape of a basis and its router.
@@ -437,7 +441,8 @@ def load(weights: str | Path = "full") -> Editor:
     if not folder.is_dir():
         raise InputError(f"expected 'full', 'starter' or a folder with a trained basis, got {str(weights)!r}")
     stored, state = load_weights(folder)
-    own = {name: stored[name] for name in BasisConfig.__dataclass_fields__ if name in stored}
+    fields = BasisConfig.__dataclass_fields__
+    own = {name: stored.get(name, fields[name].default) for name in fields if name in stored or name in LATER}
     check_config(BasisConfig.__init__, own, folder)
     with naming(folder):
         config = BasisConfig(**own)

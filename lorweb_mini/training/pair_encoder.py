@@ -83,15 +83,15 @@ class PairRecipe(Recipe):
         net, seen = self.encoder, batch["visible"]
         e = net(batch["a"][seen], batch["a_prime"][seen])
         present, order, mask = (batch[k][seen] for k in ("present", "order", "mask"))
-        logits = net.present(e)
+        logits, named, relation = net.present(e), net.relation(e), batch["relation"][seen]
+        count = (relation >= 0).sum().clamp_min(1)
         terms = {
             "present": F.binary_cross_entropy_with_logits(logits, present) * len(net.kinds) / 4,
             "order": F.cross_entropy(net.order(e).view(-1, LONGEST), order.view(-1), ignore_index=-1),
             "strength": ((net.strength(e) - batch["strength"][seen]).pow(2) * mask).sum() / mask.sum().clamp_min(1),
-            "relation": F.cross_entropy(net.relation(e), batch["relation"][seen], ignore_index=-1),
+            "relation": F.cross_entropy(named, relation, ignore_index=-1, reduction="sum") / count,
         }
-        known = batch["relation"][seen] >= 0
-        right = (net.relation(e).argmax(-1) == batch["relation"][seen])[known].float().mean()
+        right = (named.argmax(-1) == relation).sum() / count  # -1, no relation, is never right
         kinds = ((logits > 0) == present.bool()).all(-1).float().mean()
         loss = torch.stack([self.WEIGHTS[k] * v for k, v in terms.items()]).sum()
         return {"loss": loss, **{k: v.detach() for k, v in terms.items()}, "relation_top1": right, "kinds_right": kinds}

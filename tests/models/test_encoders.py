@@ -166,7 +166,7 @@ def test_weights_from_before_the_choice_load(data: Path) -> None:
     assert old.config.encoder == "tiny-clip" and torch.equal(old.route(*triplet), expected)
     del config["layout"]
     path.write_text(json.dumps(config))
-    with pytest.raises(lw.InputError, match="expected a basis configuration"):
+    with pytest.raises(lw.InputError, match="without layout"):
         lw.load("starter")
 
 
