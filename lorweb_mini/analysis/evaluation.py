@@ -153,7 +153,7 @@ class _Truth:
 
     def distances(self, result: Tensor) -> dict[str, Sums]:
         """The judge's feature distances, if there is one."""
-        if self.judge is None:
+        if self.judge is None or self.features is None:
             return {}
         distance, counted = np.zeros((2, len(result)))
         distance[self.chosen] = 1 - (self.judge.features(result[self.chosen]) * self.features).sum(-1).numpy()
