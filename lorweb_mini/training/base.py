@@ -28,11 +28,10 @@ class BaseRecipe(Recipe):
 
     A tenth of the samples has no instruction and the reference as its target. The last phrasing of every relation is
     never shown, so that it can tell whether the base understands words that it has not seen. Of two phrasings that it
-    has seen it gets a random mixture, with noise added: a sentence stands for those near it.
+    has seen it gets a random mixture.
     """
 
     NO_INSTRUCTION = 0.1
-    NOISE = 0.5  # largest norm of the noise on a sentence's vector, as a share of the vector's
     SHARES = (0.45, 0.45, 0.1)  # artists' pairs, fresh edits, named edits
     FOLLOWED = 0.25  # share of the artists' pairs whose second picture is edited as well
     # What is learnt slowly is drawn more often: what moves pixels far, and what needs knowledge of the drawings.
@@ -107,11 +106,9 @@ class BaseRecipe(Recipe):
 
     @staticmethod
     def _mixture(rng: np.random.Generator, phrasings: Tensor) -> Tensor:
-        """A point near the line between two of the phrasings' vectors [k, 384], of their norm."""
+        """A point between two of the phrasings' vectors [k, 384], of their norm."""
         first, second = phrasings[rng.integers(len(phrasings), size=2)]
         mixed = torch.lerp(first, second, float(rng.random()))
-        noise = torch.from_numpy(rng.standard_normal(len(mixed), np.float32))
-        mixed = mixed + noise * (BaseRecipe.NOISE * float(rng.random()) * mixed.norm() / noise.norm())
         return mixed * first.norm() / mixed.norm()
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
