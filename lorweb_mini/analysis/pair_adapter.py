@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.editor import BasisConfig, Editor, new_editor
-from ..core.router import Router
+from ..core.router import Router, Standardised
 from ..errors import InputError
 from ..models.weights import load_state, load_weights
 
@@ -46,7 +46,7 @@ class CrossAttention(nn.Module):
         return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
-class PairAdapter(nn.Module):
+class PairAdapter(Standardised):
     """Cross-attention in every block of an editor's transformer.
 
     Its forward pass reads the embeddings and keeps their tokens for the blocks, until the next one: unlike a router it
@@ -59,17 +59,12 @@ class PairAdapter(nn.Module):
         InputError: an editor of another kind.
     """
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(self, editor: Editor) -> None:
-        super().__init__()
         if not isinstance(editor.router, Router) or editor.layout.needs_context or editor.basis.n_loras != 1:
             raise InputError("expected an editor with a single LoRA, a router and layout b, got another one")
         query, transformer = editor.router.query_projection.shape[-1], editor.base.transformer
+        super().__init__(query)
         self.layers = len(editor.basis.layers)
-        self.register_buffer("mean", torch.zeros(query))
-        self.register_buffer("deviation", torch.ones(query))
         self.project = nn.Linear(query, TOKENS * WIDTH)
         self.norm = nn.LayerNorm(WIDTH)
         blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
@@ -78,14 +73,9 @@ class PairAdapter(nn.Module):
         for index, block in enumerate(blocks):
             block.attn.register_forward_hook(partial(self._add, index), with_kwargs=True)
 
-    def standardise(self, *embeddings: Tensor) -> None:
-        """As :meth:`Router.standardise`."""
-        deviation, self.mean = torch.std_mean(torch.cat(embeddings, dim=-1), dim=0)
-        self.deviation = deviation.clamp_min(1e-4)
-
     def forward(self, *embeddings: Tensor) -> Tensor:
         """Reads what the router's query is made of; returns the constant coefficients [B, layers, 1]."""
-        query = (torch.cat(embeddings, dim=-1) - self.mean) / self.deviation
+        query = self.query(*embeddings)
         self.tokens = self.norm(self.project(query).unflatten(-1, (TOKENS, WIDTH)))
         return query.new_full((len(query), self.layers, 1), COEFFICIENT)
 
@@ -102,7 +92,7 @@ def new_pair_editor(config: BasisConfig, seed: int = 0) -> Editor:
     editor = new_editor(config, seed)
     with torch.random.fork_rng(), torch.device("cpu"):
         torch.manual_seed(seed)
-        editor.router = PairAdapter(editor)  # type: ignore[assignment]
+        editor.router = PairAdapter(editor)
     return editor
 
 
@@ -116,8 +106,8 @@ def load_pair_editor(folder: str | Path) -> Editor:
     editor = new_pair_editor(BasisConfig(**{k: v for k, v in stored.items() if k in BasisConfig.__dataclass_fields__}))
     editor.basis.load_state_dict({k.removeprefix("basis."): v for k, v in state.items() if k.startswith("basis.")})
     own = {k.removeprefix("router."): v for k, v in state.items() if k.startswith("router.")}
-    load_state(editor.router, own, folder)  # type: ignore[arg-type]
-    editor.router.requires_grad_(False)  # type: ignore[union-attr]
+    load_state(editor.router, own, folder)
+    editor.router.requires_grad_(False)
     for parameter in editor.basis.parameters():
         parameter.requires_grad_(False)
     return editor

@@ -234,7 +234,7 @@ class Editor:
         self.autoencoder, self.encoder, self.base = backend.autoencoder, backend.encoder, backend.base
         self.pair_encoder, config = backend.pair_encoder, backend.config
         self.basis = Basis(self.base.transformer, config.n_loras, config.rank)
-        self.router: Router | None = None
+        self.router: Any = None  # a Router, or another module that gives coefficients of the same embeddings
         if getattr(config, "routed", True):
             pair_dim = 0 if self.pair_encoder is None else self.pair_encoder.embedding_dim
             layers, width = len(self.basis.layers), self.encoder.embedding_dim

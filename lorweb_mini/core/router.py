@@ -20,7 +20,29 @@ from torch import Tensor, nn
 MIXINGS = ("softmax", "tanh", "top-1", "top-2", "top-4")
 
 
-class Router(nn.Module):
+class Standardised(nn.Module):
+    """Reads a query of so many numbers, each standardised over training triplets."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        # Fixed before training, see standardise; saved with the weights.
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+
+    def query(self, *embeddings: Tensor) -> Tensor:
+        """Embeddings of pictures, and of the pair if it is used, to the query [B, Q]; b' is not among them."""
+        return (torch.cat(embeddings, dim=-1) - self.mean) / self.deviation
+
+    def standardise(self, *embeddings: Tensor) -> None:
+        """Fixes mean and deviation of the query's inputs from the embeddings of K training triplets, [K, ...] each."""
+        deviation, self.mean = torch.std_mean(torch.cat(embeddings, dim=-1), dim=0)
+        self.deviation = deviation.clamp_min(1e-4)
+
+
+class Router(Standardised):
     """Keys and query projections of all layers, held as two stacked tensors.
 
     Args:
@@ -35,9 +57,6 @@ class Router(nn.Module):
         shared: one projection and one set of keys serve all layers, so that an analogy has one mixture c of N.
     """
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(
         self,
         layers: int,
@@ -51,13 +70,10 @@ class Router(nn.Module):
         temperature: float = 1.0,
         shared: bool = False,
     ) -> None:
-        super().__init__()
         width = pictures * embedding_dim + pair_dim
+        super().__init__(width)
         self.layers, self.mixing, self.temperature = layers, mixing, temperature
         own = 1 if shared else layers
-        # Fixed before training, see standardise; saved with the weights.
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("deviation", torch.ones(width))
         self.keys = nn.Parameter(torch.empty(own, n_loras, keys_dim))
         self.query_projection = nn.Parameter(torch.empty(own, keys_dim, width))
         self.reset_parameters()
@@ -67,15 +83,6 @@ class Router(nn.Module):
         nn.init.normal_(self.keys)
         bound = 1 / math.sqrt(self.query_projection.shape[-1])
         nn.init.uniform_(self.query_projection, -bound, bound)
-
-    def query(self, *embeddings: Tensor) -> Tensor:
-        """Embeddings of pictures, and of the pair if it is used, to the query [B, Q]; b' is not among them."""
-        return (torch.cat(embeddings, dim=-1) - self.mean) / self.deviation
-
-    def standardise(self, *embeddings: Tensor) -> None:
-        """Fixes mean and deviation of the query's inputs from the embeddings of K training triplets, [K, ...] each."""
-        deviation, self.mean = torch.std_mean(torch.cat(embeddings, dim=-1), dim=0)
-        self.deviation = deviation.clamp_min(1e-4)
 
     def logits(self, query: Tensor) -> Tensor:
         """Scaled similarities of the projected query to the keys, [B, layers, N]."""

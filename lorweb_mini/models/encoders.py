@@ -131,7 +131,3 @@ class Judge:
             # The network was trained on (x · 255 − 127) / 128 with x in [0, 1].
             parts.append(self.network.extract_features((127.5 * large + 0.5) / 128).mean((2, 3)))
         return F.normalize(torch.cat(parts), dim=-1)
-
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """1 − cosine of the features of each pair of pictures, [k]: 0 for equal ones."""
-        return 1 - (self.features(x) * self.features(y)).sum(-1)

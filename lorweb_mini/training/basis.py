@@ -105,8 +105,8 @@ class BasisRecipe(Recipe):
     ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor | float]:
         """Latents of a, a', b, b'; then mean of logit(t), for all or for each."""
         if self.analogies is not None:
-            *latents, exact = self.analogies.draw(rng, size, split)
-            return tuple(latents), torch.where(exact, self.exact_shift, SHIFT)  # type: ignore[return-value]
+            a, a_prime, b, b_prime, exact = self.analogies.draw(rng, size, split)
+            return (a, a_prime, b, b_prime), torch.where(exact, self.exact_shift, SHIFT)
         chosen = rng.choice(len(self.weights), size, p=self.weights)
         return self.bank.draw_analogies(rng, chosen), SHIFT
 
