@@ -1192,6 +1192,26 @@ mixer = Mixer(editor, question.b, routed, context=(question.a, question.a_prime)
 mixer
 
 # %% [markdown]
+# The mixer changes all layers at once. The microscope shows the same question layer by layer: which LoRAs a layer
+# mixes, and how much the picture changes when that layer's mixture alone is replaced: by a uniform one, by another
+# question's, or by nothing. It also measures the gate at every sampling step, on the activations: the router runs once
+# per question, so all steps must have the same gate.
+#
+# > **Predict before you run.** In which layers does the mixture matter most: early or late, in attention or in the MLP?
+# > Does the edit survive when a single layer is switched off?
+#
+# Click a layer or use the arrow keys. On a page without a running kernel you see the layer that matters most.
+
+# %%
+from lorweb_mini.widgets.microscope import Microscope
+
+another = next(x for x in items if x.relation != question.relation)
+microscope = Microscope(
+    editor, question.a, question.a_prime, question.b, (another.a, another.a_prime), steps=2 if SMOKE else 4
+)
+microscope
+
+# %% [markdown]
 # ## Exercise 1: few LoRAs per question, all in use
 #
 # *Difficulty ●○○ · about 5 minutes*

@@ -541,7 +541,7 @@ def check_count(answer) -> str:
         right = next(k for k in range(2, 10_000) if t.ppf(0.975, k - 1) * s / k**0.5 <= w)
         if said != right:
             return f"Not yet: for s = {s} and w = {w} you say {said}, it is {right}."
-    return "✓ Right. At five minutes a training, the last one is half a day of computing for one row of the grid."
+    return "✓ Right. At five minutes a training, the last one is a day of computing for one row of the grid."
 
 
 # %% tags=["exercise"]

@@ -172,6 +172,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--pair-rate", type=float, help="learning rate of the encoder of the pair, as a share")
     made.add_argument("--balance", type=float, help="weight of the balance term")
     made.add_argument("--exact-shift", type=float, help="mean of logit(t) for exact edits")
+    made.add_argument("--change-floor", type=float, help="divide each sample's loss by its change plus this floor")
     made.add_argument("--artists-share", type=float, help="share of artists' pairs beside the fresh edits")
     made.add_argument("--fresh", action="store_true", help="throw away an unfinished run instead of resuming it")
     made.add_argument("--from-weights", type=Path, help="start from finished weights instead of from nothing")
@@ -206,7 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.part in BASES:
         changed = given("layout", "n_loras", "rank", "encoder", "query")
         basis = replace(BASES[options.part], **changed, routed=not options.no_router)
-        more = given("pair_rate", "balance", "exact_shift", "artists_share")
+        more = given("pair_rate", "balance", "exact_shift", "change_floor", "artists_share")
     recipe = recipe_of(options.part, basis, options.seed, **more)
     if options.from_weights is not None:
         recipe.start_from(options.from_weights)

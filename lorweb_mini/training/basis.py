@@ -17,7 +17,7 @@ from ..core.editor import BasisConfig, Editor, new_editor
 from ..emoji.distributions import Distribution
 from ..emoji.latents import LatentBank, PictureSource
 from ..emoji.relations import Relation
-from ..errors import InputError
+from ..errors import InputError, finite_number
 from ..models.weights import load_weights
 from .analogies import FreshAnalogies, Listed
 from .flow import EXACT_SHIFT, SHIFT, training_sample, validation_sample
@@ -38,6 +38,8 @@ class BasisRecipe(Recipe):
         pair_rate: learning rate of the encoder of the pair as a share of the LoRAs'; 0 leaves it frozen.
         balance: weight of the term ln N − entropy of the batch's mean coefficients, against LoRAs that are never used.
         exact_shift: mean of logit(t) for exact edits.
+        change_floor: divides the loss of each sample by the mean squared change from b to b', plus this floor, so that
+            a hue counts as much as a move of the whole picture; None weighs all samples alike, as the paper does.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class BasisRecipe(Recipe):
         pair_rate: float = 0.0,
         balance: float = 0.0,
         exact_shift: float = EXACT_SHIFT,
+        change_floor: float | None = None,
         pictures: PictureSource | None = None,
     ) -> None:
         super().__init__()
@@ -62,6 +65,7 @@ class BasisRecipe(Recipe):
         self.router = self.editor.router
         self.notes = {"relations": [r.name for r in chosen], **(notes or {})}
         self.balance, self.exact_shift, self.pair_rate = balance, exact_shift, pair_rate
+        self.change_floor = None if change_floor is None else finite_number(change_floor, "change_floor", above=True)
         self.analogies: FreshAnalogies | None = None
         if fresh is not None:
             artists = [r for r in chosen if not r.edits]
@@ -78,6 +82,8 @@ class BasisRecipe(Recipe):
         self.pair_encoder = self.editor.pair_encoder if pair_rate else None
         if self.pair_encoder is not None:
             self.notes["tuned_pair_encoder"] = pair_rate
+        if change_floor is not None:
+            self.notes["change_floor"] = change_floor
         if self.router is not None:
             triplets = self._draw(np.random.default_rng(0), STANDARDISED)[0][:3]
             with torch.no_grad():
@@ -123,14 +129,24 @@ class BasisRecipe(Recipe):
         references = editor.layout.references(a, a_prime, b)
         with editor.basis.mixed(coefficients):
             v = editor.base.velocity(batch["noisy"], batch["t"], references, self.ids)
-        loss = (v - batch["velocity"]).pow(2).mean()
-        out = {"loss": loss}
+        errors = (v - batch["velocity"]).pow(2)
+        out = {"loss": errors.mean()}
+        if self.change_floor is not None or self.balance:
+            out["flow_matching"] = errors.mean()
+        if self.change_floor is not None:
+            out["loss"] = (errors.mean((1, 2)) / (self._change(batch) + self.change_floor)).mean()
         if self.balance:
             used = torch.special.entr(coefficients.mean(0)).sum(-1).mean()
-            out = {"loss": loss + self.balance * (math.log(coefficients.shape[-1]) - used), "flow_matching": loss}
+            out["loss"] = out["loss"] + self.balance * (math.log(coefficients.shape[-1]) - used)
         if self.router is not None:
             out |= {k: torch.tensor(x) for k, x in routing_statistics(coefficients.detach()).items()}
         return out
+
+    def _change(self, batch: dict[str, Tensor]) -> Tensor:
+        """Mean squared difference between the answer and a copy of b, [B]."""
+        answer = batch["noisy"] - batch["t"][:, None, None] * batch["velocity"]  # z_t = x + t v
+        copied = self.editor.layout.target(batch["a"], batch["a_prime"], batch["b"], batch["b"])
+        return (answer - copied).pow(2).mean((1, 2))
 
     def validation(self) -> dict[str, float]:
         """Flow-matching losses on pictures of validation concepts: fresh edits of 1, 2 and 3, and the artists'."""

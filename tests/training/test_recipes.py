@@ -16,6 +16,7 @@ from lorweb_mini.emoji.latents import PictureSource
 from lorweb_mini.emoji.relations import get_relation
 from lorweb_mini.emoji.sheets import load_emoji
 from lorweb_mini.emoji.words import chain_vectors
+from lorweb_mini.errors import InputError
 from lorweb_mini.models.pair_encoder import PairEncoder
 from lorweb_mini.training import basis
 from lorweb_mini.training.analogies import FreshAnalogies
@@ -132,6 +133,27 @@ def test_basis_recipe_trains_basis_router_and_pair_encoder_only(
     assert all(p.grad is not None for p in editor.basis.parameters())
     assert editor.pair_encoder is not None and editor.pair_encoder.stem[0].weight.grad is not None
     assert set(recipe.validation()) >= {"edit", "two edits", "three edits"}
+
+
+def test_change_floor_divides_each_loss_by_its_change(source: PictureSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(basis, "STANDARDISED", 32)
+    editor = with_pairs()
+    fresh = Distribution(held_out=held_out())
+    plain, divided = (
+        BasisRecipe(editor.config, [], editor=editor, pictures=source, fresh=fresh, change_floor=floor)
+        for floor in (None, 0.2)
+    )
+    (_, _, b, b_prime), _ = plain._draw(np.random.default_rng(0), 6)
+    batch = plain.batch(np.random.default_rng(0), 6)
+    ratios = [
+        plain({k: v[i : i + 1] for k, v in batch.items()})["loss"] / ((b[i] - b_prime[i]).pow(2).mean() + 0.2)
+        for i in range(6)
+    ]
+    out = divided(batch)
+    torch.testing.assert_close(out["loss"], torch.stack(ratios).mean())
+    torch.testing.assert_close(out["flow_matching"], plain(batch)["loss"])
+    with pytest.raises(InputError, match="change_floor"):
+        BasisRecipe(editor.config, [], editor=editor, pictures=source, fresh=fresh, change_floor=0.0)
 
 
 def test_the_pair_reaches_the_coefficients() -> None:
