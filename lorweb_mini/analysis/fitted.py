@@ -17,11 +17,10 @@ from ..core.editor import Editor
 from ..emoji.relations import Analogy, as_batch
 from ..errors import InputError, whole_number
 from .fitting import Fit, fit_coefficients, fit_loras, render
-from .generalisation import Judged, judged
+from .generalisation import WORKS, Judged, judged
 from .space import concepts_of
 
 WAYS = ("mixture", "LoRA")
-SPANNED, WORKS = 0.25, 0.5  # normalised errors below which an edit counts as expressed on a, and as made on b
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +87,7 @@ def diagnosis(routed_b: float, fitted_a: float, fitted_b: float) -> str:
     """Why an edit works or not, from normalised errors: of the router on b, of the fitted mixture on a and on b."""
     if routed_b < WORKS:
         return "found by the router"
-    if fitted_a >= SPANNED:
+    if fitted_a >= WORKS:
         return "not spanned"
     return "spanned, not found" if fitted_b < WORKS else "fitted on a, does not carry over"
 

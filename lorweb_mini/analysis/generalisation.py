@@ -17,6 +17,7 @@ from .evaluation import Method, draw, reconstruct, squared
 from .space import concepts_of, spread_out
 from .unseen import Panel
 
+WORKS = 0.15  # a normalised error above which hardly any answer looks right, chosen by eye on validation pictures
 LEAST_GAP = 0.01  # a smaller difference of two errors is no verdict, however certain it is
 
 
@@ -137,8 +138,8 @@ def one_of_each(panel: Panel, count: int = 12) -> list[Analogy]:
     return [panel.analogies[name][0] for name in chosen]
 
 
-def failures(judged: Judged, method: str, above: float = 0.5) -> np.ndarray:
-    """Which analogies a method gets wrong by more than half of what copying b scores, bool [k]."""
+def failures(judged: Judged, method: str, above: float = WORKS) -> np.ndarray:
+    """Which analogies a method gets wrong: with a normalised error beyond the limit, bool [k]."""
     return judged.relative(method) > above
 
 

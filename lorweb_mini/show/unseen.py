@@ -14,7 +14,8 @@ from sklearn.metrics import roc_curve
 from torch import Tensor
 
 from ..analysis.bootstrap import Estimate
-from ..analysis.fitted import WORKS, Curves
+from ..analysis.fitted import Curves
+from ..analysis.generalisation import WORKS
 from ..emoji.relations import Analogy
 from ..errors import InputError
 from .figures import appearance
@@ -156,7 +157,7 @@ def foresight(
 
     Args:
         scores: name to values [k] that are known before anything is drawn.
-        errors: normalised errors [k]; above 0.5 counts as a failure.
+        errors: normalised errors [k]; above ``WORKS`` counts as a failure.
         groups: of the k analogies, for their colours.
         aucs: name of a score to its AUC.
     """

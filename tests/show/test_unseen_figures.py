@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from lorweb_mini.analysis.bootstrap import Estimate
 from lorweb_mini.analysis.fitted import Curves
+from lorweb_mini.analysis.generalisation import WORKS
 from lorweb_mini.analysis.generalisation import judged
 from lorweb_mini.emoji.distributions import unseen as published
 from lorweb_mini.emoji.relations import as_batch
@@ -70,7 +71,7 @@ def test_foresight_shows_points_and_curves() -> None:
     left, right = figure.axes
     assert sum(len(x.get_offsets()) for x in left.collections) == 20
     assert len(right.lines) == 3 and any("AUC 0.70" in t for t in texts(figure))
-    assert left.get_title("left") == f"{(errors > 0.5).sum()} of 20 analogies fail"
+    assert left.get_title("left") == f"{(errors > WORKS).sum()} of 20 analogies fail"
     one_outcome = unseen.foresight(scores, np.ones(20), ["one"] * 20, aucs)
     assert len(one_outcome.axes[1].lines) == 1
 
