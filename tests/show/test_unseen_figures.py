@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 
 from lorweb_mini.analysis.bootstrap import Estimate
 from lorweb_mini.analysis.fitted import Curves
-from lorweb_mini.analysis.generalisation import WORKS
-from lorweb_mini.analysis.generalisation import judged
+from lorweb_mini.analysis.generalisation import WORKS, judged
 from lorweb_mini.emoji.distributions import unseen as published
 from lorweb_mini.emoji.relations import as_batch
 from lorweb_mini.errors import InputError
