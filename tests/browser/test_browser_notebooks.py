@@ -14,6 +14,7 @@ from playwright.sync_api import Page, expect
 from .lab import CELL_SECONDS, KERNEL, ROOT, Notebook, Server, changed, differ, pixels, source
 
 START, ANALOGIES, FLOW = "00_start_here", "01_visual_analogies", "02_flow_matching"
+UNSEEN = "07_unseen"
 
 
 @pytest.fixture
@@ -102,6 +103,35 @@ def test_the_browser_searches_and_follows_a_relation(fresh: Notebook, screenshot
     fresh.stop_kernel()
     relation.click()
     expect(widget.get_by_role("alert")).to_contain_text("No answer from the kernel")
+
+
+@pytest.mark.parametrize("lab", [True, False], ids=["lab", "notebook_7"])
+def test_bets_and_predictions_are_answered(server: Server, page: Page, screenshots: Path, lab: bool) -> None:
+    """Notebook 07 up to the bets: a click opens what the numbers say, and a cell after the bets knows them."""
+    text = jupytext.read(ROOT / "notebooks" / f"{UNSEEN}.py", fmt="py:percent")
+    code = [cell.source for cell in text.cells if cell.cell_type == "code"]
+    (last,) = (i for i, source in enumerate(code) if "bets = Bets(" in source)
+    name = f"bets_{lab}.ipynb"
+    server.put(name, *code[: last + 1], "bets.bets[:3]")
+    notebook = Notebook(page, server, name, lab)
+    cells = page.locator(".jp-CodeCell")
+    for number, source_of_cell in enumerate(code[:last]):
+        output = notebook.run(cells.nth(number))
+        if "prediction(" in source_of_cell:
+            answer = output.locator("details").first
+            expect(answer.locator("p")).to_be_hidden()
+            answer.locator("summary").click()
+            expect(answer.locator("p")).to_contain_text("It solves")
+    output = notebook.run(cells.nth(last))
+    menus = output.get_by_role("combobox")
+    expect(menus).to_have_count(12)
+    menus.nth(0).select_option(label="it works")
+    menus.nth(1).select_option(label="it fails")
+    expect(output).to_contain_text("2 of 12 bets placed")
+    menus.nth(0).scroll_into_view_if_needed()
+    page.screenshot(path=screenshots / f"bets_{'lab' if lab else 'notebook_7'}.png")
+    expect(notebook.run(cells.nth(last + 1))).to_contain_text("[True, False, None]")
+    server.stop_kernels()
 
 
 COMMITTED = [(START, "pads = Pads(", 5), (ANALOGIES, "browser = Browser()", 5), (FLOW, "sampler = Sampler(", 15)]
