@@ -86,6 +86,8 @@ ABLATIONS = {
     # The paper's query, and ours alone.
     **{f"query {q}": Change({"query": q}) for q in ("cat", "pair")},
     "one router for all layers": Change({"shared": True}),
+    # Small changes count as much as large ones.
+    "loss by change": Change(recipe={"change_floor": 0.2}),
     # N and r at the same N·r = 64; the single LoRA sees b alone, so that it cannot know the edit.
     **{f"N {n}, r {r}": size(n, r) for n, r in ((1, 64), (4, 16), (64, 1))},
     # The same rank with fewer and more LoRAs; the same number with another rank.

@@ -150,6 +150,8 @@ display(
 # - *encoder …*: the paper's query with another image encoder; compare these with *query cat*, not with the starter.
 # - *N 1, r 64*: a single LoRA that sees b alone. It cannot know the edit, whatever its rank.
 # - *times as for artists*: other noise levels in training, those for drawings by artists.
+# - *loss by change*: the loss of each sample is divided by how much its edit changes b, so that a change of hue counts
+#   as much as a move.
 #
 # ## Reading one ablation
 #
