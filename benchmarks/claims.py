@@ -39,10 +39,13 @@ HEAD = """# The paper's claims, one by one
 Made by `.venv/bin/python -m benchmarks.claims` from the result files; do not edit. The claims are those of a public
 summary of LoRWeB ([arXiv 2602.15727](https://arxiv.org/abs/2602.15727)), in our words. They were made for a model of
 twelve billion parameters on photographs; *here* means 9 million parameters, 64×64 emoji and trainings of about ten
-minutes, so that nothing below refutes or confirms the paper at its own scale.
+minutes or less, so that nothing below refutes or confirms the paper at its own scale. *Unseen* means unseen by the
+basis, its router and the encoder of the pair; the frozen base was told some of these edits in words, as the paper's
+base knows many edits.
 
 *Holds* and *does not hold* need an interval without 0 and a difference of at least 0.01 (two intervals that do not
-overlap where a single training is compared); *undecided* is everything else, one seed included. Errors: 0 is the true
+overlap where a single training is compared); *undecided* is everything else, one seed included. The verdicts are not
+corrected for their number. Errors: 0 is the true
 answer, 1 is what copying *b* scores.
 
 """
@@ -82,34 +85,42 @@ RUN, ABLATIONS, DIAL, CONTROLS = "make run", command("ablations"), command("dial
 UNSEEN, CASES, MANY, PANEL = "07_unseen", "Groups and null models", "How many edits does it take?", "Controls"
 GRID, RIVAL, SIZE, OWN = "08_what_matters", "A rival on equal terms", "Size: N and r", "The panel of controls"
 CLAIMS = (
-    Claim("RQ1", "A basis with a router makes edits whose strength no training showed", UNSEEN, CASES, RUN,
+    Claim("RQ1", "A basis with a router makes edits whose strength its training did not show", UNSEEN, CASES, RUN,
           lambda: against_trivial("unseen strength"),
           {HOLDS: "Strengths between trained ones are drawn, better than copying or arithmetic do.",
-           OPEN: "Far better than copying, but not beyond doubt better than the nearest trivial method.",
+           OPEN: "Not told apart from the nearest trivial method.",
            FAILS: "A trivial method is closer."}),
     Claim("RQ1", "… and edits that are new compositions", UNSEEN, "Compositions by their parts", RUN,
           lambda: against_trivial("unseen composition"),
           {HOLDS: "Compositions of known edits are drawn better than by any trivial method.",
-           OPEN: "Not told apart from the nearest trivial method: moved or shrunk pictures come out blurred.",
-           FAILS: "A trivial method is closer: moved or shrunk pictures come out blurred."}),
+           OPEN: "Not told apart from the nearest trivial method.",
+           FAILS: "A trivial method is closer."}),
     Claim("RQ1", "… and edits of kinds that trained ones cannot imitate", UNSEEN, "Inside and outside the span", RUN,
           lambda: against_trivial("unseen kind, outside"),
-          {HOLDS: "Even kinds outside the span are drawn better than by copying.",
-           OPEN: "No better than copying b: what the LoRAs do not span, no mixture of them draws.",
-           FAILS: "Worse than a trivial method: what the LoRAs do not span, no mixture of them draws."}),
-    Claim("RQ1", "The basis generalises better than one LoRA of as many parameters that sees a and a′", GRID, RIVAL,
-          ABLATIONS, change(CONTEXT_TOTAL, -1),
-          {HOLDS: "On unseen edits the basis is closer than one LoRA on equal terms.",
-           FAILS: "On unseen edits one LoRA on equal terms is closer than the basis."}),
-    Claim("RQ1", "Generalisation needs many distinct training relations (not the paper's claim; its training set's "
-          "size rests on it)", UNSEEN, MANY, DIAL, dialled,
-          {HOLDS: "A fresh relation for every sample generalises better than a few fixed ones.",
-           FAILS: "A few fixed relations generalise no worse than fresh ones."}),
+          {HOLDS: "Even kinds outside the span are drawn better than by any trivial method.",
+           OPEN: "Not told apart from the nearest trivial method.", FAILS: "A trivial method is closer."}),
+    Claim("RQ1", "The basis generalises better than one LoRA of as many trained parameters that sees a and a′", GRID,
+          RIVAL, ABLATIONS, change(CONTEXT_TOTAL, -1),
+          {HOLDS: "On unseen edits the basis, which reads the encoder of the pair, is closer than one LoRA.",
+           FAILS: "On unseen edits one LoRA is closer than the basis, which reads the encoder of the pair."}),
+    Claim("RQ1", "… also with the paper's own query, without the encoder of the pair", GRID, RIVAL,
+          ABLATIONS, change(CONTEXT_TOTAL, -1, reference="query cat"),
+          {HOLDS: "On unseen edits the basis with the paper's query is closer than one LoRA on equal terms.",
+           FAILS: "On unseen edits one LoRA on equal terms is closer than the basis with the paper's query."}),
+    Claim("RQ1", "Generalisation grows with the number of distinct training relations (not the paper's claim; its "
+          "training set's size rests on it)", UNSEEN, MANY, DIAL, lambda: dialled(128),
+          {HOLDS: "A fresh relation for every sample generalises better than 128 fixed ones.",
+           FAILS: "128 fixed relations generalise no worse than fresh ones."}),
     Claim("RQ1", "The router matters: a mixture by input beats the mean mixture", GRID, OWN, CONTROLS,
           lambda: controlled("mean mixture"),
-          {HOLDS: "The same mixture for every question is far behind.", FAILS: "One mixture serves all questions.",
+          {HOLDS: "On edits that could have been drawn the same mixture for every question is behind.",
+           FAILS: "One mixture serves all questions.",
            OPEN: "The mean mixture is not told apart from the routed one."}),
-    Claim("RQ2", "The mixture follows the example pair and not the picture", "04_a_basis_and_a_router",
+    Claim("RQ1", "… on kinds outside the span as well", GRID, OWN, CONTROLS,
+          lambda: controlled("mean mixture", "outside"),
+          {HOLDS: "Also there the routed mixture is closer.", FAILS: "There the mean mixture is closer.",
+           OPEN: "There the mean mixture is not told apart from the routed one."}),
+    Claim("RQ2", "The result follows the example pair", "04_a_basis_and_a_router",
           "Does it really read the pair?", RUN, swapped,
           {HOLDS: "Another pair of the same relation hardly moves the result, one of another relation changes it.",
            FAILS: "The pair hardly matters.", OPEN: "The two are not told apart."}),
@@ -144,7 +155,7 @@ CLAIMS = (
     Claim("RQ5", "Separate embeddings of a, a′ and b are a better query than a difference", GRID, SIZE, ABLATIONS,
           change("query difference", -1, "drawn", "query cat"),
           {HOLDS: "The difference of the embeddings alone is worse.", FAILS: "The difference alone is better."}),
-    Claim("RQ5", "Showing the transformer the whole triplet keeps detail", GRID, RIVAL, ABLATIONS,
+    Claim("RQ5", "Showing the transformer the whole triplet lowers the error", GRID, RIVAL, ABLATIONS,
           change(BOTH, 1, "drawn"),
           {HOLDS: "With a and a′ as tokens beside the router the error is smaller.",
            FAILS: "With a and a′ as tokens beside the router the error is larger."}),

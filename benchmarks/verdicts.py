@@ -22,7 +22,7 @@ HOLDS, FAILS, OPEN, MISSING, CANNOT = (
     "not measured yet",
     "cannot be tested here",
 )
-TRIVIAL = ("copy b", "copy a'", "latent arithmetic")
+TRIVIAL = ("copy b", "copy a'", "latent arithmetic", "memoriser")
 Verdict = tuple[str, str]
 """The number with its interval, and one of the five verdicts."""
 
@@ -46,8 +46,9 @@ def apart(ours: Estimate, theirs: Estimate, larger: bool = False) -> str:
 
 
 def against_trivial(group: str) -> Verdict:
-    """The starter against the nearest of copying and arithmetic."""
-    ours, rivals = scored(group, "LoRWeB"), {name: scored(group, name) for name in TRIVIAL}
+    """The starter against the nearest of copying, arithmetic and, where the report has it, the memoriser."""
+    known = report()["evaluation"]["groups"][group]
+    ours, rivals = scored(group, "LoRWeB"), {name: scored(group, name) for name in TRIVIAL if name in known}
     best = min(rivals, key=lambda name: rivals[name].value)
     return f"error {told(ours)}, {best} {told(rivals[best])}", apart(ours, rivals[best])
 
@@ -75,12 +76,10 @@ def change(
     return lambda: from_effect(effects(rows_of("ablations"), group, reference, measure).get(cell), sign, what)
 
 
-def dialled(group: str = "unseen") -> Verdict:
-    """Fresh relations against the fewest of the dial."""
-    rows = rows_of("dial")
-    sizes = sorted({int(r["cell"]) for r in rows if r["cell"] != FRESH})
-    found = effects(rows, group, str(sizes[0])).get(FRESH) if sizes else None
-    return from_effect(found, 1, f"error with fresh relations minus with {sizes[0] if sizes else '–'}")
+def dialled(fixed: int, group: str = "unseen") -> Verdict:
+    """Fresh relations against so many fixed ones."""
+    found = effects(rows_of("dial"), group, str(fixed)).get(FRESH)
+    return from_effect(found, 1, f"error with fresh relations minus with {fixed}")
 
 
 def controlled(control: str, group: str = "drawn") -> Verdict:

@@ -130,13 +130,15 @@ def effects(rows: Sequence[Row], group: str, reference: str, measure: str = "err
 def tempting(found: Mapping[str, Effect]) -> tuple[Effect, int] | None:
     """The effect and the seed that contradict the other seeds most: opposite signs, the smaller side largest.
 
-    Whoever had trained this one seed would have concluded the opposite of what the others say together. None where
-    there are no two seeds or where no seed contradicts the rest.
+    Whoever had trained this one seed would have concluded the opposite of what each of the others says. None where
+    there are no three seeds or where no seed contradicts all others.
     """
     best, most = None, 0.0
     for effect in found.values():
         for seed, gap in effect.gaps.items():
             others = [x for s, x in effect.gaps.items() if s != seed]
-            if others and gap * (rest := float(np.mean(others))) < 0 and min(abs(gap), abs(rest)) > most:
-                best, most = (effect, seed), min(abs(gap), abs(rest))
+            if len(others) < 2 or any(gap * x >= 0 for x in others):
+                continue
+            if (size := min(abs(gap), abs(float(np.mean(others))))) > most:
+                best, most = (effect, seed), size
     return best

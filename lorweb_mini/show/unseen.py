@@ -272,6 +272,7 @@ def dial(rows: Sequence[Mapping[str, str]], columns: int = 4) -> Figure:
     sizes = sorted({row["cell"] for row in rows}, key=lambda m: (m == "fresh", 0 if m == "fresh" else int(m)))
     groups, methods = (list(dict.fromkeys(row[key] for row in rows)) for key in ("group", "method"))
     height = -(-len(groups) // columns)
+    top = max(1.6, 1.05 * max(float(row["error"]) for row in rows))
     figure, grid = figure_of(2.7 * columns, 2.4 * height + 0.4, nrows=height, ncols=columns, sharey=True, squeeze=False)
     for axes, group in zip(grid.flat, groups, strict=False):
         for method, (colour, marker) in appearance(methods).items():
@@ -289,10 +290,9 @@ def dial(rows: Sequence[Mapping[str, str]], columns: int = 4) -> Figure:
         axes.axhline(1, color=PALE, lw=0.9, ls=":")
         axes.set_xticks(range(len(sizes)), ["∞" if m == "fresh" else m for m in sizes])
         axes.set_title(group, loc="left", size=9)
-        axes.set_ylim(0, 1.6)
     for axes in grid.flat[len(groups) :]:
         axes.set_axis_off()
-    grid[0, 0].set_ylabel("error (copying b = 1)")
+    grid[0, 0].set(ylabel="error (copying b = 1)", ylim=(0, min(top, 3)))
     figure.supxlabel("distinct relations in training, M (∞: a fresh one for every sample)", size=9)
     handles = {label: line for axes in grid.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8)
