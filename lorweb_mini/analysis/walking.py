@@ -26,7 +26,7 @@ from ..core.editor import Editor
 from ..errors import InputError
 from ..models.autoencoder import MiniAutoencoder
 from .bootstrap import Estimate, interval, mean_of, ratio
-from .evaluation import CHUNK, reconstruct, squared
+from .evaluation import CHUNK, gradient_energy, reconstruct, squared
 from .ladders import SAME_PLACE, Ladder
 
 PATHS = ("coefficients", "logits", "example", "latent", "pixel", "asked")
@@ -168,6 +168,11 @@ class Trace:
             raise InputError(f"expected an odd number of rungs, got {self.rungs}")
         return self._mean(self.nearest[:, self._place(0.5)] == self.rungs // 2)
 
+    @property
+    def chance(self) -> float:
+        """Share of monotone walks by luck: a smooth walk between two rungs drawn at random, (1 − 1 / T) / 2."""
+        return (1 - 1 / self.rungs) / 2
+
     def reached(self) -> np.ndarray:
         """Mean position of the nearest rung at every fraction, [S]; t itself for a walk on the truth."""
         return self.nearest.mean(0) / (self.rungs - 1)
@@ -226,3 +231,34 @@ class Truth:
     def nearer_end(self, ts: Sequence[float]) -> Tensor:
         """The nearer of the true ends, copied, [k, S, 3, 64, 64]."""
         return torch.stack([self.rungs[:, 0 if t <= 0.5 else -1] for t in ts], 1)
+
+
+def measure(
+    editor: Editor, items: Sequence[Ladder], paths: Sequence[str], ts: Sequence[float], steps: int = 4
+) -> tuple[dict[str, Trace], dict[str, float]]:
+    """Walks k ladders of one scale along several paths.
+
+    Args:
+        ts: the fractions, with 1/2 among them; ``asked`` walks those of them at which a truth is known.
+
+    Returns:
+        Path to trace, and path to sharpness at t = 1/2, that of the truth being 1. Besides the paths there are
+        ``nearer true end`` (not sharpness) and ``blend of true ends``.
+
+    Raises:
+        InputError: no truth at 1/2, or what :func:`walk` refuses.
+    """
+    truth = Truth(items, ts, editor.autoencoder)
+    if 0.5 not in truth.known:
+        raise InputError(f"expected a known truth at 0.5, got truths at {list(truth.known)}")
+    there = gradient_energy(truth.pictures[:, truth.known.index(0.5)]).sum()
+    traces, sharpness = {}, {}
+    for path in paths:
+        places = truth.known if path == "asked" else tuple(ts)
+        pictures = walk(editor, items, path, places, steps)
+        traces[path] = truth.trace(pictures, places)
+        sharpness[path] = float(gradient_energy(pictures[:, places.index(0.5)]).sum() / there)
+    traces["nearer true end"] = truth.trace(truth.nearer_end(ts))
+    traces["blend of true ends"] = truth.trace(truth.blend(ts))
+    sharpness["blend of true ends"] = float(gradient_energy(truth.blend([0.5])[:, 0]).sum() / there)
+    return traces, sharpness

@@ -13,8 +13,9 @@ from tiny_models import pictures, tiny_editor
 from torch import Tensor
 
 from lorweb_mini.analysis.bootstrap import Estimate, beyond_doubt
+from lorweb_mini.analysis.evaluation import gradient_energy
 from lorweb_mini.analysis.ladders import Ladder, Scale
-from lorweb_mini.analysis.walking import Trace, Truth, geometric, line, mixtures, walk
+from lorweb_mini.analysis.walking import Trace, Truth, geometric, line, measure, mixtures, walk
 from lorweb_mini.core.editor import Editor
 from lorweb_mini.errors import InputError
 
@@ -246,3 +247,26 @@ def test_the_measures_against_a_loop() -> None:
 def test_there_is_no_middle_of_an_even_number_of_rungs() -> None:
     with pytest.raises(InputError, match="odd number"):
         Trace(QUARTERS, 4, ("a", "b"), np.zeros((2, 5)), np.ones(2), np.zeros((2, 5), int)).midpoint()
+
+
+@pytest.mark.parametrize("rungs", [3, 5])
+def test_chance_counts_ordered_ends(rungs: int) -> None:
+    later = [last > first for first in range(rungs) for last in range(rungs)]
+    assert Trace((0, 1), rungs, ("a",), np.zeros((1, 2)), np.ones(1), np.zeros((1, 2), int)).chance == pytest.approx(
+        np.mean(later)
+    )
+
+
+def test_measuring_several_paths_at_once(editor: Editor) -> None:
+    items, ts = [ladder(0), ladder(1, concept="other")], (0.0, 0.5, 1.0, 1.5)
+    traces, sharpness = measure(editor, items, ("pixel", "asked"), ts, steps=1)
+    assert set(traces) == {"pixel", "asked", "nearer true end", "blend of true ends"}
+    truth = Truth(items, ts, editor.autoencoder)
+    asked = truth.trace(walk(editor, items, "asked", ts[:3], 1), ts[:3])
+    assert traces["asked"].ts == ts[:3] and traces["asked"].error == pytest.approx(asked.error)
+    assert traces["nearer true end"].error[:, [0, 2]] == pytest.approx(0)
+    middle, true_middle = walk(editor, items, "pixel", (0.5,), 1)[:, 0], truth.pictures[:, 1]
+    expected = gradient_energy(middle).sum() / gradient_energy(true_middle).sum()
+    assert sharpness["pixel"] == pytest.approx(expected)
+    with pytest.raises(InputError, match="expected a known truth"):
+        measure(editor, items, ("pixel",), (0.0, 1.0))
