@@ -4,8 +4,8 @@
 # A basis of LoRAs is trained on some edits, and then asked for another one. The paper's title says that the basis
 # *spans the space* of visual analogies; if so, a new edit is a new mixture, and the router finds it from one example.
 #
-# Below are six edits that no training of the basis showed: a, a′ and b of each. Will the answers be right? Can you tell beforehand?
-# In this notebook you bet, compare the answers with the truth, and look for the reason where one is wrong.
+# Below are six edits that no training of the basis showed: a, a′ and b of each. Will the answers be right? Can you tell
+# beforehand? In this notebook you bet, compare the answers with the truth, and look for the reason where one is wrong.
 
 # %%
 # %matplotlib inline
@@ -82,9 +82,9 @@ questions(first_six, [short(x.relation) for x in first_six])
 #
 # Kinds that can be imitated in part are called `between`. Every test is also on **concepts** that no training showed.
 #
-# *Unseen* means unseen by the basis, its router and the encoder of the pair. The frozen base is another matter: as in the
-# paper, whose base knows many edits, it was told some of these in words. So the *oracle instruction* below may know the
-# edit that it is told.
+# *Unseen* means unseen by the basis, its router and the encoder of the pair. The frozen base is another matter: as in
+# the paper, whose base knows many edits, it was told some of these in words. So the *oracle instruction* below may know
+# the edit that it is told.
 
 # %% [markdown]
 # ### The memoriser
@@ -392,8 +392,8 @@ display(
 # threshold of distinct tasks.
 #
 # M counts what the LoRAs and the router were shown. Base and encoder of the pair are the shipped ones, which were
-# trained on many edits, so this is not a threshold for a model that learns everything from the M. All seeds train on the
-# same nested lists, so that their spread does not cover the choice of the list.
+# trained on many edits, so this is not a threshold for a model that learns everything from the M. All seeds train on
+# the same nested lists, so that their spread does not cover the choice of the list.
 #
 # These trainings take two hours of two cores. Their results lie in `data/results/dial.csv`.
 
@@ -655,9 +655,9 @@ display(Markdown(f"{count} questions of {len(set(shots.judged.relations))} unsee
 # ## Pictures that are no emoji
 #
 # All analogies so far were emoji. Now come ten pictures that are none: six drawings (shapes, a letter, gradients, a
-# texture) and four crops of three photographs that come with scikit-learn and matplotlib. Each is the a of one question and the b of
-# another. The edits are exact, so the true b′ is known here as well. Five could have been sampled in training, five
-# could not.
+# texture) and four crops of three photographs that come with scikit-learn and matplotlib. Each is the a of one question
+# and the b of another. The edits are exact, so the true b′ is known here as well. Five could have been sampled in
+# training, five could not.
 #
 # There are now **two** reasons for a failure. The autoencoder has seen nothing but emoji either, and what it cannot
 # reconstruct no method here can draw. So look at its own share first.
