@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parent / "results" / "recipes.md"
 GROUPS = ("drawn edit", "drawn pair", "drawn triple", "strength", "composition", "inside", "outside")
 HEAD = """# Recipes, judged on validation relations and concepts
 
-Normalised error (median over relations) at one step unless the note says otherwise; in brackets the memoriser's.
+Normalised error (median over relations) at one step unless the note says otherwise; in brackets the memoriser's where it was asked for.
 `python -m benchmarks.recipes FOLDER --save` adds a row. No test relation is looked at.
 
 """
@@ -66,7 +66,7 @@ def main() -> None:
             items |= artists
             groups["tones"] = list(artists)
         methods: dict[str, Method] = {}
-        if options.memoriser or options.save:
+        if options.memoriser:
             methods["memoriser"] = memoriser_method(editor.autoencoder, kinds)
         for steps in options.steps:
             methods[f"{steps} steps"] = methods_of(editor, steps=steps)["LoRWeB"]
@@ -93,7 +93,8 @@ def main() -> None:
             for group in GROUPS:
                 s = scores.get(group)
                 cell = "–" if s is None else f"{s[f'{options.steps[0]} steps'].error.value:.2f}"
-                row.append(cell if s is None else f"{cell} ({s['memoriser'].error.value:.2f})")
+                known = s is not None and "memoriser" in s
+                row.append(f"{cell} ({s['memoriser'].error.value:.2f})" if known else cell)
             append(row)
 
 
