@@ -27,7 +27,8 @@ RESULTS = Path(__file__).parent / "results" / "recipes.md"
 GROUPS = ("drawn edit", "drawn pair", "drawn triple", "strength", "composition", "inside", "outside")
 HEAD = """# Recipes, judged on validation relations and concepts
 
-Normalised error (median over relations) at one step unless the note says otherwise; in brackets the memoriser's where it was asked for.
+Normalised error (median over relations) at one step unless the note says otherwise; in brackets the memoriser's where
+it was asked for.
 `python -m benchmarks.recipes FOLDER --save` adds a row. No test relation is looked at.
 
 """

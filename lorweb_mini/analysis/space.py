@@ -56,7 +56,8 @@ class Cloud:
 
     Attributes:
         coefficients: [k, layers, N].
-        queries: the router's input, the standardised embeddings of a, a' and b, [k, 3 · embedding_dim].
+        queries: the router's input [k, Q]: the standardised embeddings of a, a' and b, then that of the pair if it is
+            used (see :meth:`~lorweb_mini.core.router.Standardised.query`).
         relations: k names.
         keys: the four pictures of each, as in :class:`~lorweb_mini.emoji.relations.Analogy`.
     """
