@@ -117,7 +117,8 @@ def recipe_of(part: str, basis: BasisConfig | None = None, seed: int = 0, **opti
         return BaseRecipe()
     kinds = options.pop("kinds", STARTER_KINDS if part == "starter" else None)
     relations = options.pop("relations", None)
-    options = {"artists_share": 0.12 if part == "starter" else 0.4, "emphasis": EMPHASIS, **options}
+    usual = {"artists_share": 0.12} if part == "starter" else {"artists_share": 0.4, "change_floor": 0.2}
+    options = {**usual, "emphasis": EMPHASIS, **options}
     every = Distribution(kinds, held_out())
     fresh = every if relations is None else Listed(every, relations)
     return BasisRecipe(basis or BASES[part], relations_of(part), seed=seed, fresh=fresh, **options)
