@@ -154,7 +154,8 @@ def averaged(editor: Editor, relations: Sequence[str], n: int, counts: Sequence[
     b = as_batch(items)[2]
     shown = [torch.stack([torch.stack([pair[end] for pair in pairs]) for _, pairs in asked]) for end in (0, 1)]
     repeated = b.repeat_interleave(most, 0)
-    routed = editor.route(*(x.flatten(0, 1) for x in shown), repeated).unflatten(0, (len(items), most))
+    a, a_prime = (x.flatten(0, 1) for x in shown)
+    routed = editor.route(a, a_prime, repeated).unflatten(0, (len(items), most))
     each = render(editor, b, routed, steps)
     drawn = {f"{way}, 1": each[:, 0] for way in ("space", "embedding", "pictures")}
     for k in counts[1:]:

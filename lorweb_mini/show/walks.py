@@ -108,7 +108,7 @@ def recipe_intervals(
     figure, (row,) = figure_of(11.5, 3.7, ncols=len(values), sharey=True, squeeze=False)
     for axes, (group, own) in zip(row, values.items(), strict=True):
         axes.axvline(1, color=COLOURS[4], lw=1, ls="--")
-        for y, (name, value) in enumerate(reversed(own.items())):
+        for y, (name, value) in enumerate(reversed(list(own.items()))):
             colour = PALE if name in pale else COLOURS[1] if name in contrast else COLOURS[0]
             axes.plot([value.low, value.high], [y, y], color=colour, lw=2.4, solid_capstyle="round")
             axes.plot(value.value, y, "o", color=colour, ms=6, markeredgecolor="white")
