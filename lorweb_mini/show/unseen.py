@@ -292,7 +292,7 @@ def dial(rows: Sequence[Mapping[str, str]], columns: int = 4) -> Figure:
         axes.set_title(group, loc="left", size=9)
     for axes in grid.flat[len(groups) :]:
         axes.set_axis_off()
-    grid[0, 0].set(ylabel="error (copying b = 1)", ylim=(0, min(top, 3)))
+    grid[0, 0].set(ylabel="error (copying b = 1)", ylim=(0, min(top, 2)))
     figure.supxlabel("distinct relations in training, M (∞: a fresh one for every sample)", size=9)
     handles = {label: line for axes in grid.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8)
