@@ -41,8 +41,8 @@ NAMES = {"drawn": "edits that could have been sampled", "unseen": "unseen edits"
 
 
 def lacking(study: str) -> Markdown:
-    """What is said where a study has not been trained."""
-    return Markdown(f"**There are no results of the study `{study}` here yet.** This makes them: `{command(study)}`")
+    """What is said where a study has not been trained, or not far enough."""
+    return Markdown(f"**The study `{study}` has not enough results here yet.** This makes them: `{command(study)}`")
 
 
 found = {group: effects(ablations, group, STARTER) for group in GROUPS}
@@ -346,7 +346,7 @@ def versus(basis: str, rival: str, group: str) -> str:
                     f"rival's error minus the basis's {told(effect.estimate)}"))  # fmt: skip
     verdict = VERDICTS[-effect.sign]
     return (f"| {basis} | {rival} | {NAMES[group]} | {told(values[0])} | {told(values[1])} | "
-            f"{told(effect.estimate)}, {len(effect.gaps)} seeds | {verdict} |")  # fmt: skip
+            f"{told(effect.estimate)}, seeds: {len(effect.gaps)} | {verdict} |")  # fmt: skip
 
 
 PAPER = "query cat"

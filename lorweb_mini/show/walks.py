@@ -11,6 +11,7 @@ from ..analysis.bootstrap import Estimate, beyond_doubt
 from ..analysis.generalisation import LEAST_GAP
 from ..analysis.walking import PATHS, Trace
 from ..errors import InputError
+from .space import table as markdown_table
 from .style import COLOURS, MARKERS, PALE, figure_of, styled
 from .unseen import Values, lines
 
@@ -139,18 +140,6 @@ def example_panels(panels: Mapping[str, Values]) -> Figure:
     legend = row[0].get_legend_handles_labels()
     figure.legend(*legend, loc="outside right upper", title="average in", fontsize=8)
     return figure
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table: the first column on the left, numbers on the right.
-
-    Raises:
-        InputError: a row of another length than the head.
-    """
-    if any(len(row) != len(head) for row in rows):
-        raise InputError(f"expected rows of {len(head)} cells, got {[len(row) for row in rows]}")
-    lines_of = [list(head), [":--", *["--:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in lines_of)
 
 
 def walk_table(measured: Mapping[str, Traces], sharpness: Mapping[str, Mapping[str, float]], path: str) -> str:

@@ -76,12 +76,6 @@ def test_examples_have_one_legend_for_all_panels() -> None:
         walks.example_panels({})
 
 
-def test_tables_have_a_cell_for_each_heading() -> None:
-    assert walks.markdown_table(["a", "b"], [["x", 1]]) == "| a | b |\n| :-- | --: |\n| x | 1 |"
-    with pytest.raises(InputError, match="expected rows of 2 cells"):
-        walks.markdown_table(["a", "b"], [["x"]])
-
-
 def test_the_table_of_walks_shows_the_measures_of_one_path() -> None:
     rows = walks.walk_table({"up": {"pixel": trace(1)}}, {"up": {"pixel": 0.25}}, "pixel").splitlines()
     sure = "1.00 (1.00–1.00)"
