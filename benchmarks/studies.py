@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from lorweb_mini.analysis.controls import controls_of
-from lorweb_mini.analysis.evaluation import Method, evaluate, reconstruct
+from lorweb_mini.analysis.evaluation import Method, Truth, evaluate, reconstruct
 from lorweb_mini.analysis.foresight import seen_analogies
 from lorweb_mini.analysis.methods import methods_of
 from lorweb_mini.analysis.pair_adapter import load_pair_editor, new_pair_editor
@@ -43,7 +44,8 @@ from lorweb_mini.emoji.distributions import Distribution, Memoriser, held_out
 from lorweb_mini.emoji.relations import UNSEEN_DEGREES, analogies, as_batch, chain_name, get_relation
 from lorweb_mini.errors import InputError
 from lorweb_mini.files import data_dir, read_json
-from lorweb_mini.models.weights import weights_dir
+from lorweb_mini.models.autoencoder import MiniAutoencoder
+from lorweb_mini.models.weights import latent_fingerprint, weights_dir
 from lorweb_mini.training.analogies import Listed
 from lorweb_mini.training.log import LOG, read_log
 from lorweb_mini.training.loop import train
@@ -51,6 +53,7 @@ from lorweb_mini.training.loop import train
 from .cells import SAMPLES, STUDIES, Cell, cells
 
 LISTED = 16  # of the M relations of a cell are judged as seen ones
+TRUTHS: dict[Any, Truth] = {}
 PAIRED = ("drawn pair", "composition")  # groups with compositions of two edits, judged by their parts as well
 COLUMNS = (
     "study", "cell", "seed", "settings", "samples", "minutes", "loss", "entropy", "usage",
@@ -83,19 +86,30 @@ def trained(cell: Cell, folder: Path, samples: int, precision: str) -> Editor:
     return load_pair_editor(folder) if cell.change.adapter else load(folder)
 
 
-def judged_panel(cell: Cell, count: int, drawn: int) -> tuple[Panel, Listed | None]:
-    """The test panel of the starter's kinds with unions of its groups; for fixed relations, some of these as well."""
+@lru_cache(maxsize=1)
+def judged_panel(listed: int | None, count: int, drawn: int) -> tuple[Panel, Listed | None]:
+    """The test panel of the starter's kinds with unions of its groups; some of the fixed relations, if there are."""
     asked = panel("test", count, drawn, STARTER_KINDS)
     unions = {"drawn": DRAWN.values(), "unseen": UNSEEN_DEGREES}
     whole = {name: [x for part in parts for x in asked.groups.get(part, [])] for name, parts in unions.items()}
     asked = Panel(asked.analogies, {**whole, **asked.groups})
-    if (listed := cell.change.recipe.get("relations")) is None:
+    if listed is None:
         return asked, None
     own = Listed(Distribution(STARTER_KINDS, held_out()), listed)
     names = [chain_name(chain) for chain in own.chains[:LISTED].as_lists()]
     items = {name: analogies("test", name, 0, count) for name in dict.fromkeys(names)}
     items = {name: some for name, some in items.items() if len(some) > 1}
     return Panel({**items, **asked.analogies}, {"seen": list(items), **asked.groups}), own
+
+
+def judged_truth(asked: Panel, autoencoder: MiniAutoencoder, limit: int) -> Truth:
+    """The true answers on a panel; those of the last one are kept, since most cells have the same."""
+    sizes = tuple((name, len(items)) for name, items in asked.analogies.items())
+    key = (sizes, latent_fingerprint(autoencoder), limit)
+    if key not in TRUTHS:
+        TRUTHS.clear()
+        TRUTHS[key] = Truth(asked.analogies, autoencoder, None, limit, 1000, 0)
+    return TRUTHS[key]
 
 
 def judged_methods(cell: Cell, editor: Editor, asked: Panel, own: Listed | None, quick: bool) -> dict[str, Method]:
@@ -115,9 +129,11 @@ def judged_methods(cell: Cell, editor: Editor, asked: Panel, own: Listed | None,
 def rows_of(cell: Cell, editor: Editor, folder: Path, quick: bool) -> list[dict[str, Any]]:
     """The cell's rows: one a group of relations and method."""
     *counts, limit = (2, 2, 1) if quick else (PROFILES["cpu"].analogies, PROFILES["cpu"].drawn, 3)
-    asked, own = judged_panel(cell, *counts)
+    listed = cell.change.recipe.get("relations")
+    asked, own = judged_panel(listed, *counts)
     methods = judged_methods(cell, editor, asked, own, quick)
-    result = evaluate(methods, asked.analogies, editor.autoencoder, asked.groups, retrieval_limit=limit, resamples=1000)
+    truth = judged_truth(asked, editor.autoencoder, limit)
+    result = evaluate(methods, asked.analogies, editor.autoencoder, asked.groups, truth=truth)
     log = read_log(folder / LOG)[-1]
     common = {
         "study": cell.study,

@@ -102,8 +102,13 @@ def _spans(data: Mapping[str, Sequence[Analogy]]) -> dict[str, np.ndarray]:
     return dict(zip(data, np.split(np.arange(ends[-1]), ends[:-1]), strict=True))
 
 
-class _Truth:
-    """What results on the analogies of several relations are compared with, and the bootstrap's weights."""
+class Truth:
+    """What results on the analogies of several relations are compared with, and the bootstrap's weights.
+
+    Making it takes most of the time of a short evaluation, so several of the same analogies share one.
+
+    Args: those of :func:`evaluate`; limit is its retrieval_limit.
+    """
 
     def __init__(
         self,
@@ -186,6 +191,7 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
+    truth: Truth | None = None,
 ) -> Evaluation:
     """Judges methods on analogies with true b'.
 
@@ -197,6 +203,7 @@ def evaluate(
         retrieval_limit: retrieval and the judge look at so many analogies a relation at most, since every candidate
             answer has to go through the autoencoder; 0 leaves both out.
         report: called with a short line after each method.
+        truth: of an earlier call with the same analogies, judge, limit, resamples and seed.
 
     Raises:
         InputError: no analogies, or a group names a relation that has none.
@@ -208,7 +215,9 @@ def evaluate(
     for group, names in groups.items():
         if lacking := [n for n in names if n not in data] or not names:
             raise InputError(f"expected relations with analogies in the group {group!r}, got none for {lacking}")
-    truth = _Truth(data, autoencoder, judge, retrieval_limit, resamples, seed)
+    truth = truth or Truth(data, autoencoder, judge, retrieval_limit, resamples, seed)
+    if list(truth.spans) != list(data):
+        raise InputError(f"expected the truth of {list(data)}, got that of {list(truth.spans)}")
     seconds: dict[str, float] = {}
     values: dict[str, dict[str, dict[str, Resampled]]] = {}
     for method_name, method in methods.items():

@@ -6,6 +6,7 @@ import argparse
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ STARTER_KINDS = (
 )
 STARTER_TONES = ("tone/yellow>dark", "tone/dark>light")
 # The artists' relations that are learnt slowly are drawn more often.
+CHANGE_FLOOR = 0.2  # of the loss by change, see BasisRecipe
 EMPHASIS = {"gender": 3.0, "style": 2.0, "tone": 1.0, "moon": 2.0, "colour": 0.5}
 
 
@@ -114,10 +116,10 @@ def recipe_of(part: str, basis: BasisConfig | None = None, seed: int = 0, **opti
     if part == "pair_encoder":
         return PairRecipe()
     if part == "base":
-        return BaseRecipe()
+        return BaseRecipe(**{"change_floor": CHANGE_FLOOR, **options})
     kinds = options.pop("kinds", STARTER_KINDS if part == "starter" else None)
     relations = options.pop("relations", None)
-    usual = {"artists_share": 0.12} if part == "starter" else {"artists_share": 0.4, "change_floor": 0.2}
+    usual = {"artists_share": 0.12} if part == "starter" else {"artists_share": 0.4, "change_floor": CHANGE_FLOOR}
     options = {**usual, "emphasis": EMPHASIS, **options}
     every = Distribution(kinds, held_out())
     fresh = every if relations is None else Listed(every, relations)
@@ -149,6 +151,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--samples", type=int, help="length of the training, repeatable bit for bit")
     made.add_argument("--decay-samples", type=int, help="samples at the end over which the learning rate falls")
     made.add_argument("--minutes", type=float, help="time budget; beside --samples a cap, after which the state stays")
+    made.add_argument("--budget", type=float, help="minutes instead of --samples: the learning rate follows the clock")
     made.add_argument("--steps", type=int, help="exact number of steps instead")
     made.add_argument("--branch-from", type=Path, help="decay an unfinished run of this folder over --samples")
     made.add_argument("--batch-size", type=int)
@@ -175,6 +178,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--exact-shift", type=float, help="mean of logit(t) for exact edits")
     made.add_argument("--change-floor", type=float, help="divide each sample's loss by its change plus this floor")
     made.add_argument("--artists-share", type=float, help="share of artists' pairs beside the fresh edits")
+    made.add_argument("--drawers", type=int, default=0, help="processes that draw batches; pays beside a GPU")
     made.add_argument("--fresh", action="store_true", help="throw away an unfinished run instead of resuming it")
     made.add_argument("--from-weights", type=Path, help="start from finished weights instead of from nothing")
     return made
@@ -192,6 +196,8 @@ def main(arguments: list[str] | None = None) -> None:
     config = DEFAULTS[options.part]
     if options.steps is not None:
         config = replace(config, steps=options.steps, minutes=None, samples=None, decay_samples=None)
+    elif options.budget is not None:
+        config = replace(config, minutes=options.budget, samples=None, decay_samples=None)
     elif options.samples is not None:
         config = replace(config, samples=options.samples, minutes=options.minutes, decay_samples=options.decay_samples)
     elif options.minutes is not None:
@@ -209,10 +215,14 @@ def main(arguments: list[str] | None = None) -> None:
         changed = given("layout", "n_loras", "rank", "encoder", "query")
         basis = replace(BASES[options.part], **changed, routed=not options.no_router)
         more = given("pair_rate", "balance", "exact_shift", "change_floor", "artists_share")
+    elif options.part == "base":
+        more = given("change_floor")
     recipe = recipe_of(options.part, basis, options.seed, **more)
     if options.from_weights is not None:
         recipe.start_from(options.from_weights)
     elif options.part == "decoder":
         recipe.start_from(folder)
-    summary = train(recipe, config, target, options.fresh)
+    only_drawn = {"standardise": False} if options.part in BASES else {}
+    make = partial(recipe_of, options.part, basis, options.seed, **more, **only_drawn)
+    summary = train(recipe, config, target, options.fresh, options.drawers, make)
     print({k: round(v, 4) for k, v in summary.items()})

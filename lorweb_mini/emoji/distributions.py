@@ -241,6 +241,8 @@ class Distribution:
         self.weights = weights / weights.sum()
         self.samplers = [table[k][1] for k in self.kinds]
         self.names = np.array([*self.kinds, ""], dtype=object)
+        # Kinds that no chain has together: a kind and itself, and the held-out pairs.
+        self.apart = np.array([[i == j or held_out.has_pair((i, j)) for j in self.kinds] for i in self.kinds])
 
     def draw(self, rng: np.random.Generator, size: int) -> Chains:
         """``size`` fresh chains; the same for the same state of ``rng``."""
@@ -263,10 +265,13 @@ class Distribution:
             sampled = rng.choice(len(self.kinds), (len(rejected), LONGEST), p=self.weights)
             sampled[np.arange(LONGEST) >= length[rejected, None]] = -1
             out[rejected] = sampled
-            different = [len(set(kinds) - {""}) for kinds in self.names[sampled]]
-            pair = np.array([self.held_out.has_pair(kinds) for kinds in self.names[sampled]], bool)
-            rejected = rejected[(different < length[rejected]) | pair]
+            rejected = rejected[self._excluded(sampled)]
         raise InputError(f"expected chains that are not held out, found none of {self.kinds}")
+
+    def _excluded(self, chosen: np.ndarray) -> np.ndarray:
+        """Which indices of kinds [n, LONGEST] have a kind twice or a held-out pair, bool [n]."""
+        pairs = [chosen[:, pair] for pair in combinations(range(LONGEST), 2)]
+        return np.any([(p >= 0).all(1) & self.apart[p[:, 0], p[:, 1]] for p in pairs], 0)
 
     def _strengths(self, rng: np.random.Generator, index: int, n: int) -> np.ndarray:
         kind, sampler = self.kinds[index], self.samplers[index]

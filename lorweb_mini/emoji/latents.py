@@ -24,7 +24,7 @@ from ..models.autoencoder import MiniAutoencoder
 from ..models.weights import latent_fingerprint, load_tensors
 from .distributions import Chains
 from .relations import SPLITS, Relation, concept_sides, training_pictures
-from .sheets import load_emoji
+from .sheets import composed, load_emoji
 
 SAME_LATENT = 0.03  # mean distance of normalised latents below which two pictures look the same
 
@@ -111,6 +111,7 @@ class PictureSource:
         self.drawings = np.argwhere(load_emoji().present) if drawings is None else drawings
         self.row_of = _rows_of(self.drawings)
         self.plain = encoded(autoencoder, "drawings", self.drawings, lambda x: x)
+        self.sheet: Tensor | None = None  # the drawings' pixels, away from the CPU
         sides = concept_sides()[self.drawings[:, 0]]
         concepts = np.array([e.concept for e in load_emoji().emojis])[self.drawings[:, 0]]
         self.sides: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -132,7 +133,7 @@ class PictureSource:
         first, second = self._plain(pairs[:, :2]), self._plain(pairs[:, 2:])
         if edited.any():
             rows = np.flatnonzero(edited)
-            pictures = chains[rows].apply(load_emoji().tensor(pairs[rows, 2], pairs[rows, 3]))
+            pictures = chains[rows].apply(self.as_drawn(pairs[rows, 2:]))
             second[torch.from_numpy(rows)] = self.autoencoder.to_latent(pictures)
         return first, second
 
@@ -141,9 +142,23 @@ class PictureSource:
         rows = self.row_of[shown[:, 0], shown[:, 1]]
         latents = self.plain[rows].float()
         if (missing := np.flatnonzero(rows < 0)).size:
-            pictures = load_emoji().tensor(shown[missing, 0], shown[missing, 1])
-            latents[torch.from_numpy(missing)] = self.autoencoder.to_latent(pictures)
+            latents[torch.from_numpy(missing)] = self.autoencoder.to_latent(self.as_drawn(shown[missing]))
         return latents
+
+    def as_drawn(self, shown: np.ndarray) -> Tensor:
+        """Drawings [B, 2] of :attr:`drawings` or others as pictures [B, 3, 64, 64] in [-1, 1]."""
+        rows = self.row_of[shown[:, 0], shown[:, 1]]
+        if self.sheet is None or (rows < 0).any():
+            return load_emoji().tensor(*shown.T).to(self.plain.device)
+        return composed(self.sheet[rows])
+
+    def to(self, device: torch.device) -> PictureSource:
+        """Draws, edits and encodes on another device from now on."""
+        self.autoencoder.to(device)
+        self.plain = self.plain.to(device)
+        if device.type != "cpu":
+            self.sheet = torch.from_numpy(load_emoji().rgba[self.drawings[:, 0], self.drawings[:, 1]]).to(device)
+        return self
 
 
 def _rows_of(drawings: np.ndarray) -> np.ndarray:

@@ -98,9 +98,7 @@ class EmojiSet:
         ground = torch.as_tensor(background, dtype=torch.float32, device="cpu")
         if ground.numel() not in (1, 3) or not bool(((ground >= 0) & (ground <= 1)).all()):
             raise InputError(f"background: expected a grey or an RGB in [0, 1]; got {background!r}")
-        picked = torch.from_numpy(self.rgba[rows, columns]).permute(0, 3, 1, 2).float().div_(255)
-        colour, alpha = picked[:, :3], picked[:, 3:]
-        return (colour * alpha + ground.reshape(-1, 1, 1) * (1 - alpha)) * 2 - 1
+        return composed(torch.from_numpy(self.rgba[rows, columns]), ground.reshape(-1, 1, 1))
 
     def find(self, key_or_char_or_name: str) -> int:
         """Position of an emoji given by key, character or (English CLDR) name; InputError if there is none."""
@@ -124,6 +122,13 @@ class EmojiSet:
 def _tupled(value: Any) -> Any:
     """Lists, of keywords, styles and the tones of two people, as tuples."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def composed(rgba: Tensor, ground: Tensor | float = 1.0) -> Tensor:
+    """Drawings, uint8 [k, 64, 64, 4], on a plain ground in [0, 1]: float32 [k, 3, 64, 64] in [-1, 1]."""
+    picked = rgba.permute(0, 3, 1, 2).float().div_(255)
+    colour, alpha = picked[:, :3], picked[:, 3:]
+    return (colour * alpha + ground * (1 - alpha)) * 2 - 1
 
 
 @functools.lru_cache(maxsize=1)

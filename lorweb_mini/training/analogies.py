@@ -105,4 +105,4 @@ class FreshAnalogies:
         )
         change = torch.minimum((a_prime - a).abs().mean((1, 2, 3)), (b_prime - b).abs().mean((1, 2, 3)))
         keep = (change < SAME_LATENT).long().argsort(stable=True)[:size]
-        return a[keep], a_prime[keep], b[keep], b_prime[keep], torch.from_numpy(exact)[keep]
+        return a[keep], a_prime[keep], b[keep], b_prime[keep], torch.from_numpy(exact).to(keep.device)[keep]

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ..emoji.distributions import Chains, Distribution
 from ..emoji.latents import PictureSource
-from ..emoji.sheets import load_emoji
 
 AUGMENTED = 0.5  # share of the artists' pairs
 RECOLOURED = 0.4  # of these, where a recolouring leaves the relation what it is
@@ -69,7 +68,7 @@ def augmented_latents(
     """As :meth:`PictureSource.latents`, with the shared edits on both pictures first where ``augmented`` says so."""
     first, second = pictures.latents(pairs, chains, edited & ~augmented)
     if len(rows := np.flatnonzero(augmented)):
-        x, y = (shared[rows].apply(load_emoji().tensor(*pairs[rows, i : i + 2].T)) for i in (0, 2))
+        x, y = (shared[rows].apply(pictures.as_drawn(pairs[rows, i : i + 2])) for i in (0, 2))
         if len(again := np.flatnonzero(edited[rows])):
             y[torch.from_numpy(again)] = chains[rows[again]].apply(y[torch.from_numpy(again)])
         with torch.no_grad():

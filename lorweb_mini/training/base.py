@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..core.layout import pack, position_ids
-from ..emoji.distributions import Distribution, held_out
+from ..emoji.distributions import Chains, Distribution, held_out
 from ..emoji.latents import PictureSource
+from ..emoji.relations import Relation
 from ..emoji.words import chain_vectors, joined
+from ..errors import finite_number
 from ..models.autoencoder import MiniAutoencoder
-from ..models.base import Base
+from ..models.base import TEXT_WIDTH, Base
 from ..models.text import vectors_of
 from ..models.weights import weights_dir
 from .analogies import known_relations, relation_weights
 from .augmentation import augmented_latents, shared_edits
-from .flow import EXACT_SHIFT, SHIFT, training_sample, validation_sample
+from .flow import EXACT_SHIFT, SHIFT, by_change, clean_of, training_sample, validation_sample
 from .loop import Recipe, torch_generator
 
 
@@ -29,6 +33,10 @@ class BaseRecipe(Recipe):
     A tenth of the samples has no instruction and the reference as its target. The last phrasing of every relation is
     never shown, so that it can tell whether the base understands words that it has not seen. Of two phrasings that it
     has seen it gets a random mixture.
+
+    Args:
+        change_floor: divides the loss of each sample by the mean squared change that is asked for, plus this floor, see
+            :class:`~lorweb_mini.training.basis.BasisRecipe`.
     """
 
     NO_INSTRUCTION = 0.1
@@ -59,8 +67,11 @@ class BaseRecipe(Recipe):
     )
     VALIDATION = 48  # samples of each family
 
-    def __init__(self, base: Base | None = None, pictures: PictureSource | None = None) -> None:
+    def __init__(
+        self, base: Base | None = None, pictures: PictureSource | None = None, change_floor: float | None = None
+    ) -> None:
         super().__init__()
+        self.change_floor = None if change_floor is None else finite_number(change_floor, "change_floor", above=True)
         self.base = base if base is not None else Base()
         self.base.transformer.requires_grad_(True)
         self.pictures = pictures or PictureSource(MiniAutoencoder.load(weights_dir() / "autoencoder"))
@@ -70,10 +81,16 @@ class BaseRecipe(Recipe):
         self.artist_pairs = [r.pairs("train") for r in self.artists]
         self.artist_weights = relation_weights(self.artists, [len(p) for p in self.artist_pairs], self.EMPHASIS)
         self.named_weights = relation_weights(self.named, [400] * len(self.named), self.EMPHASIS)
+        self.artist_families = np.array([r.family for r in self.artists])
+        self.named_chains = Chains.of([r.edits for r in self.named])
         self.instructions = {r.name: vectors_of(list(r.training_instructions)) for r in known}
         self.fresh = Distribution(held_out=held_out(known_to_base=True), extra=dict(self.KNOWN_TO_BASE))
         self.ids = torch.cat([position_ids(4, 4, 0), position_ids(4, 4, 1)])
         self._fixed: dict[str, dict[str, Tensor]] | None = None
+
+    def place(self, device: torch.device) -> None:
+        self.pictures.to(device)
+        self.ids = self.ids.to(device)
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         sort = rng.choice(3, size, p=self.SHARES)
@@ -82,44 +99,54 @@ class BaseRecipe(Recipe):
         chains = self.fresh.draw(rng, size)
         told = chain_vectors(chains, torch_generator(rng))
         edited = sort > 0
-        families = [""] * size
-        for i in np.flatnonzero(sort != 1):
-            some, weights = (self.artists, self.artist_weights) if sort[i] == 0 else (self.named, self.named_weights)
-            index = rng.choice(len(weights), p=weights)
-            words = self._mixture(rng, self.instructions[some[index].name])
-            if sort[i] == 0:
-                pairs[i] = self.artist_pairs[index][rng.integers(len(self.artist_pairs[index]))]
-                edited[i] = rng.random() < self.FOLLOWED
-                families[i] = self.artists[index].family
-                told[i] = words + told[i] if edited[i] else words
-            else:
-                chains.put(int(i), some[index].edits)
-                told[i] = words
+        families = np.full(size, "", dtype=object)
+        artists, named = np.flatnonzero(sort == 0), np.flatnonzero(sort == 2)
+        chosen = rng.choice(len(self.artists), len(artists), p=self.artist_weights)
+        shown = [self.artist_pairs[i][rng.integers(len(self.artist_pairs[i]))] for i in chosen]
+        pairs[artists] = np.reshape(shown, (-1, 4))
+        edited[artists] = rng.random(len(artists)) < self.FOLLOWED
+        families[artists] = self.artist_families[chosen]
+        words = self._mixtures(rng, [self.artists[i] for i in chosen])
+        also = torch.from_numpy(edited[artists]).float()[:, None]
+        told[artists] = words + also * told[artists]
+        chosen = rng.choice(len(self.named), len(named), p=self.named_weights)
+        chains.kinds[named], chains.strengths[named] = (
+            self.named_chains.kinds[chosen],
+            self.named_chains.strengths[chosen],
+        )
+        told[named] = self._mixtures(rng, [self.named[i] for i in chosen])
         told = joined(told)
         shared = shared_edits(rng, families)
         reference, target = augmented_latents(self.pictures, pairs, chains, edited, *shared)
+        told = told.to(reference.device)
         none = torch.from_numpy(rng.random(size) < self.NO_INSTRUCTION)
         told[none] = 0
         target[none] = reference[none]
         shift = torch.where(torch.from_numpy(sort > 0), EXACT_SHIFT, SHIFT)
         return {"reference": pack(reference), "instruction": told, **training_sample(rng, pack(target), shift)}
 
-    @staticmethod
-    def _mixture(rng: np.random.Generator, phrasings: Tensor) -> Tensor:
-        """A point between two of the phrasings' vectors [k, 384], of their norm."""
-        first, second = phrasings[rng.integers(len(phrasings), size=2)]
-        mixed = torch.lerp(first, second, float(rng.random()))
-        return mixed * first.norm() / mixed.norm()
+    def _mixtures(self, rng: np.random.Generator, chosen: Sequence[Relation]) -> Tensor:
+        """For each of k relations a point between two of its phrasings' vectors, of their norm, [k, 384]."""
+        said = [self.instructions[r.name] for r in chosen]
+        pairs = [phrasings[rng.integers(len(phrasings), size=2)] for phrasings in said]
+        first, second = torch.stack(pairs).unbind(1) if pairs else torch.zeros(2, 0, TEXT_WIDTH)
+        mixed = torch.lerp(first, second, torch.from_numpy(rng.random((len(said), 1))).float())
+        return mixed * first.norm(dim=1, keepdim=True) / mixed.norm(dim=1, keepdim=True)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         v = self.base.velocity(batch["noisy"], batch["t"], batch["reference"], self.ids, batch["instruction"])
-        return {"loss": (v - batch["velocity"]).pow(2).mean()}
+        errors = (v - batch["velocity"]).pow(2)
+        if self.change_floor is None:
+            return {"loss": errors.mean()}
+        change = clean_of(batch) - batch["reference"]
+        return {"loss": by_change(errors, change, self.change_floor), "flow_matching": errors.mean()}
 
     def validation(self) -> dict[str, float]:
         if self._fixed is None:
             self._fixed = self._validation_samples()
         with torch.no_grad():
-            return {name: float(self(batch)["loss"]) for name, batch in self._fixed.items()}
+            losses = {name: self(batch) for name, batch in self._fixed.items()}
+        return {name: float(loss.get("flow_matching", loss["loss"])) for name, loss in losses.items()}
 
     def _validation_samples(self) -> dict[str, dict[str, Tensor]]:
         """Pictures of validation concepts: artists' pairs by family, and fresh edits by number; t evenly in logit."""
@@ -148,7 +175,10 @@ class BaseRecipe(Recipe):
 
     def _sample(self, rng, pairs, chains, edited, told) -> dict[str, Tensor]:
         reference, target = (pack(z) for z in self.pictures.latents(pairs, chains, edited))
-        return {"reference": reference, "instruction": told, **validation_sample(rng, target)}
+        return {"reference": reference, "instruction": told.to(target.device), **validation_sample(rng, target)}
+
+    def configuration(self) -> dict[str, Any]:
+        return {} if self.change_floor is None else {"change_floor": self.change_floor}
 
     def save(self, folder: Path) -> None:
         self.base.save(folder)

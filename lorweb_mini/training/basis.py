@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.editor import BasisConfig, Editor, new_editor
 from ..emoji.distributions import Distribution
@@ -20,7 +20,7 @@ from ..emoji.relations import Relation
 from ..errors import InputError, finite_number
 from ..models.weights import load_weights
 from .analogies import FreshAnalogies, Listed
-from .flow import EXACT_SHIFT, SHIFT, training_sample, validation_sample
+from .flow import EXACT_SHIFT, SHIFT, by_change, clean_of, training_sample, validation_sample
 from .log import routing_statistics
 from .loop import Recipe
 
@@ -40,6 +40,7 @@ class BasisRecipe(Recipe):
         exact_shift: mean of logit(t) for exact edits.
         change_floor: divides the loss of each sample by the mean squared change from b to b', plus this floor, so that
             a hue counts as much as a move of the whole picture; None weighs all samples alike, as the paper does.
+        standardise: fix the mean and deviation of the router's inputs; False where batches are only drawn.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class BasisRecipe(Recipe):
         exact_shift: float = EXACT_SHIFT,
         change_floor: float | None = None,
         pictures: PictureSource | None = None,
+        standardise: bool = True,
     ) -> None:
         super().__init__()
         self.editor = editor if editor is not None else new_editor(config, seed)
@@ -84,10 +86,19 @@ class BasisRecipe(Recipe):
             self.notes["tuned_pair_encoder"] = pair_rate
         if change_floor is not None:
             self.notes["change_floor"] = change_floor
-        if self.router is not None:
+        if self.router is not None and standardise:
             triplets = self._draw(np.random.default_rng(0), STANDARDISED)[0][:3]
             with torch.no_grad():
                 self.router.standardise(*self.editor.embeddings(*triplets))
+
+    def place(self, device: torch.device) -> None:
+        editor = self.editor
+        for part in (editor.autoencoder, editor.encoder, editor.pair_encoder):
+            if isinstance(part, nn.Module):
+                part.to(device)
+        if self.analogies is not None:
+            self.analogies.pictures.to(device)
+        self.ids = self.ids.to(device)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = [{"params": self.editor.basis.parameters(), "scale": 1.0}]
@@ -134,19 +145,14 @@ class BasisRecipe(Recipe):
         if self.change_floor is not None or self.balance:
             out["flow_matching"] = errors.mean()
         if self.change_floor is not None:
-            out["loss"] = (errors.mean((1, 2)) / (self._change(batch) + self.change_floor)).mean()
+            copied = editor.layout.target(a, a_prime, b, b)
+            out["loss"] = by_change(errors, clean_of(batch) - copied, self.change_floor)
         if self.balance:
             used = torch.special.entr(coefficients.mean(0)).sum(-1).mean()
             out["loss"] = out["loss"] + self.balance * (math.log(coefficients.shape[-1]) - used)
         if self.router is not None:
             out |= {k: torch.tensor(x) for k, x in routing_statistics(coefficients.detach()).items()}
         return out
-
-    def _change(self, batch: dict[str, Tensor]) -> Tensor:
-        """Mean squared difference between the answer and a copy of b, [B]."""
-        answer = batch["noisy"] - batch["t"][:, None, None] * batch["velocity"]  # z_t = x + t v
-        copied = self.editor.layout.target(batch["a"], batch["a_prime"], batch["b"], batch["b"])
-        return (answer - copied).pow(2).mean((1, 2))
 
     def validation(self) -> dict[str, float]:
         """Flow-matching losses on pictures of validation concepts: fresh edits of 1, 2 and 3, and the artists'."""

@@ -6,6 +6,8 @@ logit(t) is normal: near t = 1 it is decided what to draw, near t = 0 it is only
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,22 +20,34 @@ EXACT_SHIFT = 2.0  # where x is a function of the references, nothing is left to
 
 def flow_sample(clean: Tensor, t: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     """z_t and v for clean x [B, ...] and times t [B], with noise from a generator: ``t``, ``noisy``, ``velocity``."""
-    noise = torch.randn(clean.shape, generator=generator)
+    noise = torch.randn(clean.shape, generator=generator, device=generator.device).to(clean.device)
     noisy = torch.lerp(clean, noise, t.view(-1, *[1] * (clean.ndim - 1)))
     return {"t": t, "noisy": noisy, "velocity": noise - clean}
 
 
 def random_times(size: int, generator: torch.Generator, shift: float | Tensor = SHIFT) -> Tensor:
     """Times [size] whose logits have mean ``shift``, one for all or [size], and deviation 1."""
-    return torch.sigmoid(torch.randn(size, generator=generator) + shift)
+    return torch.sigmoid(torch.randn(size, generator=generator, device=generator.device) + shift)
+
+
+def clean_of(batch: Mapping[str, Tensor]) -> Tensor:
+    """The clean x of what :func:`flow_sample` gave, [B, T, C]: z_t = x + t v."""
+    return batch["noisy"] - batch["t"][:, None, None] * batch["velocity"]
+
+
+def by_change(errors: Tensor, change: Tensor, floor: float) -> Tensor:
+    """The mean of squared errors [B, T, C], each sample's divided by its mean squared change [B, T, C] plus a floor."""
+    return (errors.mean((1, 2)) / (change.pow(2).mean((1, 2)) + floor)).mean()
 
 
 def training_sample(rng: np.random.Generator, clean: Tensor, shift: float | Tensor = SHIFT) -> dict[str, Tensor]:
     """:func:`flow_sample` at random times."""
-    generator = torch_generator(rng)
+    generator = torch_generator(rng, clean.device)
+    shift = shift.to(clean.device) if isinstance(shift, Tensor) else shift
     return flow_sample(clean, random_times(len(clean), generator, shift), generator)
 
 
 def validation_sample(rng: np.random.Generator, clean: Tensor) -> dict[str, Tensor]:
     """:func:`flow_sample` at times whose logits lie evenly from −1.5 to 3.5, the same for every training."""
-    return flow_sample(clean, torch.sigmoid(torch.linspace(-1.5, 3.5, len(clean))), torch_generator(rng))
+    times = torch.sigmoid(torch.linspace(-1.5, 3.5, len(clean), device="cpu")).to(clean.device)
+    return flow_sample(clean, times, torch_generator(rng))

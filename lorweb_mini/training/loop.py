@@ -7,10 +7,11 @@ uninterrupted run draws, and k processes together draw exactly the batch that on
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -24,6 +25,7 @@ from accelerate.utils import broadcast
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
 from ..errors import InputError
@@ -66,6 +68,9 @@ class Recipe(nn.Module):
         """What FSDP gathers and lets go together: inner modules before those that hold them."""
         return [self]
 
+    def place(self, device: torch.device) -> None:
+        """Moves what draws batches and what stays frozen to the device of the training."""
+
     def observe(self, step: int, folder: Path, is_main: bool) -> None:
         """Called in every process after each step, for pictures along the way; only the main one writes."""
 
@@ -82,16 +87,27 @@ class Recipe(nn.Module):
         raise NotImplementedError
 
 
-def torch_generator(rng: np.random.Generator) -> torch.Generator:
+def torch_generator(rng: np.random.Generator, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator seeded from a numpy one."""
-    return torch.Generator().manual_seed(int(rng.integers(2**62)))
+    return torch.Generator(device).manual_seed(int(rng.integers(2**62)))
 
 
-def batches(recipe: Recipe, config: TrainingConfig, step: int) -> Iterator[dict[str, Tensor]]:
+def drawn_batch(recipe: Recipe, config: TrainingConfig, step: int) -> dict[str, Tensor]:
+    """The batch of one step; it depends on the seed and the step alone."""
+    return recipe.batch(np.random.default_rng([config.seed, step]), config.batch_size)
+
+
+def batches(recipe: Recipe, config: TrainingConfig, step: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
     """The batches from a step on, each drawn while the one before it is computed."""
+    # On a GPU the thread has a queue of its own, so that it does not wait for the step.
+    queue = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def draw(at: int) -> dict[str, Tensor]:
-        return recipe.batch(np.random.default_rng([config.seed, at]), config.batch_size)
+        with torch.cuda.stream(queue):
+            batch = drawn_batch(recipe, config, at)
+        if queue is not None:
+            queue.synchronize()
+        return batch
 
     with ThreadPoolExecutor(1) as thread:
         upcoming = thread.submit(draw, step)
@@ -99,16 +115,50 @@ def batches(recipe: Recipe, config: TrainingConfig, step: int) -> Iterator[dict[
             batch = upcoming.result()
             step += 1
             upcoming = thread.submit(draw, step)
+            if queue is not None:
+                for x in (x for x in batch.values() if x.is_cuda):
+                    x.record_stream(torch.cuda.current_stream(device))
             yield batch
 
 
-def train(recipe: Recipe, config: TrainingConfig, folder: str | Path, fresh: bool = False) -> dict[str, float]:
+class StepBatches(IterableDataset):
+    """Batches drawn in processes of their own, for a :class:`~torch.utils.data.DataLoader` that keeps their order.
+
+    Args:
+        make: gives the recipe, anew in each process, so it has to be picklable.
+        first: the first step.
+    """
+
+    def __init__(self, make: Callable[[], Recipe], config: TrainingConfig, first: int, device: torch.device) -> None:
+        self.make, self.config, self.first, self.device = make, config, first, device
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        worker = get_worker_info()
+        offset, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        torch.set_num_threads(1)
+        recipe = self.make()
+        recipe.place(self.device)
+        for step in itertools.count(self.first + offset, stride):
+            yield {k: v.cpu() for k, v in drawn_batch(recipe, self.config, step).items()}
+
+
+def train(
+    recipe: Recipe,
+    config: TrainingConfig,
+    folder: str | Path,
+    fresh: bool = False,
+    drawers: int = 0,
+    make: Callable[[], Recipe] | None = None,
+) -> dict[str, float]:
     """Trains a recipe, or goes on where a killed run of the same configuration stopped.
 
     Args:
         folder: receives ``log.csv``, ``training.json``, ``state.safetensors`` while running (with FSDP a folder
             ``state-<step>`` with every process's part), and the recipe's weights at the end.
         fresh: throw an unfinished run in this folder away instead of resuming it.
+        drawers: processes that draw batches; 0 draws them in a thread of this one. They pay where a GPU computes
+            steps faster than one process draws them, and draw the same batches.
+        make: gives the recipe once more, in each of the drawers; picklable.
 
     Returns:
         steps, samples, seconds and the mean loss over the last hundred steps.
@@ -117,7 +167,13 @@ def train(recipe: Recipe, config: TrainingConfig, folder: str | Path, fresh: boo
         InputError: the folder holds an unfinished run of another configuration, or its state file is damaged.
         FloatingPointError: the loss is NaN or infinite.
     """
+    if drawers and make is None:
+        raise InputError("expected what makes the recipe in each of the processes that draw batches, got none")
     run = _Run(recipe, config, Path(folder), fresh)
+    if drawers and make is not None:
+        dataset = StepBatches(make, config, run.state.step, run.device)
+        loader = DataLoader(dataset, batch_size=None, num_workers=drawers, multiprocessing_context="spawn")
+        run.drawn = iter(loader)
     run.to_the_end()
     return run.summary()
 
@@ -130,6 +186,9 @@ class _Run:
         self.recipe, self.config, self.folder = recipe, config, folder
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
+        if self.device.type == "cuda":
+            # cuDNN's attention fails in the backward pass of our short sequences (torch 2.11, H100).
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self.world = self.accelerator.num_processes
         self.bf16 = autocasts(config.precision, self.device)
         share = config.batch_size // self.world
@@ -139,6 +198,7 @@ class _Run:
             raise InputError(
                 f"expected {recipe.accumulate} equal parts of the {share} samples a process, got a remainder"
             )
+        recipe.place(self.device)
         first = self.accelerator.process_index * share
         self.mine, self.part = slice(first, first + share), share // recipe.accumulate
         sharded = sharding.wanted()
@@ -157,6 +217,7 @@ class _Run:
         if ema is not None:
             ema.to(self.device)
         self.rows: list[dict[str, float]] = []
+        self.drawn: Iterator[dict[str, Tensor]] | None = None
         self.before = self.saved = self.state.elapsed
         self.started = time.monotonic()
 
@@ -198,7 +259,8 @@ class _Run:
             disable=not self.is_main,
             bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}",
         )
-        drawn = batches(self.recipe, config, state.step)
+        own = batches(self.recipe, config, state.step, self.device) if self.drawn is None else None
+        drawn = self.drawn if own is None else own
         self.model.train()
         while self.progress < 1 and not self.capped:
             rate = config.learning_rate * learning_rate_factor(config, state.step, self.progress)
@@ -211,7 +273,9 @@ class _Run:
             if state.elapsed - self.saved > 60 * config.checkpoint_minutes or (self.capped and self.progress < 1):
                 self._checkpoint()
             self.recipe.observe(state.step, self.folder, self.is_main)
-        drawn.close()  # type: ignore[attr-defined]
+        if own is not None:
+            own.close()  # type: ignore[attr-defined]
+        self.drawn = None  # ends the processes that draw
         bar.close()
         if self.progress >= 1:
             self._finish()

@@ -14,6 +14,7 @@ from tiny_models import tiny_editor
 
 from lorweb_mini.analysis.evaluation import (
     TOUCHED,
+    Truth,
     answers,
     by_relation,
     counterfactuals,
@@ -73,6 +74,16 @@ def test_error_is_the_naive_ratio_of_sums_and_its_median(data: dict[str, list[An
     for name, value in expected.items():
         assert found.relations[name]["half"]["error"] == pytest.approx(value, rel=1e-4)
     assert found.groups["all"]["half"].error.value == pytest.approx(np.median(list(expected.values())), rel=1e-4)
+
+
+def test_evaluations_of_the_same_analogies_share_their_truth(data: dict[str, list[Analogy]]) -> None:
+    autoencoder, methods = Lossless(), {"half": halfway}
+    alone = evaluate(methods, data, autoencoder, retrieval_limit=0, resamples=20).groups["all"]["half"].error
+    truth = Truth(data, autoencoder, None, 0, 20, 0)
+    again = [evaluate(methods, data, autoencoder, truth=truth).groups["all"]["half"].error for _ in range(2)]
+    assert again == [alone, alone]
+    with pytest.raises(InputError, match="expected the truth of"):
+        evaluate(methods, dict(list(data.items())[:1]), autoencoder, truth=truth)
 
 
 def test_edited_and_preserved_pixels_are_told_apart() -> None:

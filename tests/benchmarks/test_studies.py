@@ -74,7 +74,7 @@ def test_a_cell_is_trained_judged_and_kept_once(
 ) -> None:
     monkeypatch.setitem(studies.SAMPLES, "dial", 64)
     small = studies.judged_panel
-    monkeypatch.setattr(studies, "judged_panel", lambda cell, count, drawn: small(cell, 2, 1))
+    monkeypatch.setattr(studies, "judged_panel", lambda listed, count, drawn: small(listed, 2, 1))
     path = tmp_path / "dial.csv"
     given = ["dial", "--cells", "8", "--seeds", "0", "--folder", str(tmp_path / "runs"), "--results", str(path)]
     studies.main(given)

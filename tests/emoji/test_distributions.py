@@ -96,6 +96,15 @@ def test_nothing_held_out_is_drawn() -> None:
     assert not regions.chains(Chains.of(chains[:2000])).any()
 
 
+def test_chains_that_are_drawn_again_are_those_with_a_kind_twice_or_a_held_out_pair() -> None:
+    held = held_out()
+    own = Distribution(held_out=held)
+    chosen = np.random.default_rng(1).integers(-1, len(own.kinds), (500, 3))
+    names = own.names[chosen]
+    naive = [len(set(k) - {""}) < (k != "").sum() or held.has_pair(k) for k in names]
+    assert own._excluded(chosen).tolist() == naive and 0 < sum(naive) < 500
+
+
 def test_what_is_unseen_is_held_out() -> None:
     """An unseen kind is in no distribution, an unseen strength in an interval, an unseen composition a pair."""
     regions, by_degree = (

@@ -554,3 +554,24 @@ def test_two_processes_give_the_curve_of_one(whole: Path, tmp_path: Path) -> Non
     np.testing.assert_allclose([r["loss"] for r in two], [r["loss"] for r in one], rtol=1e-4)
     for name, tensor in torch.load(tmp_path / "one" / "exact.pt").items():
         torch.testing.assert_close(torch.load(tmp_path / "two" / "exact.pt")[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_processes_that_draw_give_the_run_of_one(whole: Path, tmp_path: Path) -> None:
+    drawn_here, drawn_there = Curve(), Curve()
+    train(drawn_here, replace(CONFIG, steps=11), tmp_path / "here")
+    train(drawn_there, replace(CONFIG, steps=11), tmp_path / "there", drawers=2, make=Curve)
+    assert drawn_there.drawn == 0 < drawn_here.drawn
+    for ours, theirs in zip(drawn_here.parameters(), drawn_there.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    with pytest.raises(InputError, match="expected what makes the recipe"):
+        train(Curve(), CONFIG, tmp_path / "none", drawers=1)
+
+
+def test_a_resumed_run_goes_on_with_the_batches_of_its_step(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        train(Curve(stop_at=40), CONFIG, tmp_path / "run", fresh=True)
+    train(Curve(), CONFIG, tmp_path / "run", drawers=1, make=Curve)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", whole))
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)

@@ -37,6 +37,16 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> PictureSource:
         return PictureSource(tiny_editor().autoencoder, np.argwhere(load_emoji().present)[::40])
 
 
+def test_pixels_kept_on_a_device_are_those_of_the_sheets(source: PictureSource) -> None:
+    rows, other = source.drawings[3:9], np.argwhere(load_emoji().present)[1:3]
+    source.sheet = torch.from_numpy(load_emoji().rgba[source.drawings[:, 0], source.drawings[:, 1]])
+    try:
+        for shown in (rows, np.concatenate([rows, other])):
+            assert torch.equal(source.as_drawn(shown), load_emoji().tensor(*shown.T))
+    finally:
+        source.sheet = None
+
+
 def with_pairs(seed: int = 0) -> Editor:
     plain = tiny_editor(seed=seed)
     config = replace(plain.config, query="cat+pair")
@@ -154,6 +164,20 @@ def test_change_floor_divides_each_loss_by_its_change(source: PictureSource, mon
     torch.testing.assert_close(out["flow_matching"], plain(batch)["loss"])
     with pytest.raises(InputError, match="change_floor"):
         BasisRecipe(editor.config, [], editor=editor, pictures=source, fresh=fresh, change_floor=0.0)
+
+
+def test_change_floor_of_the_base_divides_by_what_is_asked_for(source: PictureSource) -> None:
+    base = tiny_base()
+    plain, divided = (BaseRecipe(base, source, change_floor=floor) for floor in (None, 0.2))
+    batch = plain.batch(np.random.default_rng(0), 8)
+    clean = batch["noisy"] - batch["t"][:, None, None] * batch["velocity"]
+    ratios = [
+        plain({k: v[i : i + 1] for k, v in batch.items()})["loss"]
+        / ((clean[i] - batch["reference"][i]).pow(2).mean() + 0.2)
+        for i in range(8)
+    ]
+    torch.testing.assert_close(divided(batch)["loss"], torch.stack(ratios).mean())
+    torch.testing.assert_close(divided(batch)["flow_matching"], plain(batch)["loss"])
 
 
 def test_the_pair_reaches_the_coefficients() -> None:
