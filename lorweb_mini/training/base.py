@@ -116,7 +116,7 @@ class BaseRecipe(Recipe):
         )
         told[named] = self._mixtures(rng, [self.named[i] for i in chosen])
         told = joined(told)
-        shared = shared_edits(rng, families)
+        shared = shared_edits(rng, families.tolist())
         reference, target = augmented_latents(self.pictures, pairs, chains, edited, *shared)
         told = told.to(reference.device)
         none = torch.from_numpy(rng.random(size) < self.NO_INSTRUCTION)

@@ -259,8 +259,8 @@ class _Run:
             disable=not self.is_main,
             bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}",
         )
-        own = batches(self.recipe, config, state.step, self.device) if self.drawn is None else None
-        drawn = self.drawn if own is None else own
+        own = batches(self.recipe, config, state.step, self.device)  # draws nothing before it is asked
+        drawn = own if self.drawn is None else self.drawn
         self.model.train()
         while self.progress < 1 and not self.capped:
             rate = config.learning_rate * learning_rate_factor(config, state.step, self.progress)
@@ -273,8 +273,7 @@ class _Run:
             if state.elapsed - self.saved > 60 * config.checkpoint_minutes or (self.capped and self.progress < 1):
                 self._checkpoint()
             self.recipe.observe(state.step, self.folder, self.is_main)
-        if own is not None:
-            own.close()  # type: ignore[attr-defined]
+        own.close()  # type: ignore[attr-defined]
         self.drawn = None  # ends the processes that draw
         bar.close()
         if self.progress >= 1:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from lorweb_mini.commands import train as command
 from lorweb_mini.commands.train import recipe_of
 from lorweb_mini.core.editor import BasisConfig
 from lorweb_mini.errors import InputError
@@ -38,3 +40,16 @@ def test_weights_of_another_shape_are_refused() -> None:
     recipe = recipe_of("starter", CONFIG)
     with pytest.raises(InputError, match="shape"):
         recipe.start_from(weights_dir() / "full")
+
+
+def test_a_budget_stands_in_place_of_samples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trained: list[tuple] = []
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(command, "train", lambda *given: trained.append(given) or {})
+    monkeypatch.setattr(command, "recipe_of", lambda part, basis, seed, **options: made.append(options) or part)
+    command.main(["full", "--budget", "2", "--drawers", "3", "--change-floor", "0.3", "--folder", str(tmp_path)])
+    (recipe, config, folder, fresh, drawers, make), *_ = trained
+    assert (config.minutes, config.samples, config.steps, config.decay_samples) == (2, None, None, None)
+    assert (recipe, folder, fresh, drawers) == ("full", tmp_path, False, 3)
+    assert make() == "full"
+    assert made == [{"change_floor": 0.3}, {"change_floor": 0.3, "standardise": False}]
