@@ -61,11 +61,12 @@ def size(n: int, rank: int) -> Change:
 
 
 STARTER = "as the starter"
-CONTEXT, CONTEXT_TOTAL, CONTEXT_RANK, BOTH = (
+CONTEXT, CONTEXT_TOTAL, CONTEXT_RANK, BOTH, BOTH_PAPER = (
     "context only, r 64",  # as many parameters as the starter's LoRAs
     "context only, r 119",  # as many as the starter's LoRAs and router together
     "context only, r 4",  # the rank of each of the starter's LoRAs
     "both, layout tokens",
+    "both, query cat",
 )
 PAIR_ADAPTER = "pair adapter"
 NO_ARTISTS: dict[str, Any] = {"artists_share": 0.0}
@@ -83,9 +84,13 @@ ABLATIONS = {
     CONTEXT_TOTAL: context_only(119),
     # RelationAdapter's kind: one LoRA and cross-attention to what the router reads, in as many parameters.
     PAIR_ADAPTER: Change({"n_loras": 1, "rank": 78}, adapter=True),
+    # The paper's own: its query, and a transformer that sees a and a'.
+    BOTH_PAPER: Change({"layout": "tokens", "query": "cat"}),
     # The paper's query, and ours alone.
     **{f"query {q}": Change({"query": q}) for q in ("cat", "pair")},
     "one router for all layers": Change({"shared": True}),
+    # The router's inputs as the encoders give them, as the paper has them.
+    "inputs not standardised": Change(recipe={"standardise": False}),
     # Small changes count as much as large ones.
     "loss by change": Change(recipe={"change_floor": 0.2}),
     # N and r at the same N·r = 64; the single LoRA sees b alone, so that it cannot know the edit.

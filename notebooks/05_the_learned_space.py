@@ -713,22 +713,28 @@ conclude(
 # $$\Delta W = Q_B\,(R_B R_A^\top)\,Q_A^\top,$$
 #
 # so a matrix of size at most $N r$ has all of them. The **effective rank** is $\exp$ of the entropy of
-# $\sigma_i / \sum_j \sigma_j$: *k* for *k* equal ones.
+# $\sigma_i / \sum_j \sigma_j$: *k* for *k* equal ones. Beside it stands chance: random LoRAs, each factor with the norm
+# of the trained one, mixed by the same coefficients.
 
 # %%
 from lorweb_mini.algebra import effective_rank
 from lorweb_mini.analysis.space import update_spectrum
 
-ROUTED, r = "the router's mixture", editor.config.rank
+ROUTED, RANDOM, r = "the router's mixture", "random LoRAs, mixed alike", editor.config.rank
 chosen = rng.permutation(len(cloud))[: 3 if SMOKE else 16]
 stack = {
     "one LoRA alone": torch.eye(N)[by_use[:4]][:, None].expand(-1, layers, -1),
     ROUTED: cloud.coefficients[chosen],
     "all LoRAs alike": torch.full((1, layers, N), 1 / N),
+    RANDOM: cloud.coefficients[chosen],
 }
+luck = torch.Generator().manual_seed(0)
 some_layers = list(range(0, layers, 6) if SMOKE else range(layers))
 spectra = {
-    name: [[update_spectrum(editor.basis, layer, c[layer]) for c in mixtures] for layer in some_layers]
+    name: [
+        [update_spectrum(editor.basis, layer, c[layer], luck if name == RANDOM else None) for c in mixtures]
+        for layer in some_layers
+    ]
     for name, mixtures in stack.items()
 }
 ranks = {name: np.array([[effective_rank(s) for s in row] for row in rows]) for name, rows in spectra.items()}
@@ -745,6 +751,8 @@ conclude(
     f"N·r = {N * r}.",
     ("Is the router's mixture richer than one LoRA could be?", "yes" if rank_of[ROUTED] > r else "no",
      f"effective rank {rank_of[ROUTED] / r:.1f} times r = {r}"),
+    ("Does it share directions more than random LoRAs?", "yes" if rank_of[ROUTED] < 0.9 * rank_of[RANDOM] else "no",
+     f"effective rank {rank_of[ROUTED]:.1f}; random {rank_of[RANDOM]:.1f}"),
 )  # fmt: skip
 
 # %% [markdown]

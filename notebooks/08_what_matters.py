@@ -145,7 +145,8 @@ display(
 #
 # - *context only*: one LoRA, no router; the transformer itself sees a and a′. Rank 64 has as many parameters as all of
 #   the starter's LoRAs, 119 as its LoRAs and router together, and 4 is the rank of one of them.
-# - *both, layout tokens*: the basis with its router, and the transformer sees a and a′ as well.
+# - *both, layout tokens*: the basis with its router, and the transformer sees a and a′ as well. *both, query cat* is
+#   the same with the paper's query.
 # - *pair adapter*: one LoRA and, in every block, cross-attention to what the router reads (RelationAdapter's kind),
 #   with as many parameters as the starter's LoRAs and router together.
 # - *query cat*: the paper's query, embeddings of a, a′ and b; the starter adds an encoder of the pair.
@@ -326,9 +327,10 @@ else:
 # ## A rival on equal terms
 #
 # Is a basis with a router better than **one LoRA**? That depends on what is held equal. One LoRA without a router must
-# see a and a′ itself, which takes four times the tokens to read. So the grid has it three times, and the fourth rival
-# below is a pair-conditioned adapter with as many parameters. The last row adds the tokens to the basis. The table's
-# second half compares the rivals with the basis that has the paper's query alone.
+# see a and a′ itself, which takes three times the tokens to read. So the grid has it three times, and the fourth rival
+# below is a pair-conditioned adapter with as many parameters. *Both* is the basis whose transformer sees a and a′ as
+# well, as the paper's does; it reads as many tokens as one LoRA. Each basis is compared with one LoRA, once with our
+# encoder of the pair and once with the paper's query alone.
 
 # %%
 RIVALS = ("context only, r 64", "context only, r 119", "context only, r 4", "pair adapter", "both, layout tokens")
@@ -350,7 +352,8 @@ def versus(basis: str, rival: str, group: str) -> str:
 
 
 PAPER = "query cat"
-rows = [versus(basis, r, group) for basis in (STARTER, PAPER) for r in RIVALS for group in ("drawn", "unseen")
+BASES = (STARTER, "both, layout tokens", PAPER, "both, query cat")
+rows = [versus(basis, r, group) for basis in BASES for r in RIVALS for group in ("drawn", "unseen")
         if basis == STARTER or r in RIVALS[:2]]  # fmt: skip
 display(
     Markdown(
@@ -362,8 +365,12 @@ display(
 # %% [markdown]
 # What is *not* equal here either: the rate of learning was chosen for the starter. A single LoRA has the coefficient 1,
 # not about 1/N, so that it gets a fifth of the rate; the last cell of the grid gives it the whole one. And the starter,
-# the pair adapter and *both* read the encoder of the pair: 1.6 million frozen weights that were trained to name edits
-# and strengths, which *context only* cannot read. With the paper's query nobody reads them.
+# the pair adapter and *both, layout tokens* read the encoder of the pair: 1.6 million frozen weights that were trained
+# to name edits and strengths, which *context only* cannot read. With the paper's query nobody reads them.
+#
+# Whoever sees a and a′ as tokens pays twice: a step takes about twice the time, and a mixture of coefficients alone no
+# longer makes an edit, since a part of it comes through the tokens. So the starter and the full basis see b alone:
+# their space holds all that they know of an edit, which is what notebooks 05 and 06 look at.
 #
 # ## Size: N and r
 #

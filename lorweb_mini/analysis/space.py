@@ -157,8 +157,11 @@ def update_gram(basis: Basis, layer: int) -> Tensor:
     return algebra.gram(*_factors(basis, layer))
 
 
-def update_spectrum(basis: Basis, layer: int, mixture: Tensor) -> Tensor:
+def update_spectrum(basis: Basis, layer: int, mixture: Tensor, chance: torch.Generator | None = None) -> Tensor:
     """Singular values of one layer's mixed update ΔW = sum_n c_n B_n A_n, largest first, float64 [min(N·r, in, out)].
+
+    Args:
+        chance: puts random LoRAs in place of the basis' own: normal entries, and of every A_n and B_n the same norm.
 
     Raises:
         InputError: no such layer, or a mixture that has not the shape [N].
@@ -166,8 +169,17 @@ def update_spectrum(basis: Basis, layer: int, mixture: Tensor) -> Tensor:
     low, high = _factors(basis, layer)
     if mixture.shape != (basis.n_loras,):
         raise InputError(f"expected coefficients [{basis.n_loras}] of one layer, got {list(mixture.shape)}")
+    if chance is not None:
+        low, high = (_random_like(x, chance) for x in (low, high))
     low, high = algebra.fold(low, high, mixture)
     return algebra.svd_of_product(high, low)[1]
+
+
+def _random_like(factors: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal numbers [N, ...] with the norm of each of N matrices."""
+    drawn = torch.randn(factors.shape, generator=generator, dtype=factors.dtype)
+    norms = (x.flatten(1).norm(dim=1).view(-1, 1, 1) for x in (factors, drawn))
+    return drawn * next(norms) / next(norms)
 
 
 def _factors(basis: Basis, layer: int) -> tuple[Tensor, Tensor]:

@@ -140,6 +140,18 @@ def test_spectrum_does_not_feel_the_gauge(basis: Basis) -> None:
         torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-3 * float(x.abs().max()))
 
 
+def test_chance_has_the_norms_of_the_basis_and_other_directions(basis: Basis) -> None:
+    A, B = basis.factors(2)
+    one = torch.tensor([0.0, 0.0, 1.5, 0.0, 0.0])
+    found = update_spectrum(basis, 2, one, torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    drawn = [torch.randn(x.shape, generator=generator, dtype=torch.float64)[2] for x in (A, B)]
+    low, high = (d * x[2].norm() / d.norm() for d, x in zip(drawn, (A.double(), B.double()), strict=True))
+    expected = torch.linalg.svdvals(1.5 * high @ low)
+    torch.testing.assert_close(found[:3], expected[:3])
+    assert not torch.allclose(found[:3], update_spectrum(basis, 2, one)[:3])
+
+
 def test_spectrum_refuses_what_is_not_there(basis: Basis) -> None:
     with pytest.raises(InputError, match="expected a layer"):
         update_spectrum(basis, -1, torch.ones(5))
