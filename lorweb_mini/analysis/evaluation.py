@@ -216,8 +216,8 @@ def evaluate(
         if lacking := [n for n in names if n not in data] or not names:
             raise InputError(f"expected relations with analogies in the group {group!r}, got none for {lacking}")
     truth = truth or Truth(data, autoencoder, judge, retrieval_limit, resamples, seed)
-    if list(truth.spans) != list(data):
-        raise InputError(f"expected the truth of {list(data)}, got that of {list(truth.spans)}")
+    if (sizes := {name: len(span) for name, span in truth.spans.items()}) != {n: len(x) for n, x in data.items()}:
+        raise InputError(f"expected the truth of { ({n: len(x) for n, x in data.items()}) } analogies, got {sizes}")
     seconds: dict[str, float] = {}
     values: dict[str, dict[str, dict[str, Resampled]]] = {}
     for method_name, method in methods.items():

@@ -88,8 +88,8 @@ STARTER_KINDS = (
     "move",
 )
 STARTER_TONES = ("tone/yellow>dark", "tone/dark>light")
-# The artists' relations that are learnt slowly are drawn more often.
 CHANGE_FLOOR = 0.2  # of the loss by change, see BasisRecipe
+# The artists' relations that are learnt slowly are drawn more often.
 EMPHASIS = {"gender": 3.0, "style": 2.0, "tone": 1.0, "moon": 2.0, "colour": 0.5}
 
 
@@ -116,7 +116,7 @@ def recipe_of(part: str, basis: BasisConfig | None = None, seed: int = 0, **opti
     if part == "pair_encoder":
         return PairRecipe()
     if part == "base":
-        return BaseRecipe(**{"change_floor": CHANGE_FLOOR, **options})
+        return BaseRecipe(**options)
     kinds = options.pop("kinds", STARTER_KINDS if part == "starter" else None)
     relations = options.pop("relations", None)
     usual = {"artists_share": 0.12} if part == "starter" else {"artists_share": 0.4, "change_floor": CHANGE_FLOOR}
@@ -176,7 +176,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--pair-rate", type=float, help="learning rate of the encoder of the pair, as a share")
     made.add_argument("--balance", type=float, help="weight of the balance term")
     made.add_argument("--exact-shift", type=float, help="mean of logit(t) for exact edits")
-    made.add_argument("--change-floor", type=float, help="divide each sample's loss by its change plus this floor")
+    made.add_argument("--change-floor", type=float, help="divide each sample's loss by its change plus this; 0: do not")
     made.add_argument("--artists-share", type=float, help="share of artists' pairs beside the fresh edits")
     made.add_argument("--drawers", type=int, default=0, help="processes that draw batches; pays beside a GPU")
     made.add_argument("--fresh", action="store_true", help="throw away an unfinished run instead of resuming it")
@@ -188,6 +188,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and trains."""
     tolerant_console()
     options = parser().parse_args(arguments)
+    lengths = ("samples", "decay_samples", "minutes", "steps", "branch_from")
+    if options.budget is not None and any(getattr(options, name) is not None for name in lengths):
+        parser().error("--budget is the length of a training, and takes no other beside it")
+    if options.change_floor is not None and options.part not in ("base", *BASES):
+        parser().error("--change-floor is for base, starter and full")
     torch.set_num_threads(options.threads)
 
     def given(*names: str) -> dict[str, Any]:
@@ -217,6 +222,8 @@ def main(arguments: list[str] | None = None) -> None:
         more = given("pair_rate", "balance", "exact_shift", "change_floor", "artists_share")
     elif options.part == "base":
         more = given("change_floor")
+    if more.get("change_floor") == 0:
+        more["change_floor"] = None
     recipe = recipe_of(options.part, basis, options.seed, **more)
     if options.from_weights is not None:
         recipe.start_from(options.from_weights)

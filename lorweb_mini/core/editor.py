@@ -139,9 +139,12 @@ class Backend(Protocol):
     pair_encoder: Any  # of the pair (a, a'), or None
     config: Any  # has n_loras, rank and keys_dim; without a router routed is False
     layout: Layout
-    device: torch.device  # where the transformer computes
     steps: int  # Euler steps where the caller names none
     options: tuple[str, ...]  # what draw takes besides steps and seed
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer computes."""
 
     def read(self, x: Any, name: str) -> Tensor:
         """Whatever a caller passes as pictures, to [B, 3, H, W] in [-1, 1]; InputError names it."""
@@ -163,9 +166,8 @@ class Backend(Protocol):
 
 
 class Miniature:
-    """The backend of the miniature: 64×64 pictures, latents [B, 16, 8, 8], everything on the CPU."""
+    """The backend of the miniature: 64×64 pictures, latents [B, 16, 8, 8], on the device of its base."""
 
-    device = torch.device("cpu")
     steps = 8
     options: tuple[str, ...] = ()
     read = staticmethod(read_images)
@@ -184,8 +186,12 @@ class Miniature:
         self.autoencoder, self.encoder, self.base, self.config = autoencoder, encoder, base, config
         self.pair_encoder, self.layout = pair_encoder, Layout(config.layout)
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.base.parameters()).device
+
     def encode(self, pictures: Tensor) -> Tensor:
-        return self.autoencoder.to_latent(pictures)
+        return self.autoencoder.to_latent(pictures.to(self.device))
 
     def embed(self, a: Tensor, a_prime: Tensor, b: Tensor) -> list[Tensor]:
         with torch.no_grad():
@@ -194,12 +200,12 @@ class Miniature:
 
     def draw(self, a: Tensor | None, a_prime: Tensor | None, b: Tensor, *, steps: int, seed: int) -> Tensor:
         size = (b.shape[2], b.shape[3])
-        noise = noise_for([seed] * len(b), self.layout.drawn(*size))
-        references = self.layout.references(a, a_prime, b)
-        return self.layout.result(self.base.sample(noise, references, self.layout.ids(*size), steps=steps), *size)
+        noise = noise_for([seed] * len(b), self.layout.drawn(*size)).to(self.device)
+        references, ids = self.layout.references(a, a_prime, b), self.layout.ids(*size).to(self.device)
+        return self.layout.result(self.base.sample(noise, references, ids, steps=steps), *size)
 
     def decode(self, drawn: Tensor) -> Tensor:
-        return self.autoencoder.to_picture(drawn)
+        return self.autoencoder.to_picture(drawn).cpu()
 
 
 def _alone(method: Callable[Concatenate[Editor, P], R]) -> Callable[Concatenate[Editor, P], R]:

@@ -156,6 +156,7 @@ class PictureSource:
         """Draws, edits and encodes on another device from now on."""
         self.autoencoder.to(device)
         self.plain = self.plain.to(device)
+        self.sheet = None
         if device.type != "cpu":
             self.sheet = torch.from_numpy(load_emoji().rgba[self.drawings[:, 0], self.drawings[:, 1]]).to(device)
         return self

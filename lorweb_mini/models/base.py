@@ -118,7 +118,8 @@ class Base(nn.Module):
         """Edits latents [B, 16, h, w] by sentence vectors [B, 384]; ``seeds`` are those of each starting noise."""
         rows, columns = latent.shape[2] // 2, latent.shape[3] // 2
         ids = torch.cat([position_ids(rows, columns, 0), position_ids(rows, columns, 1)])
-        tokens = self.sample(noise_for(seeds, rows * columns), pack(latent), ids, instruction, steps, guidance)
+        noise = noise_for(seeds, rows * columns).to(latent.device)
+        tokens = self.sample(noise, pack(latent), ids.to(latent.device), instruction, steps, guidance)
         return unpack(tokens, *latent.shape[2:])
 
     def save(self, folder: str | Path) -> None:

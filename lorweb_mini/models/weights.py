@@ -207,5 +207,5 @@ def latent_fingerprint(autoencoder: str | Path | torch.nn.Module) -> str:
         state = load_tensors(files[0])
     digest = hashlib.sha256(repr((config["scaling_factor"], config["shift_factor"])).encode())
     for name in sorted(k for k in state if k.startswith("encoder.")):
-        digest.update(state[name].half().contiguous().numpy().tobytes())
+        digest.update(state[name].half().contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -76,9 +76,10 @@ class AutoencoderRecipe(Recipe):
         """Fixes scale and shift from training pictures, unless the encoder is as it was, then writes the model."""
         if not self.decoder_only:
             chosen = self.pictures[np.random.default_rng(0).integers(len(self.pictures), size=SCALE_ROWS)]
+            device = next(self.autoencoder.parameters()).device
             with torch.no_grad():
                 parts = [
-                    self.autoencoder.encoder(load_emoji().tensor(p[:, 0], p[:, 1])) for p in np.array_split(chosen, 16)
+                    self.autoencoder.encoder(load_emoji().tensor(*p.T).to(device)) for p in np.array_split(chosen, 16)
                 ]
             latents = torch.cat(parts)
             self.autoencoder.register_to_config(

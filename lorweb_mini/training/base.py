@@ -24,7 +24,7 @@ from ..models.weights import weights_dir
 from .analogies import known_relations, relation_weights
 from .augmentation import augmented_latents, shared_edits
 from .flow import EXACT_SHIFT, SHIFT, by_change, clean_of, training_sample, validation_sample
-from .loop import Recipe, torch_generator
+from .loop import Recipe, torch_generator, without_cudnn_attention
 
 
 class BaseRecipe(Recipe):
@@ -89,6 +89,7 @@ class BaseRecipe(Recipe):
         self._fixed: dict[str, dict[str, Tensor]] | None = None
 
     def place(self, device: torch.device) -> None:
+        without_cudnn_attention(device)
         self.pictures.to(device)
         self.ids = self.ids.to(device)
 
@@ -139,7 +140,8 @@ class BaseRecipe(Recipe):
         if self.change_floor is None:
             return {"loss": errors.mean()}
         change = clean_of(batch) - batch["reference"]
-        return {"loss": by_change(errors, change, self.change_floor), "flow_matching": errors.mean()}
+        told = batch["instruction"].any(1)
+        return {"loss": by_change(errors, change, self.change_floor, told), "flow_matching": errors.mean()}
 
     def validation(self) -> dict[str, float]:
         if self._fixed is None:

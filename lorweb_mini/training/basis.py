@@ -22,7 +22,7 @@ from ..models.weights import load_weights
 from .analogies import FreshAnalogies, Listed
 from .flow import EXACT_SHIFT, SHIFT, by_change, clean_of, training_sample, validation_sample
 from .log import routing_statistics
-from .loop import Recipe
+from .loop import Recipe, without_cudnn_attention
 
 STANDARDISED = 2048  # analogies that set the router's mean and deviation
 ROUTER_SCALE = 0.1  # at the LoRAs' own rate a question is soon given to one LoRA alone (measured in notebook 04)
@@ -92,8 +92,10 @@ class BasisRecipe(Recipe):
                 self.router.standardise(*self.editor.embeddings(*triplets))
 
     def place(self, device: torch.device) -> None:
+        without_cudnn_attention(device)
         editor = self.editor
-        for part in (editor.autoencoder, editor.encoder, editor.pair_encoder):
+        judge = getattr(editor.encoder, "judge", None)  # an encoder of others, which is no module itself
+        for part in (editor.autoencoder, editor.encoder, editor.pair_encoder, getattr(judge, "network", None)):
             if isinstance(part, nn.Module):
                 part.to(device)
         if self.analogies is not None:
@@ -186,12 +188,13 @@ class BasisRecipe(Recipe):
         self.editor.save(folder, **self.notes)
 
     def start_from(self, folder: Path) -> None:
-        """Basis, router and tuned encoder of the pair, also of a training on other frozen parts.
+        """Basis, router and tuned encoder of the pair, also of a training on other frozen parts or in another layout.
 
         The router's inputs stay standardised as the present frozen parts need it.
         """
         stored, state = load_weights(folder)
-        shape = asdict(self.editor.config)
+        # What the transformer sees changes no shape, so a basis may learn to look at a and a' later.
+        shape = {k: v for k, v in asdict(self.editor.config).items() if k != "layout"}
         if (start := {k: stored.get(k) for k in shape}) != shape:
             raise InputError(f"expected a basis of the shape {shape}, got {start} in {folder}")
         fixed = {} if self.router is None else {f"router.{k}": v for k, v in self.router.named_buffers()}

@@ -54,6 +54,9 @@ class EncoderRecipe(Recipe):
             concepts.setdefault(emojis[emoji].concept, {}).setdefault(emoji, []).append(row)
         self.concepts = [list(members.values()) for members in concepts.values()]
 
+    def place(self, device: torch.device) -> None:
+        self.instructions = self.instructions.to(device)
+
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         half = size // 2
         drawn = []

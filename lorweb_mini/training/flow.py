@@ -20,14 +20,14 @@ EXACT_SHIFT = 2.0  # where x is a function of the references, nothing is left to
 
 def flow_sample(clean: Tensor, t: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     """z_t and v for clean x [B, ...] and times t [B], with noise from a generator: ``t``, ``noisy``, ``velocity``."""
-    noise = torch.randn(clean.shape, generator=generator, device=generator.device).to(clean.device)
+    noise, t = torch.randn(clean.shape, generator=generator).to(clean.device), t.to(clean.device)
     noisy = torch.lerp(clean, noise, t.view(-1, *[1] * (clean.ndim - 1)))
     return {"t": t, "noisy": noisy, "velocity": noise - clean}
 
 
 def random_times(size: int, generator: torch.Generator, shift: float | Tensor = SHIFT) -> Tensor:
     """Times [size] whose logits have mean ``shift``, one for all or [size], and deviation 1."""
-    return torch.sigmoid(torch.randn(size, generator=generator, device=generator.device) + shift)
+    return torch.sigmoid(torch.randn(size, generator=generator) + shift)
 
 
 def clean_of(batch: Mapping[str, Tensor]) -> Tensor:
@@ -35,19 +35,22 @@ def clean_of(batch: Mapping[str, Tensor]) -> Tensor:
     return batch["noisy"] - batch["t"][:, None, None] * batch["velocity"]
 
 
-def by_change(errors: Tensor, change: Tensor, floor: float) -> Tensor:
-    """The mean of squared errors [B, T, C], each sample's divided by its mean squared change [B, T, C] plus a floor."""
-    return (errors.mean((1, 2)) / (change.pow(2).mean((1, 2)) + floor)).mean()
+def by_change(errors: Tensor, change: Tensor, floor: float, told: Tensor | None = None) -> Tensor:
+    """The mean of squared errors [B, T, C], each sample's divided by its mean squared change [B, T, C] plus a floor.
+
+    Where bool [B] ``told`` is False, nothing was to be changed: such a sample counts as it is.
+    """
+    scale = change.pow(2).mean((1, 2)) + floor
+    return (errors.mean((1, 2)) / (scale if told is None else torch.where(told, scale, 1.0))).mean()
 
 
 def training_sample(rng: np.random.Generator, clean: Tensor, shift: float | Tensor = SHIFT) -> dict[str, Tensor]:
     """:func:`flow_sample` at random times."""
-    generator = torch_generator(rng, clean.device)
-    shift = shift.to(clean.device) if isinstance(shift, Tensor) else shift
+    generator = torch_generator(rng)  # the CPU's on every device, so that seed and step decide
+    shift = shift.cpu() if isinstance(shift, Tensor) else shift
     return flow_sample(clean, random_times(len(clean), generator, shift), generator)
 
 
 def validation_sample(rng: np.random.Generator, clean: Tensor) -> dict[str, Tensor]:
     """:func:`flow_sample` at times whose logits lie evenly from −1.5 to 3.5, the same for every training."""
-    times = torch.sigmoid(torch.linspace(-1.5, 3.5, len(clean), device="cpu")).to(clean.device)
-    return flow_sample(clean, times, torch_generator(rng))
+    return flow_sample(clean, torch.sigmoid(torch.linspace(-1.5, 3.5, len(clean))), torch_generator(rng))

@@ -144,6 +144,9 @@ class Watched(Recipe):
     def configuration(self) -> dict[str, Any]:
         return self.recipe.configuration()
 
+    def place(self, device: torch.device) -> None:
+        self.recipe.place(device)
+
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         return self.recipe.batch(rng, size)
 
@@ -162,8 +165,7 @@ class Watched(Recipe):
     def look(self) -> None:
         """Draws the analogies with the weights of this moment, and adds that to the film."""
         started = time.perf_counter()
-        with torch.autocast(self.triplets[0].device.type, enabled=False):  # the step around it may be in bf16
-            result = self.recipe.editor.edit(*self.triplets, steps=DRAWING_STEPS)
+        result = self.recipe.editor.edit(*self.triplets, steps=DRAWING_STEPS)
         perplexity = torch.special.entr(result.coefficients).sum(-1).exp().mean(0)
         loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
         frames = ((result.pictures + 1) * 127.5).round().byte()

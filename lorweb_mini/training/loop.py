@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
-from ..errors import InputError
+from ..errors import InputError, whole_number
 from ..files import write_atomically
 from . import sharding
 from .config import TrainingConfig, autocasts, learning_rate_factor, optimizers_of
@@ -87,9 +87,15 @@ class Recipe(nn.Module):
         raise NotImplementedError
 
 
-def torch_generator(rng: np.random.Generator, device: torch.device | str = "cpu") -> torch.Generator:
+def torch_generator(rng: np.random.Generator) -> torch.Generator:
     """A torch generator seeded from a numpy one."""
-    return torch.Generator(device).manual_seed(int(rng.integers(2**62)))
+    return torch.Generator().manual_seed(int(rng.integers(2**62)))
+
+
+def without_cudnn_attention(device: torch.device) -> None:
+    """Leaves attention to torch's other kernels: cuDNN's failed in the backward pass of 33 tokens (2.11, H100)."""
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def drawn_batch(recipe: Recipe, config: TrainingConfig, step: int) -> dict[str, Tensor]:
@@ -156,8 +162,8 @@ def train(
         folder: receives ``log.csv``, ``training.json``, ``state.safetensors`` while running (with FSDP a folder
             ``state-<step>`` with every process's part), and the recipe's weights at the end.
         fresh: throw an unfinished run in this folder away instead of resuming it.
-        drawers: processes that draw batches; 0 draws them in a thread of this one. They pay where a GPU computes
-            steps faster than one process draws them, and draw the same batches.
+        drawers: processes that draw batches, beside each process of a training; 0 draws them in a thread. They pay
+            where a GPU computes steps faster than one process draws them, and draw the same batches up to rounding.
         make: gives the recipe once more, in each of the drawers; picklable.
 
     Returns:
@@ -167,14 +173,21 @@ def train(
         InputError: the folder holds an unfinished run of another configuration, or its state file is damaged.
         FloatingPointError: the loss is NaN or infinite.
     """
-    if drawers and make is None:
+    if whole_number(drawers, "drawers", least=0) and make is None:
         raise InputError("expected what makes the recipe in each of the processes that draw batches, got none")
     run = _Run(recipe, config, Path(folder), fresh)
-    if drawers and make is not None:
+    drawn: Any
+    if not drawers or make is None:
+        drawn = batches(recipe, config, run.state.step, run.device)
+        end = drawn.close
+    else:
         dataset = StepBatches(make, config, run.state.step, run.device)
-        loader = DataLoader(dataset, batch_size=None, num_workers=drawers, multiprocessing_context="spawn")
-        run.drawn = iter(loader)
-    run.to_the_end()
+        drawn = iter(DataLoader(dataset, batch_size=None, num_workers=drawers, multiprocessing_context="spawn"))
+        end = drawn._shutdown_workers  # torch has no public name for it
+    try:
+        run.to_the_end(drawn)
+    finally:
+        end()  # else what draws would live as long as the traceback of an error
     return run.summary()
 
 
@@ -186,9 +199,6 @@ class _Run:
         self.recipe, self.config, self.folder = recipe, config, folder
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
-        if self.device.type == "cuda":
-            # cuDNN's attention fails in the backward pass of our short sequences (torch 2.11, H100).
-            torch.backends.cuda.enable_cudnn_sdp(False)
         self.world = self.accelerator.num_processes
         self.bf16 = autocasts(config.precision, self.device)
         share = config.batch_size // self.world
@@ -217,9 +227,8 @@ class _Run:
         if ema is not None:
             ema.to(self.device)
         self.rows: list[dict[str, float]] = []
-        self.drawn: Iterator[dict[str, Tensor]] | None = None
         self.before = self.saved = self.state.elapsed
-        self.started = time.monotonic()
+        self.started = 0.0
 
     def _start(self, fresh: bool) -> None:
         """Restores an unfinished run or clears the folder, and lets accelerate wrap what it wraps."""
@@ -251,7 +260,7 @@ class _Run:
         own = self.state.elapsed - self.before
         return config.total_steps is not None and config.minutes is not None and own >= 60 * config.minutes
 
-    def to_the_end(self) -> None:
+    def to_the_end(self, drawn: Iterator[dict[str, Tensor]]) -> None:
         state, config = self.state, self.config
         bar = tqdm(
             total=100.0,
@@ -259,9 +268,10 @@ class _Run:
             disable=not self.is_main,
             bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}",
         )
-        own = batches(self.recipe, config, state.step, self.device)  # draws nothing before it is asked
-        drawn = own if self.drawn is None else self.drawn
         self.model.train()
+        if self.progress < 1:
+            drawn = itertools.chain([next(drawn)], drawn)
+        self.started = time.monotonic()  # of a plan in minutes, none goes to what draws before it has begun
         while self.progress < 1 and not self.capped:
             rate = config.learning_rate * learning_rate_factor(config, state.step, self.progress)
             out = self._step(next(drawn), rate)
@@ -273,8 +283,6 @@ class _Run:
             if state.elapsed - self.saved > 60 * config.checkpoint_minutes or (self.capped and self.progress < 1):
                 self._checkpoint()
             self.recipe.observe(state.step, self.folder, self.is_main)
-        own.close()  # type: ignore[attr-defined]
-        self.drawn = None  # ends the processes that draw
         bar.close()
         if self.progress >= 1:
             self._finish()

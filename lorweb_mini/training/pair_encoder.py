@@ -98,7 +98,9 @@ class PairRecipe(Recipe):
 
     def validation(self) -> dict[str, float]:
         if self._fixed is None:
-            self._fixed = self.batch(np.random.default_rng(2026), self.VALIDATION, "val")
+            device = next(self.encoder.parameters()).device
+            drawn = self.batch(np.random.default_rng(2026), self.VALIDATION, "val")
+            self._fixed = {k: v.to(device) for k, v in drawn.items()}
         with torch.no_grad():
             return {k: float(v) for k, v in self(self._fixed).items()}
 

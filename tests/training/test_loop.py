@@ -563,8 +563,11 @@ def test_processes_that_draw_give_the_run_of_one(whole: Path, tmp_path: Path) ->
     assert drawn_there.drawn == 0 < drawn_here.drawn
     for ours, theirs in zip(drawn_here.parameters(), drawn_there.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    with pytest.raises(InputError, match="expected what makes the recipe"):
-        train(Curve(), CONFIG, tmp_path / "none", drawers=1)
+    assert not multiprocessing.active_children()
+    for drawers, said in ((1, "expected what makes the recipe"), (-1, "drawers")):
+        with pytest.raises(InputError, match=said):
+            train(Curve(), CONFIG, tmp_path / "none", drawers=drawers)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_resumed_run_goes_on_with_the_batches_of_its_step(whole: Path, tmp_path: Path) -> None:

@@ -53,3 +53,27 @@ def test_a_budget_stands_in_place_of_samples(monkeypatch: pytest.MonkeyPatch, tm
     assert (recipe, folder, fresh, drawers) == ("full", tmp_path, False, 3)
     assert make() == "full"
     assert made == [{"change_floor": 0.3}, {"change_floor": 0.3, "standardise": False}]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["full", "--budget", "2", "--steps", "3"], "--budget is the length"),
+        (["full", "--budget", "2", "--samples", "3"], "--budget is the length"),
+        (["encoder", "--change-floor", "0.1"], "--change-floor is for base"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command.main(given)
+    assert said in capsys.readouterr().err
+
+
+def test_a_floor_of_nothing_leaves_the_loss_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(command, "train", lambda *given: {})
+    monkeypatch.setattr(command, "recipe_of", lambda part, basis, seed, **options: made.append(options))
+    command.main(["full", "--change-floor", "0"])
+    assert made == [{"change_floor": None}]
