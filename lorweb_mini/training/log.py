@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import torch
@@ -60,12 +61,13 @@ def routing_statistics(coefficients: Tensor) -> dict[str, float]:
 
     entropy: mean over rows, in nats, ln N where uniform and 0 where one LoRA takes all; usage: entropy of the batch
     mean, low where some LoRAs are never used; variation: mean L1 distance of a row to the batch mean, 0 where the
-    router ignores its input.
+    router ignores its input. Signed coefficients, those of ``tanh``, have no entropy: NaN.
     """
     mean = coefficients.mean(0)
 
     def entropy(c: Tensor) -> float:
-        return float(torch.special.entr(c).sum(-1).mean())
+        found = float(torch.special.entr(c).sum(-1).mean())
+        return found if found > -math.inf else math.nan
 
     variation = (coefficients - mean).abs().sum(-1).mean()
     return {"entropy": entropy(coefficients), "usage": entropy(mean), "variation": float(variation)}

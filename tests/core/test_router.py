@@ -173,3 +173,9 @@ def test_statistics_of_the_two_ways_to_fail() -> None:
     assert uniform == pytest.approx({"entropy": math.log(N), "usage": math.log(N), "variation": 0.0}, abs=1e-6)
     collapsed = routing_statistics(torch.eye(N)[0].expand(BATCH, LAYERS, N))
     assert collapsed == pytest.approx({"entropy": 0.0, "usage": 0.0, "variation": 0.0}, abs=1e-6)
+
+
+def test_signed_coefficients_have_no_entropy() -> None:
+    signed = torch.linspace(-1, 1, BATCH * LAYERS * N).view(BATCH, LAYERS, N)
+    found = routing_statistics(signed)
+    assert math.isnan(found["entropy"]) and math.isfinite(found["variation"])
