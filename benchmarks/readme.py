@@ -1,7 +1,7 @@
 """What the README shows of a run, for maintainers.
 
 python -m benchmarks.readme results    # the last run's pictures and report to figures/run, its table to the README
-python -m benchmarks.readme picture    # figures/readme.png, answers of the shipped starter basis on unseen emoji
+python -m benchmarks.readme picture    # figures/readme.png, answers of the shipped full basis on unseen emoji
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ from lorweb_mini.show.style import save
 from .timing import write_readme
 
 ROOT = Path(__file__).resolve().parents[1]
-# Of the kinds that the starter learns: colours, a mirror image, tones, two edits in a row.
+# What the full basis draws well: colours, lines, mirror images, tones, things, two edits in a row.
 PICTURED = (
     "edit/hue=100",
     "edit/grey",
     "edit/invert",
     "edit/tint=150",
     "edit/background=300",
-    "edit/darken=0.3",
+    "edit/outline",
     "edit/screen=200",
     "edit/flip_horizontal",
     "tone/yellow>dark",
     "tone/dark>light",
+    "colour/red>blue",
+    "mirror/person",
     "compose/edit/invert+edit/background=240",
     "compose/edit/hue=300+edit/darken=0.5",
 )
@@ -88,7 +90,7 @@ def picture(home: Path) -> None:
     items = [
         max(analogies("test", name, seed=5), key=lambda x: float((x.b - x.b_prime).pow(2).sum())) for name in PICTURED
     ]
-    results = draw(methods_of(load("starter"), steps=1)["LoRWeB"], items)
+    results = draw(methods_of(load("full"), steps=1)["LoRWeB"], items)
     print("wrote", save(triplets(items, results, columns=2, size=0.86), home / "figures" / "readme.png"))
 
 
