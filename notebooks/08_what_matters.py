@@ -117,7 +117,7 @@ def grid() -> go.Figure:
     rows = max(len(some) for some in found.values())
     return figure.update_layout(
         template="none", width=860, height=140 + 20 * rows, showlegend=False, margin=dict(l=230, t=60, r=20),
-        updatemenus=[{"buttons": buttons, "x": 0, "y": 1.08, "xanchor": "left"}],
+        updatemenus=[{"buttons": buttons, "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "pad": {"b": 12}}],
         xaxis={"title": "error minus the starter's: left is better", "zeroline": True},
     )  # fmt: skip
 

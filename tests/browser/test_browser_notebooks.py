@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 from .lab import CELL_SECONDS, KERNEL, ROOT, Notebook, Server, changed, differ, pixels, source
 
 START, ANALOGIES, FLOW = "00_start_here", "01_visual_analogies", "02_flow_matching"
-UNSEEN = "07_unseen"
+UNSEEN, MATTERS = "07_unseen", "08_what_matters"
 
 
 @pytest.fixture
@@ -151,4 +151,27 @@ def test_the_committed_notebook_is_never_blank(
     assert page.locator(".jp-OutputArea-output img").count() >= pictures
     text = page.locator(".jp-Notebook").inner_text()
     assert "Error displaying widget" not in text and "Loading widget" not in text
+    server.stop_kernels()
+
+
+@pytest.mark.parametrize("lab", [True, False], ids=["lab", "notebook_7"])
+def test_the_grid_opens_at_once_and_shows_another_group(
+    server: Server, page: Page, screenshots: Path, lab: bool
+) -> None:
+    """Notebook 08 opened and not run: its grid is a picture, under the mouse plotly's figure; its menu moves dots."""
+    name = f"grid_{lab}.ipynb"
+    shutil.copy(ROOT / "notebooks" / f"{MATTERS}.ipynb", server.folder / name)
+    Notebook(page, server, name, lab)
+    grid = page.locator(".jp-RenderedPlotly").first
+    grid.scroll_into_view_if_needed()
+    grid.locator("img").dispatch_event("mouseenter")  # no hover: scrolling may have put the mouse there already
+    shown = "nodes => nodes.map(node => node.getAttribute('transform'))"
+    dots = grid.locator(".scatterlayer .point")
+    dots.first.wait_for()
+    before = dots.evaluate_all(shown)
+    grid.locator(".updatemenu-header").click()
+    grid.locator(".updatemenu-dropdown-button", has_text="unseen edits").click()
+    expect(grid.locator(".updatemenu-header")).to_contain_text("unseen edits")
+    assert dots.evaluate_all(shown) != before
+    page.screenshot(path=screenshots / f"grid_{'lab' if lab else 'notebook_7'}.png")
     server.stop_kernels()
