@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from lorweb_mini.analysis.results import command
+from lorweb_mini.analysis.results import by_seed, command, effects, over_seeds, rows_of
+from lorweb_mini.show.ablations import told
 
-from .cells import BOTH, BOTH_PAPER, CONTEXT_TOTAL, PAIR_ADAPTER
+from .cells import BOTH, BOTH_PAPER, CONTEXT_TOTAL, PAIR_ADAPTER, STARTER
 from .timing import markdown, write_readme
 from .verdicts import (
     CANNOT,
@@ -111,6 +112,10 @@ CLAIMS = (
           change(CONTEXT_TOTAL, -1, reference=BOTH),
           {HOLDS: "On unseen edits the basis that sees a and a′ as well is closer than one LoRA that sees them.",
            FAILS: "On unseen edits one LoRA is closer than the basis, though both see a and a′."}),
+    Claim("RQ1", "… there on new compositions", GRID, RIVAL, ABLATIONS,
+          change(CONTEXT_TOTAL, -1, "composition", BOTH),
+          {HOLDS: "On compositions that were never drawn the basis that sees a and a′ is closer than one LoRA.",
+           FAILS: "On compositions that were never drawn one LoRA is closer."}),
     Claim("RQ1", "… the same with the paper's own query", GRID, RIVAL, ABLATIONS,
           change(CONTEXT_TOTAL, -1, reference=BOTH_PAPER),
           {HOLDS: "Without the encoder of the pair the basis is closer than one LoRA, too, where both see a and a′.",
@@ -167,6 +172,9 @@ CLAIMS = (
           change(BOTH, 1, "drawn"),
           {HOLDS: "With a and a′ as tokens beside the router the error is smaller.",
            FAILS: "With a and a′ as tokens beside the router the error is larger."}),
+    Claim("RQ5", "… on unseen edits", GRID, RIVAL, ABLATIONS, change(BOTH, 1),
+          {HOLDS: "On unseen edits the error is smaller with a and a′ as tokens.",
+           FAILS: "On unseen edits the error is larger with a and a′ as tokens."}),
     Claim("RQ5", "CLIP and SigLIP both serve as the router's encoder", GRID, SIZE, "–", untestable,
           {CANNOT: "Neither is here; the grid has tiny CLIP, EfficientNet, latents and pixels in their place."}),
 )  # fmt: skip
@@ -193,6 +201,32 @@ def summary() -> str:
     return worded(["", "claim", "notebook", "number (95 % interval)", "verdict"], rows)
 
 
+HEADLINE = {  # what is trained: cell, short name of a basis
+    "basis and router, the transformer sees *b* (the starter's recipe)": (STARTER, "the starter's recipe"),
+    "one LoRA, the transformer sees *a*, *a′*, *b*": (CONTEXT_TOTAL, None),
+    "basis and router, the transformer sees *a*, *a′*, *b* (the paper's layout)": (BOTH, "the paper's layout"),
+}
+COLUMNS = {  # of its table: heading to group and measure
+    "edits that could have been drawn": ("drawn", "error"),
+    "unseen edits": ("unseen", "error"),
+    "of these compositions": ("composition", "error"),
+    "both of their parts made": ("composition", "both"),
+}
+
+
+def headline() -> str:
+    """The basis against one LoRA: means over seeds, then the differences seed by seed."""
+    rows, means, gaps = rows_of("ablations"), [], []
+    for name, (cell, short) in HEADLINE.items():
+        values = [by_seed(rows, cell, group, measure=measure).values() for group, measure in COLUMNS.values()]
+        means.append([name, *(told(over_seeds(list(x)), 3) for x in values)])
+        if short is not None:
+            found = [effects(rows, group, CONTEXT_TOTAL, measure).get(cell) for group, measure in COLUMNS.values()]
+            told_gaps = (told(effect.estimate, 3) if effect else "–" for effect in found)
+            gaps.append([f"{short} minus one LoRA, seed by seed", *told_gaps])
+    return worded(["what is trained", *COLUMNS], [*means, *gaps])
+
+
 def worded(heads: list[str], rows: list[list[str]]) -> str:
     """A Markdown table with columns of words, which begin at the left."""
     return markdown(heads, rows).replace("---:", "---")
@@ -202,6 +236,7 @@ def main() -> None:
     """Writes both."""
     LEDGER.write_text(ledger(), encoding="utf-8")
     write_readme(ROOT / "README.md", "claims", summary())
+    write_readme(ROOT / "README.md", "headline", headline())
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from benchmarks import claims, verdicts
-from benchmarks.cells import CONTEXT_TOTAL, STARTER
+from benchmarks.cells import BOTH, CONTEXT_TOTAL, STARTER
 from lorweb_mini.analysis.bootstrap import Estimate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,8 +19,22 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_ledger_is_what_the_files_say() -> None:
     assert claims.LEDGER.read_text(encoding="utf-8") == claims.ledger(), "run python -m benchmarks.claims"
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    between = readme.split("<!-- claims:begin -->\n")[1].split("\n<!-- claims:end -->")[0]
-    assert between == claims.summary(), "run python -m benchmarks.claims"
+    for mark, table in (("claims", claims.summary()), ("headline", claims.headline())):
+        between = readme.split(f"<!-- {mark}:begin -->\n")[1].split(f"\n<!-- {mark}:end -->")[0]
+        assert between == table, "run python -m benchmarks.claims"
+
+
+def test_the_headline_is_the_mean_over_seeds_and_of_differences() -> None:
+    with (ROOT / "data" / "results" / "ablations.csv").open(newline="", encoding="utf-8") as file:
+        rows = [r for r in csv.DictReader(file) if r["group"] == "unseen" and r["method"] == "LoRWeB"]
+    ours, theirs = ({r["seed"]: float(r["error"]) for r in rows if r["cell"] == c} for c in (BOTH, CONTEXT_TOTAL))
+    assert ours.keys() == theirs.keys() and len(ours) == 5
+    lines = claims.headline().splitlines()
+    assert f"{sum(ours.values()) / 5:.3f} (" in next(x for x in lines if "the paper's layout)" in x)
+    gaps = [ours[s] - theirs[s] for s in ours]
+    mean, half = sum(gaps) / 5, stats.t.ppf(0.975, 4) * stats.sem(gaps)
+    told = f"{mean:.3f} ({mean - half:.3f} to {mean + half:.3f})"
+    assert told in next(x for x in lines if x.startswith("| the paper's layout minus"))
 
 
 def test_every_claim_leads_to_a_section() -> None:
