@@ -69,7 +69,9 @@ def main(arguments: list[str] | None = None) -> None:
     for i, item in enumerate(items):
         print(f"{item.relation:50} before {errors['before'][i]:.2f}  after {errors['after'][i]:.2f}")
     print("median", {name: round(float(torch.tensor(e).median()), 3) for name, e in errors.items()})
-    figure = triplets(items, sets, columns=4, title="Forty questions on unseen emoji", size=0.5)
+    figure = triplets(
+        items, sets, columns=4, title="Forty questions on unseen emoji: the previous full basis and this one", size=0.5
+    )
     print("wrote", save(figure, options.out))
 
 

@@ -2,10 +2,10 @@
 # # What matters
 #
 # The method has many parts: N LoRAs, their rank, a router, its query and its encoder, the mixing, what the transformer
-# sees. Which of them matter? The figure below changes **one thing at a time** and trains anew: a row is a change, a dot
-# is a training, and a bar is what several trainings together leave open.
+# sees. Which of them matter? The figure below changes **one part at a time**, or puts a rival in the method's place,
+# and trains anew: a row is a change, a dot is a training, and a bar is what several trainings together leave open.
 #
-# In this notebook you learn to read such a figure, and to be misled by it less.
+# In this notebook you learn to read such a figure, and which conclusions it does not support.
 
 # %%
 # %matplotlib inline
@@ -65,9 +65,9 @@ display(forest(found[MAIN], f"{NAMES.get(MAIN, MAIN)}: one thing changed") if fo
 #
 # ## The grid
 #
-# All trainings have the starter's recipe on 19,200 samples and differ from it in one thing. (The shipped starter had
-# 28,096, so compare with *as the starter* here and not with the README.) All are judged by the test panel of notebook
-# 07 in one step of drawing. The menu chooses the group of edits; hover over a dot for its seed.
+# All trainings have the starter's recipe on 19,200 samples and differ from it in one part; rivals differ in several.
+# (The shipped starter had 28,096, so compare with *as the starter* here and not with the README.) All are judged by the
+# test panel of notebook 07 in one step of drawing. The menu chooses the group of edits; hover over a dot for its seed.
 
 # %%
 import plotly.graph_objects as go
@@ -158,14 +158,16 @@ display(
 #
 # ## Reading one ablation
 #
-# Take the paper's own query, `query cat`. Three numbers come before any conclusion:
+# Take one row: the paper's own query, or the first row while that is not trained. Three numbers come before any
+# conclusion:
 #
 # - the **effect**: the error with the change minus the error without, for each seed. Seeds are compared in pairs, since
 #   the same seed draws the same training analogies;
 # - the **spread** $s$ of these differences over $k$ seeds;
 # - the **interval** $\bar d \pm t_{k-1}\, s / \sqrt k$, with $t = 4.3$ for three seeds and 2.8 for five.
 #
-# If the interval holds 0, the answer is *undecided*, whatever the mean is. So it is for a mean below 0.01.
+# If the interval holds 0, the answer is *undecided*, whatever the mean is. So it is for a mean smaller than 0.01 in
+# size.
 
 # %%
 EXAMPLE = next((c for c in ("query cat", *cells_here) if c in found.get(MAIN, {})), None)
@@ -256,8 +258,8 @@ if candidates:
         )
     )
 else:
-    display(Markdown("No seed contradicts all others here. It takes three seeds of a cell to look for one."))
-rows_here = len(found.get(MAIN, {}))
+    display(Markdown("In no cell with three seeds or more does one seed contradict all others here."))
+rows_here = sum(not np.isnan(e.estimate.low) for e in found.get(MAIN, {}).values())
 display(
     Markdown(
         f"A second danger of a grid: of {rows_here} rows with 95 % intervals, about {rows_here / 20:.1f} exclude 0 by "
@@ -329,8 +331,8 @@ else:
 # Is a basis with a router better than **one LoRA**? That depends on what is held equal. One LoRA without a router must
 # see a and a′ itself, which takes three times the tokens to read. So the grid has it three times, and the fourth rival
 # below is a pair-conditioned adapter with as many parameters. *Both* is the basis whose transformer sees a and a′ as
-# well, as the paper's does; it reads as many tokens as one LoRA. Each basis is compared with one LoRA, once with our
-# encoder of the pair and once with the paper's query alone.
+# well, as the paper's does in a grid of pictures; it reads as many tokens as one LoRA. Each basis is compared with one
+# LoRA, once with our encoder of the pair and once with the paper's query alone.
 
 # %%
 RIVALS = ("context only, r 64", "context only, r 119", "context only, r 4", "pair adapter", "both, layout tokens")
@@ -364,11 +366,11 @@ display(
 
 # %% [markdown]
 # What is *not* equal here either: the rate of learning was chosen for the starter. A single LoRA has the coefficient 1,
-# not about 1/N, so that it gets a fifth of the rate; the last cell of the grid gives it the whole one. And the starter,
+# not about 1/N, so that it gets a fifth of the rate; one cell of the grid gives it the whole one. And the starter,
 # the pair adapter and *both, layout tokens* read the encoder of the pair: 1.6 million frozen weights that were trained
-# to name edits and strengths, which *context only* cannot read. With the paper's query nobody reads them.
+# to name edits and strengths, which *context only* cannot read. The cells with the paper's query do not use it.
 #
-# Whoever sees a and a′ as tokens pays twice: a step takes about twice the time, and a mixture of coefficients alone no
+# Showing a and a′ as tokens has two costs: a step takes about twice the time, and a mixture of coefficients alone no
 # longer makes an edit, since a part of it comes through the tokens. So the starter and the full basis see b alone:
 # their space holds all that they know of an edit, which is what notebooks 05 and 06 look at.
 #
@@ -578,7 +580,7 @@ def check_count(answer) -> str:
         right = next(k for k in range(2, 10_000) if t.ppf(0.975, k - 1) * s / k**0.5 <= w)
         if said != right:
             return f"Not yet: for s = {s} and w = {w} you say {said}, it is {right}."
-    return "✓ Right. At four minutes a training, the last one is a night of computing for a single row."
+    return "✓ Right. At a few minutes a training, the last one is a night of computing for a single row."
 
 
 # %% tags=["exercise"]
@@ -710,7 +712,7 @@ display(
 # - A single seed can point the other way; the section above looks for the worst case in this grid.
 # - A claim about a basis needs controls (is it the router, the pair, the mixing?) and rivals on equal terms. *Equal*
 #   has several meanings, and the table names each of them.
-# - A published number is one that a stranger's run can contradict.
+# - Publish numbers that others can check by running the code.
 #
 # **Next: 09, To the real FLUX.**
 #
