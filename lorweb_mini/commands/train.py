@@ -178,7 +178,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--exact-shift", type=float, help="mean of logit(t) for exact edits")
     made.add_argument("--change-floor", type=float, help="divide each sample's loss by its change plus this; 0: do not")
     made.add_argument("--artists-share", type=float, help="share of artists' pairs beside the fresh edits")
-    made.add_argument("--drawers", type=int, default=0, help="processes that draw batches; pays beside a GPU")
+    made.add_argument("--num-workers", type=int, default=0, help="processes that draw batches; pays beside a GPU")
     made.add_argument("--fresh", action="store_true", help="throw away an unfinished run instead of resuming it")
     made.add_argument("--from-weights", type=Path, help="start from finished weights instead of from nothing")
     return made
@@ -231,5 +231,5 @@ def main(arguments: list[str] | None = None) -> None:
         recipe.start_from(folder)
     only_drawn = {"standardise": False} if options.part in BASES else {}
     make = partial(recipe_of, options.part, basis, options.seed, **more, **only_drawn)
-    summary = train(recipe, config, target, options.fresh, options.drawers, make)
+    summary = train(recipe, config, target, options.fresh, options.num_workers, make)
     print({k: round(v, 4) for k, v in summary.items()})

@@ -105,14 +105,14 @@ def drawn_batch(recipe: Recipe, config: TrainingConfig, step: int) -> dict[str, 
 
 def batches(recipe: Recipe, config: TrainingConfig, step: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
     """The batches from a step on, each drawn while the one before it is computed."""
-    # On a GPU the thread has a queue of its own, so that it does not wait for the step.
-    queue = torch.cuda.Stream(device) if device.type == "cuda" else None
+    # On a GPU the thread has a stream of its own, so that it does not wait for the step.
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def draw(at: int) -> dict[str, Tensor]:
-        with torch.cuda.stream(queue):
+        with torch.cuda.stream(stream):
             batch = drawn_batch(recipe, config, at)
-        if queue is not None:
-            queue.synchronize()
+        if stream is not None:
+            stream.synchronize()
         return batch
 
     with ThreadPoolExecutor(1) as thread:
@@ -121,7 +121,7 @@ def batches(recipe: Recipe, config: TrainingConfig, step: int, device: torch.dev
             batch = upcoming.result()
             step += 1
             upcoming = thread.submit(draw, step)
-            if queue is not None:
+            if stream is not None:
                 for x in (x for x in batch.values() if x.is_cuda):
                     x.record_stream(torch.cuda.current_stream(device))
             yield batch
@@ -140,11 +140,11 @@ class StepBatches(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         worker = get_worker_info()
-        offset, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        assert worker is not None, "in a process of a DataLoader"
         torch.set_num_threads(1)
         recipe = self.make()
         recipe.place(self.device)
-        for step in itertools.count(self.first + offset, stride):
+        for step in itertools.count(self.first + worker.id, worker.num_workers):
             yield {k: v.cpu() for k, v in drawn_batch(recipe, self.config, step).items()}
 
 
@@ -153,7 +153,7 @@ def train(
     config: TrainingConfig,
     folder: str | Path,
     fresh: bool = False,
-    drawers: int = 0,
+    num_workers: int = 0,
     make: Callable[[], Recipe] | None = None,
 ) -> dict[str, float]:
     """Trains a recipe, or goes on where a killed run of the same configuration stopped.
@@ -162,9 +162,9 @@ def train(
         folder: receives ``log.csv``, ``training.json``, ``state.safetensors`` while running (with FSDP a folder
             ``state-<step>`` with every process's part), and the recipe's weights at the end.
         fresh: throw an unfinished run in this folder away instead of resuming it.
-        drawers: processes that draw batches, beside each process of a training; 0 draws them in a thread. They pay
+        num_workers: processes that draw batches, beside each process of a training; 0 draws them in a thread. They pay
             where a GPU computes steps faster than one process draws them, and draw the same batches up to rounding.
-        make: gives the recipe once more, in each of the drawers; picklable.
+        make: gives the recipe once more, in each of these processes; picklable.
 
     Returns:
         steps, samples, seconds and the mean loss over the last hundred steps.
@@ -173,16 +173,16 @@ def train(
         InputError: the folder holds an unfinished run of another configuration, or its state file is damaged.
         FloatingPointError: the loss is NaN or infinite.
     """
-    if whole_number(drawers, "drawers", least=0) and make is None:
+    if whole_number(num_workers, "num_workers", least=0) and make is None:
         raise InputError("expected what makes the recipe in each of the processes that draw batches, got none")
     run = _Run(recipe, config, Path(folder), fresh)
     drawn: Any
-    if not drawers or make is None:
+    if not num_workers or make is None:
         drawn = batches(recipe, config, run.state.step, run.device)
         end = drawn.close
     else:
         dataset = StepBatches(make, config, run.state.step, run.device)
-        drawn = iter(DataLoader(dataset, batch_size=None, num_workers=drawers, multiprocessing_context="spawn"))
+        drawn = iter(DataLoader(dataset, batch_size=None, num_workers=num_workers, multiprocessing_context="spawn"))
         end = drawn._shutdown_workers  # torch has no public name for it
     try:
         run.to_the_end(drawn)

@@ -559,14 +559,14 @@ def test_two_processes_give_the_curve_of_one(whole: Path, tmp_path: Path) -> Non
 def test_processes_that_draw_give_the_run_of_one(whole: Path, tmp_path: Path) -> None:
     drawn_here, drawn_there = Curve(), Curve()
     train(drawn_here, replace(CONFIG, steps=11), tmp_path / "here")
-    train(drawn_there, replace(CONFIG, steps=11), tmp_path / "there", drawers=2, make=Curve)
+    train(drawn_there, replace(CONFIG, steps=11), tmp_path / "there", num_workers=2, make=Curve)
     assert drawn_there.drawn == 0 < drawn_here.drawn
     for ours, theirs in zip(drawn_here.parameters(), drawn_there.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert not multiprocessing.active_children()
-    for drawers, said in ((1, "expected what makes the recipe"), (-1, "drawers")):
+    for num_workers, said in ((1, "expected what makes the recipe"), (-1, "num_workers")):
         with pytest.raises(InputError, match=said):
-            train(Curve(), CONFIG, tmp_path / "none", drawers=drawers)
+            train(Curve(), CONFIG, tmp_path / "none", num_workers=num_workers)
     assert not (tmp_path / "none").exists()
 
 
@@ -575,6 +575,6 @@ def test_a_resumed_run_goes_on_with_the_batches_of_its_step(whole: Path, tmp_pat
     (tmp_path / "run" / "model.safetensors").unlink()
     with pytest.raises(KeyboardInterrupt):
         train(Curve(stop_at=40), CONFIG, tmp_path / "run", fresh=True)
-    train(Curve(), CONFIG, tmp_path / "run", drawers=1, make=Curve)
+    train(Curve(), CONFIG, tmp_path / "run", num_workers=1, make=Curve)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", whole))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)

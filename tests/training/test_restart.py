@@ -47,10 +47,10 @@ def test_a_budget_stands_in_place_of_samples(monkeypatch: pytest.MonkeyPatch, tm
     made: list[dict[str, Any]] = []
     monkeypatch.setattr(command, "train", lambda *given: trained.append(given) or {})
     monkeypatch.setattr(command, "recipe_of", lambda part, basis, seed, **options: made.append(options) or part)
-    command.main(["full", "--budget", "2", "--drawers", "3", "--change-floor", "0.3", "--folder", str(tmp_path)])
-    (recipe, config, folder, fresh, drawers, make), *_ = trained
+    command.main(["full", "--budget", "2", "--num-workers", "3", "--change-floor", "0.3", "--folder", str(tmp_path)])
+    (recipe, config, folder, fresh, num_workers, make), *_ = trained
     assert (config.minutes, config.samples, config.steps, config.decay_samples) == (2, None, None, None)
-    assert (recipe, folder, fresh, drawers) == ("full", tmp_path, False, 3)
+    assert (recipe, folder, fresh, num_workers) == ("full", tmp_path, False, 3)
     assert make() == "full"
     assert made == [{"change_floor": 0.3}, {"change_floor": 0.3, "standardise": False}]
 
