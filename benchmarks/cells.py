@@ -120,7 +120,7 @@ STUDIES: dict[str, dict[str, Change]] = {
 SAMPLES = {"dial": 25_600, "ablations": 19_200, "live": 5_760, "controls": 0}
 SEEDS = {"dial": range(3), "ablations": range(3), "live": range(5), "controls": range(1)}
 # The basis against one LoRA has two seeds more, after all the others.
-HEADLINE, MORE_SEEDS = (STARTER, CONTEXT, BOTH, CONTEXT_TOTAL, PAIR_ADAPTER), range(3, 5)
+HEADLINE, MORE_SEEDS = (STARTER, BOTH, BOTH_PAPER, CONTEXT, CONTEXT_TOTAL, PAIR_ADAPTER), range(3, 5)
 
 
 def cells(study: str) -> list[Cell]:
