@@ -1,0 +1,93 @@
+"""The sentences of the README say what the result files say."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from benchmarks.cells import BOTH, BOTH_PAPER, CONTEXT_TOTAL, STARTER
+from lorweb_mini.analysis.results import effects, rows_of
+
+ROOT = Path(__file__).resolve().parents[2]
+README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+SINGLE, STRENGTH, COMPOSED = "edit that could have been drawn", "unseen strength", "unseen composition"
+
+
+def report(*parts: str) -> dict[str, Any]:
+    with ROOT.joinpath(*parts, "report.json").open(encoding="utf-8") as file:
+        return json.load(file)
+
+
+def numbers(pattern: str) -> tuple[float, ...]:
+    """The numbers that stand at # in a sentence, which the README has to hold once."""
+    found = re.findall(re.escape(pattern).replace(r"\#", r"(\d+(?:[.,]\d+)*)"), README)
+    assert len(found) == 1, f"{len(found)} times in the README: {pattern}"
+    texts = found[0] if isinstance(found[0], tuple) else (found[0],)
+    return tuple(float(text.replace(",", "")) for text in texts)
+
+
+def test_the_starters_sentences() -> None:
+    evaluation = report("figures", "run")["evaluation"]
+    error = lambda group, method="LoRWeB": evaluation["groups"][group][method]["error"]["value"]  # noqa: E731
+    judged = lambda group, method="LoRWeB": evaluation["judge"][group][method]["value"]  # noqa: E731
+    expected = {
+        "training's are higher (# against #)": (error(STRENGTH), error(SINGLE)),
+        "no better than copying *a′* (# against #)": (error(COMPOSED), error(COMPOSED, "copy a'")),
+        "one LoRA has the lower error (#)": (error(COMPOSED, "one LoRA"),),
+        "for single edits (# against #)": (judged(SINGLE), judged(SINGLE, "copy b")),
+        "for unseen compositions (# against #)": (judged(COMPOSED), judged(COMPOSED, "copy b")),
+        "makes single edits far better (#)": (error(SINGLE, "oracle instruction"),),
+    }
+    for sentence, values in expected.items():
+        assert numbers(sentence) == tuple(round(x, 2) for x in values), sentence
+    # The words around the numbers.
+    assert error(STRENGTH) > error(SINGLE)
+    assert error(COMPOSED) >= error(COMPOSED, "copy a'") and error(COMPOSED) > error(COMPOSED, "one LoRA")
+    assert judged(SINGLE) > judged(SINGLE, "copy b") and judged(COMPOSED) > 2 * judged(COMPOSED, "copy b")
+
+
+def test_the_full_basis_sentences() -> None:
+    measured = report("data", "weights", "full")["measured"]
+    seen, relations = measured["members"]["unseen emoji, seen relation"], measured["relations"]
+    edits = [name for name in seen if name.startswith(("edit/", "compose/"))]
+    artists = [name for name in seen if name not in edits]
+    middle = lambda names, method: round(median(relations[n][method]["error"] for n in names), 2)  # noqa: E731
+    assert numbers("it makes # of the artists' relations") == (len(artists),)
+    assert numbers("told them in words (# of copying's error against #)") == (
+        middle(artists, "LoRWeB"),
+        middle(artists, "oracle instruction"),
+    )
+    assert numbers("# single edits less well (# against #)") == (
+        len(edits),
+        middle(edits, "LoRWeB"),
+        middle(edits, "oracle instruction"),
+    )
+    family = measured["groups"]["unseen family"]["LoRWeB"]["error"]["value"]
+    assert numbers("hardly better than copying (#)") == (round(family, 2),)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "cell", "group", "better"),
+    [
+        ("with that encoder is ahead on the training distribution and on the four compositions", BOTH, "drawn", 1),
+        (
+            "with that encoder is ahead on the training distribution and on the four compositions",
+            BOTH,
+            "composition",
+            1,
+        ),
+        ("and behind outside the span", BOTH, "outside", -1),
+        ("over all unseen edits five seeds leave it open", BOTH, "unseen", 0),
+        ("The basis that sees *b* alone is behind one LoRA on unseen edits", STARTER, "unseen", -1),
+        ("with the paper's query in its place, the last row, the basis is no improvement", BOTH_PAPER, "unseen", 0),
+    ],
+)
+def test_the_headlines_sentences(sentence: str, cell: str, group: str, better: int) -> None:
+    """1 where the basis is ahead of one LoRA, −1 where it is behind, 0 where the seeds leave it open."""
+    assert sentence in README
+    assert effects(rows_of("ablations"), group, CONTEXT_TOTAL)[cell].sign == better
