@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from lorweb_mini.analysis.evaluation import squared
 from lorweb_mini.core.editor import load
+from lorweb_mini.emoji.distributions import unseen
 from lorweb_mini.emoji.relations import Analogy, analogies, as_batch
-from lorweb_mini.show.pictures import triplets
+from lorweb_mini.show.pictures import relation_label, triplets
 from lorweb_mini.show.style import save
 
 QUESTIONS = (
@@ -69,9 +70,10 @@ def main(arguments: list[str] | None = None) -> None:
     for i, item in enumerate(items):
         print(f"{item.relation:50} before {errors['before'][i]:.2f}  after {errors['after'][i]:.2f}")
     print("median", {name: round(float(torch.tensor(e).median()), 3) for name, e in errors.items()})
-    figure = triplets(
-        items, sets, columns=4, title="Forty questions on unseen emoji: the previous full basis and this one", size=0.5
-    )
+    held_out = {entry["name"] for entry in unseen()["relations"] if entry["held_out"]}
+    title = "Forty questions on unseen emoji: the previous full basis and this one (*: unseen, a memoriser fails)"
+    labels = [f"{relation_label(x.relation)}{' *' * (x.relation in held_out)}" for x in items]
+    figure = triplets(items, sets, columns=4, labels=labels, title=title, size=0.5)
     print("wrote", save(figure, options.out))
 
 
