@@ -1,4 +1,6 @@
-"""Works out the memoriser's answers on the panels: ``python -m benchmarks.memoriser --save`` (about half an hour).
+"""Works out the memoriser's answers on the panels: ``python -m benchmarks.memoriser --save``.
+
+Each distribution and part takes three quarters of an hour of one core.
 
 Which of its 10,000 relations fits an example pair best does not depend on any weights, so the answers are kept in
 ``data/memoriser.json``: for the distribution of all kinds and for the starter's, on both panels.
@@ -13,6 +15,7 @@ import os
 import torch
 from tqdm.auto import tqdm
 
+from lorweb_mini.analysis.generalisation import cut
 from lorweb_mini.analysis.methods import key_of
 from lorweb_mini.analysis.unseen import panel
 from lorweb_mini.commands.run import PROFILES
@@ -28,6 +31,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=PROFILES["cpu"].analogies, help="analogies of each relation")
     parser.add_argument("--drawn", type=int, default=PROFILES["cpu"].drawn, help="drawn relations of each length")
+    parser.add_argument("--first", type=int, default=3, help="so many of them are asked, as in notebook 07")
+    parser.add_argument("--parts", nargs="+", default=("test", "val"), choices=("test", "val"))
+    parser.add_argument("--all-kinds", action="store_true", help="not those of the starter")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--save", action="store_true")
     parser.add_argument("--quick", action="store_true", help="two analogies, for the tests")
@@ -35,11 +41,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     path = data_dir() / "memoriser.json"
     table = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for kinds in (STARTER_KINDS, None):
+    for kinds in (None,) if options.all_kinds else (None, STARTER_KINDS):
         memoriser = Memoriser(Distribution(kinds, held_out()), 100 if options.quick else SIZE, SEED)
         entry = table.setdefault(",".join(kinds or ["all"]), {"size": SIZE, "seed": SEED, "chosen": {}})
-        for part in ("test", "val"):
-            items = panel(part, options.count, options.drawn, kinds).items
+        for part in options.parts:
+            items = cut(panel(part, options.count, options.drawn, kinds), options.first).items
             missing = [x for x in items if key_of(x) not in entry["chosen"]][: 2 if options.quick else None]
             for number, item in enumerate(tqdm(missing, desc=f"{part}, {len(kinds or ()) or 'all'} kinds")):
                 entry["chosen"][key_of(item)] = memoriser.fit(item.a, item.a_prime)

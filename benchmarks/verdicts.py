@@ -12,7 +12,7 @@ from lorweb_mini.analysis.bootstrap import Estimate
 from lorweb_mini.analysis.results import Effect, effects, rows_of
 from lorweb_mini.show.ablations import told
 
-from .cells import FRESH, STARTER
+from .cells import BOTH, BOTH_PAPER, CONTEXT_TOTAL, FRESH, STARTER
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLDS, FAILS, OPEN, MISSING, CANNOT = (
@@ -23,6 +23,12 @@ HOLDS, FAILS, OPEN, MISSING, CANNOT = (
     "cannot be tested here",
 )
 TRIVIAL = ("copy b", "copy a'", "latent arithmetic", "memoriser")
+TOLD = {
+    CONTEXT_TOTAL: "one LoRA",
+    STARTER: "the basis",
+    BOTH: "the basis that sees *a*, *a′*",
+    BOTH_PAPER: "the basis that sees *a*, *a′*, with the paper's query",
+}
 Verdict = tuple[str, str]
 """The number with its interval, and one of the five verdicts."""
 
@@ -69,11 +75,18 @@ def from_effect(effect: Effect | None, sign: int, what: str) -> Verdict:
 
 
 def change(
-    cell: str, sign: int, group: str = "unseen", reference: str = STARTER, measure: str = "error"
+    cell: str, sign: int, group: str = "unseen", reference: str = STARTER, study: str = "ablations"
 ) -> Callable[[], Verdict]:
-    """A claim about an ablation: ``cell`` minus ``reference``."""
-    what = f"{measure} of *{cell}* minus *{reference}*"
-    return lambda: from_effect(effects(rows_of("ablations"), group, reference, measure).get(cell), sign, what)
+    """A claim about the trainings of a study: ``cell`` minus ``reference``."""
+    what = f"error of {TOLD.get(cell, f'*{cell}*')} minus {TOLD.get(reference, f'*{reference}*')}"
+    return lambda: from_effect(effects(rows_of(study), group, reference).get(cell), sign, what)
+
+
+def on_equal_terms(
+    basis: str, group: str = "unseen", rival: str = CONTEXT_TOTAL, sign: int = -1
+) -> Callable[[], Verdict]:
+    """A claim about a basis against one LoRA on equal terms, or another rival of that study."""
+    return change(rival, sign, group, basis, "headline")
 
 
 def dialled(fixed: int, group: str = "unseen") -> Verdict:
@@ -97,7 +110,8 @@ def controlled(control: str, group: str = "drawn") -> Verdict:
 def swapped() -> Verdict:
     """Another pair of the same relation against a pair of another relation."""
     same, other = (Estimate(**report()["counterfactuals"][k]) for k in ("same", "other"))
-    return f"moves the result by {told(same)}, a pair of another relation by {told(other)}", apart(same, other)
+    number = f"another pair of the relation moves the result by {told(same)}, one of another relation by {told(other)}"
+    return number, apart(same, other)
 
 
 def untestable() -> Verdict:

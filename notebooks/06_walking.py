@@ -28,7 +28,7 @@ from lorweb_mini.show.pictures import picture_rows, relation_label
 from lorweb_mini.show.style import STYLE
 
 SMOKE = os.environ.get("LORWEB_PROFILE") == "smoke"
-STEPS = 1 if SMOKE else 4  # Euler steps a picture; half of the usual, since thousands are drawn here
+STEPS = 1 if SMOKE else 4  # Euler steps a picture; half of the usual, since there are thousands here
 matplotlib.rcParams.update({**STYLE, "figure.dpi": 80})  # many pictures: keeps the file small
 
 # %%
@@ -57,8 +57,9 @@ picture_rows(rows, captions, [f"t = {t:.3g}" for t in ts], TITLE, label_width=0.
 # **You need** notebooks 00 and 04: coefficients, the gate, the router. 01 and 02 help with the errors.
 # **It takes** about an hour of your time; the last cell measures the computing time.
 #
-# Two editors are used. The **starter** was trained on simple edits, the **full** basis on all relations that training
-# may show, so only it knows clocks, the moon and any two skin tones. Both were trained on analogies alone, never on a
+# Two editors are used. The **starter** was trained on simple edits (of the relations used below, *blur*, *pixelate* and
+# *threshold* are not among them), the **full** basis on all relations that training may show, so only it was shown
+# clocks, the moon and any two skin tones. Both were trained on analogies alone, never on a
 # mixture between two of them.
 #
 # ## Half of one edit and half of another
@@ -66,7 +67,7 @@ picture_rows(rows, captions, [f"t = {t:.3g}" for t in ts], TITLE, label_width=0.
 # In notebook 00 you made the mixture exactly halfway between two edits. Does its picture show **both** edits, **half of
 # each**, **one of the two**, or none of these? First look, then count.
 #
-# > **Predict before you run.** Halfway between "invert it" and "shrink it": what will be drawn?
+# > **Predict before you run.** Halfway between "invert it" and "shrink it": what will you see?
 
 # %%
 from itertools import combinations
@@ -137,9 +138,9 @@ display(
 )
 
 # %% [markdown]
-# Look at the third row. The mean of two pictures is a double exposure. No artist would draw it, and yet its squared
-# error is small, as notebook 02 showed for blur. So **whenever a blend of pixels wins below, check whether it is right
-# or only blurred**: the tables also have a measure of sharpness.
+# Look at the third line of the table. The mean of two pictures is a double exposure. No artist would draw it, and yet
+# its squared error is small, as notebook 02 showed for blur. So **whenever a blend of pixels wins below, check whether
+# it is right or only blurred**: the tables also have a measure of sharpness.
 #
 # ## What a straight line is
 #
@@ -165,10 +166,11 @@ display(
 # the geometric mean instead of the arithmetic one. This is a different path: halfway, a LoRA that only one end uses has
 # half of its coefficient on the line of coefficients, and almost nothing here.
 #
-# **A line of embeddings.** Both analogies of a walk share *a* and *b*. Give the router an *a′* whose embedding lies
-# between those of the two examples. The query is the row of the three embeddings, shifted and scaled; the logits are
-# $P q \cdot k_n / \sqrt d$. All of this is affine in the embedding of *a′*, so the line of embeddings **is** the line
-# of logits.
+# **A line of embeddings.** Both analogies of a walk share *a* and *b*. Give the router embeddings of *a′* and of the
+# pair that lie between those of the two examples. The query is the row of all embeddings, shifted and scaled; the
+# logits are
+# $P q \cdot k_n / \sqrt d$. All of this is affine in the embeddings, so the line of embeddings **is** the line of
+# logits.
 #
 # Here is the check by numbers:
 
@@ -236,13 +238,14 @@ picture_rows(rows, columns=columns, title=TITLE, label_width=1.35, size=0.68)
 #
 # How good is a walk? To tell, we need many walks with true pictures in between. The data offer two kinds:
 #
-# - **drawn**: from one yellow hand, relations lead to its light, medium-light, medium, medium-dark and dark versions,
-#   all by the same artist. So halfway between "yellow → light" and "yellow → dark" lies medium. Hours of the clock,
-#   phases of the moon and directions of an arrow give more;
+# - **by artists**: from one yellow hand, relations lead to its light, medium-light, medium, medium-dark and dark
+#   versions, all by the same artist. So halfway between "yellow → light" and "yellow → dark" lies medium. Hours of the
+#   clock, phases of the moon and directions of an arrow give more;
 # - **exact**: an edit with a strength has a dial, and the edit at any strength in between can be computed.
 #
 # Such a row of true answers is a *ladder*, each answer a *rung*. Below, b stands left and its rungs follow. Both ends
-# are relations that the full basis was trained on. **The middle rung is not.**
+# are relations that the full basis was trained on. **The middle rung is not** on the ladders by artists, nor for hue
+# and shrink; middle rungs of darken, blur and shift its fresh edits may have come near.
 
 # %%
 rows = {name: [x.b, *x.rungs] for name, scale in SCALES.items() for x in ladders(scale, 1)}
@@ -250,7 +253,7 @@ display(picture_rows(rows, columns=["b", "first end"], title="Nine ladders", lab
 trained = set(splits()["starter"]["seen"]) | {r.name for r in lw.relations().values() if r.degree == "seen"}
 middle = {name: scale.relations[len(scale.relations) // 2] for name, scale in SCALES.items() if scale.relations}
 known = ", ".join(name for name, relation in middle.items() if relation in trained)
-display(Markdown(f"Middle rungs of drawn ladders that training showed as a relation: **{known or 'none'}**."))
+display(Markdown(f"Middle rungs of ladders by artists that training showed as a relation: **{known or 'none'}**."))
 
 # %% [markdown]
 # ### What is measured
@@ -365,11 +368,12 @@ display(
 )
 
 # %% [markdown]
-# How do you read this table? The error of *asked* is the model's and not the walk's. Where "blend of true ends" is low,
-# as for a darker picture, a walk cannot be expected to win, only not to lose. Where the truth is **not** a blend, as
-# for the hand of a clock or a picture that shrinks or moves, a line of pixels shows two ghosts. It can have the smaller
-# squared error all the same: look for ▼ under *latent* and *pixel*, above all in the rows *shrink* and *shift*. Here is
-# what the paths draw in some of these cases:
+# How do you read this table? The error of *asked* is the model's and not the walk's. Where the curve "blend of
+# true ends" of the figure is low, as for a darker picture, a walk cannot be expected to win, only not to lose. Where
+# the truth is **not** a blend, as for the hand of a clock or a picture that shrinks or moves, a line of pixels between
+# good ends would show two ghosts. Its squared error need not be larger: where the ends themselves are blurred, as in
+# *shrink* and *shift*, every path is a blur, and ▲ need not stand under *latent* and *pixel*. Here are some of these
+# cases:
 
 # %%
 GHOSTS = ["tone: light → dark", "clock: + 1 h → + 3 h", "arrow: 90° → 180°", "shrink: 0.75 → 0.35"]
@@ -423,7 +427,9 @@ display(
         f"more than 0.6 for {said[1]}; about half for {said[2]}.\n\n"
         "Asked with a pair of two equal pictures, the answer misses b by (1 is the size of the whole edit): "
         + "; ".join(f"{name} {x}" for name, x in nobody.items())
-        + ". Zero would mean that the router takes such a pair for no edit at all."
+        + ". Zero would mean that the router takes such a pair for no edit at all.\n\nThe place is that of the nearest "
+        "rung. A picture that fades to white is nearest to the smallest *shrink*, so read the place beside sharpness "
+        "and error."
     )
 )
 
@@ -472,7 +478,7 @@ for name, traces in outside.items():
         {"▼": ahead, "▲": astern}.get(gap[0], []).append(f"{name}, t = {t:g}")
         here = {path: trace.errors()[trace.ts.index(t)] for path, trace in traces.items() if t in trace.ts}
         lines.append((name, f"{t:g}", *(here.get(path, "–") for path in OUT)))
-answer = "undecided" if bool(ahead) == bool(astern) else "yes" if ahead else "no"
+answer = "in some places" if ahead and astern else "yes" if ahead else "no" if astern else "undecided"
 ANSWERS.append(("Does going on beyond an end beat standing still there?", answer,
                 f"better in {len(ahead)}, worse in {len(astern)} of {len(lines)} places"))  # fmt: skip
 display(
@@ -509,7 +515,7 @@ walker
 # The corners of the simplex are the basis LoRAs themselves: all weight on one LoRA in every layer. But which LoRA of
 # another layer is "the same one"? The numbers are arbitrary: renumber the LoRAs of any layer together with their keys,
 # and every picture stays as it is. **"LoRA 3 in all layers" is a grouping by chance.** There are two ways to make it
-# mean something: one router for all layers (notebook 08 trains it), or **matching**: group the LoRAs of different
+# mean something: one router for all layers (a cell of notebook 08), or **matching**: group the LoRAs of different
 # layers that the router turns up and down together. Below are both readings, and how well the groups hold together,
 # also for a router with fresh weights.
 
@@ -553,8 +559,8 @@ moved = {name: squared(x, start.expand_as(x)) / size for name, x in alone.items(
 captions = {name: [f"t = {t:.3g}" for t in quarters] for name in walks}
 TITLE = "A walk from one LoRA to another, in two readings of what one LoRA is"
 display(picture_rows(walks, captions, title=TITLE, label_width=1.3, size=0.62))
-parts = ((0, slice(count // 2)), (1, slice(count // 2, 2 * (count // 2))))
-rows = {f"{name} {part}": x[which] for name, x in alone.items() for part, which in parts}
+parts = (range(count // 2), range(count // 2, 2 * (count // 2)))
+rows = {f"{name},\n{part[0]} to {part[-1]}": x[list(part)] for name, x in alone.items() for part in parts}
 TITLE = "Each LoRA alone, with a coefficient of 1 in every layer"
 display(picture_rows(rows, title=TITLE, label_width=1.3, size=0.56))
 display(
@@ -620,8 +626,8 @@ display(Markdown("\n".join(ends_at) + f"\n\nRows sum to 1 all the way (worst: of
 # ## Adding analogies
 #
 # One pair shows "invert", another "blur". Is there a mixture for *both*? The truth is known: the data contain
-# compositions that no training showed, with the true $b'$ for "first one, then the other". Let $c_1$ and $c_2$ be the
-# mixtures of the two pairs, both for the same b. Here are some recipes and the reason for each:
+# compositions, most of which no training could show, with the true $b'$ for "first one, then the other". Let $c_1$ and
+# $c_2$ be the mixtures of the two pairs, both for the same b. Here are some recipes and the reason for each:
 #
 # | recipe | mixture | because |
 # |:--|:--|:--|
@@ -697,8 +703,9 @@ columns = ["b", *shown_ways.values(), "true b′"]
 picture_rows(rows, columns=columns, title="Two edits at once (starter)", size=0.58, label_width=1.35)
 
 # %% [markdown]
-# What is wrong with the recipes? The mean has half of each update; where the two do not overlap, each edit is reduced
-# to half, as at $t = ½$ in "one analogy turned up". Exercise 4 turns this into a number. The sum has both at full
+# What is wrong with the recipes? The mean has half of each update; where the two do not overlap, each *update* is
+# reduced to half; what that does to a picture varies with the edit, see "one analogy turned up". Exercise 4 turns this
+# into a number. The sum has both at full
 # strength, but *twice* what the two have in common, and it lies far from all mixtures of the training.
 #
 # ### And subtracting
@@ -835,7 +842,7 @@ print(check_edge(edge))
 #
 # *Difficulty ●●○ · about 10 minutes*
 #
-# Pictures drawn at random, each nearest to any of $T$ rungs with equal probability. What is the chance that a walk of
+# Pictures at random, each nearest to any of $T$ rungs with equal probability. What is the chance that a walk of
 # $S$ of them counts as monotone: never a step back, and a later rung at the end than at the start?
 
 
@@ -1005,7 +1012,7 @@ print(check_middle(share_in_the_middle))
 
 # %%
 rows = "\n".join(f"| {question} | **{answer}** | {number} |" for question, answer, number in ANSWERS)
-note = "*Undecided*: the interval holds chance or 0, or there are too few concepts for a verdict."
+note = "*Undecided*: the interval holds chance or 0, the difference is below 0.01, or there are too few concepts."
 display(Markdown(f"| question | answer | number |\n|:--|:--|:--|\n{rows}\n\n{note}"))
 
 # %% [markdown]
@@ -1015,12 +1022,12 @@ display(Markdown(f"| question | answer | number |\n|:--|:--|:--|\n{rows}\n\n{not
 #   from the router being affine before its softmax.
 # - Ladders make the quality of a walk measurable: error, order, midpoint, each with its interval, beside copying the
 #   nearer end and beside a blend of pixels.
-# - A blend of pixels is a strong baseline where the truth is a blend. Where something has to move, it shows two ghosts,
-#   and it can have the smaller squared error all the same: see the rows *shift* and *shrink* of the table of
-#   differences.
+# - A blend of pixels is a strong baseline where the truth is a blend. Where something has to move, it shows two ghosts
+#   or, between blurred ends, a blur, and its squared error need not be larger: see the rows *shift* and *shrink* of the
+#   table of differences.
 # - Beyond the ends the paths differ: one leaves the simplex, the other ends at single LoRAs.
 # - Means of mixtures weaken edits; sums count twice what is shared; two edits in turn need no recipe.
-# - Several examples can be averaged before anything is drawn, for the cost of one picture.
+# - Several examples can be averaged before a picture is made, for the cost of one picture.
 #
 # **Next: 07, Unseen.** Ask for edits that no training showed, and find out why some answers are wrong.
 #
@@ -1029,9 +1036,9 @@ display(Markdown(f"| question | answer | number |\n|:--|:--|:--|\n{rows}\n\n{not
 # - LoRWeB ([arXiv 2602.15727](https://arxiv.org/abs/2602.15727)) mixes products $B_n A_n$, with softmax coefficients
 #   that depend on neither token nor time step; both are what makes the line of weights a line of coefficients. The
 #   released code also has a tanh in place of the softmax, whose coefficients may be negative.
-# - Adding and subtracting fine-tuned weights is *task arithmetic* ([arXiv 2212.04089](https://arxiv.org/abs/2212.04089)),
-#   averaging them *model soups* ([arXiv 2203.05482](https://arxiv.org/abs/2203.05482)). With a shared basis both are
-#   arithmetic of a few coefficients.
+# - Adding and subtracting fine-tuned weights is *task arithmetic* ([arXiv
+#   2212.04089](https://arxiv.org/abs/2212.04089)), averaging them *model soups* ([arXiv
+#   2203.05482](https://arxiv.org/abs/2203.05482)). With a shared basis both are arithmetic of a few coefficients.
 # - In this repository: `lorweb_mini/analysis/ladders.py`, `lorweb_mini/analysis/walking.py` (paths, measures),
 #   `lorweb_mini/analysis/combining.py` (sums, means), `lorweb_mini/widgets/walk.py` (slider).
 

@@ -23,7 +23,7 @@ from ..files import data_dir
 from .bootstrap import Estimate
 from .generalisation import LEAST_GAP
 
-STUDIES = ("dial", "ablations", "live", "controls")
+STUDIES = ("dial", "headline", "ablations", "controls")
 Row = Mapping[str, str]
 
 

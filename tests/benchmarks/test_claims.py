@@ -25,7 +25,7 @@ def test_the_ledger_is_what_the_files_say() -> None:
 
 
 def test_the_headline_is_the_mean_over_seeds_and_of_differences() -> None:
-    with (ROOT / "data" / "results" / "ablations.csv").open(newline="", encoding="utf-8") as file:
+    with (ROOT / "data" / "results" / "headline.csv").open(newline="", encoding="utf-8") as file:
         rows = [r for r in csv.DictReader(file) if r["group"] == "unseen" and r["method"] == "LoRWeB"]
     ours, theirs = ({r["seed"]: float(r["error"]) for r in rows if r["cell"] == c} for c in (BOTH, CONTEXT_TOTAL))
     assert ours.keys() == theirs.keys() and len(ours) == 5
@@ -52,7 +52,7 @@ def test_a_changed_file_changes_the_ledger(tmp_path: Path, monkeypatch: pytest.M
     (claim,) = [x for x in claims.CLAIMS if "generalises better than one LoRA" in x.text]
     assert claim.row()[:2] == ("–", claims.MISSING)
     for gap, verdict in ((0.1, claims.HOLDS), (-0.1, claims.FAILS)):
-        with (tmp_path / "ablations.csv").open("w", newline="", encoding="utf-8") as file:
+        with (tmp_path / "headline.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["cell", "seed", "group", "method", "error"])
             for seed, error in enumerate((0.4, 0.5, 0.6)):

@@ -90,4 +90,4 @@ def test_the_full_basis_sentences() -> None:
 def test_the_headlines_sentences(sentence: str, cell: str, group: str, better: int) -> None:
     """1 where the basis is ahead of one LoRA, −1 where it is behind, 0 where the seeds leave it open."""
     assert sentence in README
-    assert effects(rows_of("ablations"), group, CONTEXT_TOTAL)[cell].sign == better
+    assert effects(rows_of("headline"), group, CONTEXT_TOTAL)[cell].sign == better

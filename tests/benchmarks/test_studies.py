@@ -16,7 +16,7 @@ from filelock import FileLock
 from test_benchmarks import tiny_training  # noqa: F401
 
 from benchmarks import sheet, studies
-from benchmarks.cells import ABLATIONS, CONTEXT_TOTAL, HEADLINE, MORE_SEEDS, PAIR_ADAPTER, SEEDS, STARTER
+from benchmarks.cells import ABLATIONS, CONTEXT_TOTAL, HEADLINE, PAIR_ADAPTER, SEEDS, STARTER
 from lorweb_mini.analysis.pair_adapter import new_pair_editor
 from lorweb_mini.commands.train import BASES, DEFAULTS, STARTER_KINDS
 from lorweb_mini.core.editor import new_editor
@@ -48,10 +48,12 @@ def test_every_cell_is_a_shape_that_can_be(study: str) -> None:
         assert replace(DEFAULTS["starter"], **cell.change.training).learning_rate > 0
 
 
-def test_the_headline_has_five_seeds() -> None:
-    seeds = {name: [c.seed for c in studies.cells("ablations") if c.name == name] for name in ABLATIONS}
-    assert all(seeds[name] == [*SEEDS["ablations"], *MORE_SEEDS] == [0, 1, 2, 3, 4] for name in HEADLINE)
-    assert all(len(own) == 3 for name, own in seeds.items() if name not in HEADLINE)
+def test_the_headline_has_five_seeds_and_so_has_what_ablations_are_compared_with() -> None:
+    for study in ("headline", "ablations"):
+        seeds = {name: [c.seed for c in studies.cells(study) if c.name == name] for name in studies.STUDIES[study]}
+        five = HEADLINE if study == "headline" else (STARTER,)
+        assert all(seeds[name] == [0, 1, 2, 3, 4] for name in five)
+        assert all(len(own) == 3 for name, own in seeds.items() if name not in five)
 
 
 def test_rivals_have_as_many_parameters_as_the_starter() -> None:
@@ -99,24 +101,34 @@ def test_a_cell_is_trained_judged_and_kept_once(
 def test_a_cell_that_another_process_holds_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cell = studies.cells("live")[0]
+    cell = studies.cells("ablations")[0]
     folder = tmp_path / "runs" / cell.folder_name
     monkeypatch.setattr(studies, "trained", lambda *given: None)
     monkeypatch.setattr(
         studies, "rows_of", lambda *given: [{"cell": cell.name, "seed": 0, "group": "g", "method": "m", "error": 0.5}]
     )
-    given = ["live", "--seeds", "0", "--folder", str(tmp_path / "runs"), "--results", str(tmp_path / "live.csv")]
+    given = [
+        "ablations",
+        "--cells",
+        STARTER,
+        "--seeds",
+        "0",
+        "--folder",
+        str(tmp_path / "runs"),
+        "--results",
+        str(tmp_path / "ablations.csv"),
+    ]
     context = multiprocessing.get_context("spawn")
     held = context.Event()
     other = context.Process(target=_hold, args=(folder, held), daemon=True)
     other.start()
     assert held.wait(60)
     studies.main(given)
-    assert not (tmp_path / "live.csv").exists() and "another process" in capsys.readouterr().out
+    assert not (tmp_path / "ablations.csv").exists() and "another process" in capsys.readouterr().out
     other.kill()  # without any chance to clean up
     other.join()
     studies.main(given)
-    assert studies.finished(tmp_path / "live.csv") == {(STARTER, 0)}
+    assert studies.finished(tmp_path / "ablations.csv") == {(STARTER, 0)}
 
 
 def _hold(folder: Path, held: Any) -> None:
