@@ -7,6 +7,8 @@
 ``dial``: the starter's recipe on M fixed relations, M from 2 to 2,048, or on fresh ones. ``headline``: a basis against
 one LoRA on equal terms. ``ablations``: the starter's recipe cut to two minutes, one thing changed; notebook 08 repeats
 one of these trainings. ``controls``: the shipped starter without one of its parts, which takes no training.
+``benchmarks.cells`` has the list.
+
 A killed cell goes on where it stopped. Two processes may work on one study side by side: a cell that one of them holds
 is left out by the other. Results go to ``data/results/<study>.csv``, one row for each cell, group of relations and
 method: tidy, with the settings and the revision of the code.
