@@ -40,7 +40,7 @@ loras, rank, layers = editor.config.n_loras, editor.config.rank, len(editor.basi
 display(
     Markdown(
         f"**{len(questions)} questions, answered {FIRST_ANSWER:.0f} seconds after you pressed the key**, imports "
-        f"included. In blue: what the model drew. To its right: the true b′, drawn by the artist of that emoji or made "
+        f"included. In blue: the model's result. To its right: the true b′, drawn by the artist of that emoji or made "
         f"by an exact edit. The pictures are {int(emoji.present.sum()):,} drawings of {len(emoji.emojis):,} emoji by "
         f"{emoji.present.shape[1]} sets of artists, which is rare luck: visual analogies **with a true answer**. The "
         "model was trained for ten minutes: compare colours, then shapes and sizes."
@@ -124,7 +124,7 @@ display(
 
 # %% [markdown]
 # A number far above 1 usually means that the edit changes little. Turning the hue of an almost black picture changes
-# few pixels, so the denominator is small and every small error counts a lot.
+# every pixel only a little, so the denominator is small and a small error counts a lot.
 #
 # One question per relation is too few for a measurement. `make run` evaluates many questions, with intervals and
 # baselines.
@@ -364,6 +364,8 @@ print(check_half(half))
 # | 04 A basis and a router | How do you train what you have just used? (It takes about ten minutes.) |
 # | 05 The learned space | Which LoRA does what, and do similar edits lie together? |
 # | 06 Walking | What lies between two edits and beyond them, and how close is it to the true answer? |
+# | 07 Unseen | Does it make edits that no training showed? |
+# | 08 What matters | Which parts of the method matter, over several seeds? |
 # | 09 To the real FLUX | How does the same code run at full scale? |
 #
 # ## Where the paper says it

@@ -305,6 +305,10 @@ four = {
 picture_rows(four, columns=["a", "a′", "b", "true b′"], title="One question of each degree", label_width=2.0)
 
 # %% [markdown]
+# These four degrees are those of a fixed list of relations, which notebook 04 trains on. The shipped bases learn fresh
+# edits with random strengths, some of the *held out* ones among them; what they never see is in `data/unseen.json`
+# (notebook 07).
+#
 # Why are there two columns in the middle? The frozen editor itself was trained on many edits, with instructions in
 # words. A held-out relation that the editor **knows** only has to be found by the router, as in the paper, whose base
 # model knows far more edits than the LoRAs were trained on. A relation in the column *known to nobody* was in no
@@ -436,7 +440,7 @@ triplets(seen, answers, title="What arithmetic draws", size=0.6)
 
 # %%
 def pairs_in(name: str, split: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """At most n visibly different pairs of a relation, drawn at random: two tensors [k, 3, 64, 64]."""
+    """At most n visibly different pairs of a relation, at random: two tensors [k, 3, 64, 64]."""
     relation = relations()[name]
     rows = np.random.default_rng(0).permutation(relation.pairs(split))[:n]
     first, second = relation.pictures(rows)
@@ -489,8 +493,9 @@ hue, flip = rho["edit/hue=120"], rho["edit/flip_horizontal"]
 display(
     Markdown(
         f"Without clipping most points lie close to the line: the median distance is {typical:.2f}, the largest "
-        f"{off[farthest]:.2f} ({relation_label(farthest)}). ρ and the error are estimated from different finite "
-        f"samples of pairs. Clipping lowers the error, because it removes colours beyond black and white.\n\n"
+        f"{off[farthest]:.2f} ({relation_label(farthest)}). The formula assumes independent pairs. "
+        f"The two pairs of a question never show the same emoji, those in ρ may: with few emoji, as for the moon, the "
+        f"error lies above the line. Clipping lowers the error, because it removes colours beyond black and white.\n\n"
         f"The pairs have more than half of the shift in common for: {listed}. In these edits **the white ground itself "
         f"changes**, and the ground is most of a picture. Turning the hue is also a change of colour, and yet ρ is "
         f"only {hue:.2f}: the ground stays white, and the shift from red to green is not the shift from blue to red. "

@@ -73,7 +73,7 @@ pixels = (pixels - pixels.mean(0)) * PIXEL
 
 
 def data(k: int) -> torch.Tensor:
-    """k of the drawing's black pixels, drawn at random: [k, 2]."""
+    """k of the drawing's black pixels, sampled at random: [k, 2]."""
     return pixels[torch.randint(len(pixels), (k,))]
 
 
@@ -222,7 +222,7 @@ def walk(z: torch.Tensor, steps: int) -> torch.Tensor:
 torch.manual_seed(2)
 x, noise = data(45), torch.randn(45, 2)
 figure, axes = figure_of(10, 4.4, ncols=2)
-titles = ("In training: straight lines, at random, crossing", "In drawing: one way through each place, curved")
+titles = ("In training: straight lines, at random, crossing", "In sampling: one way through each place, curved")
 for axis, ways, title in zip(axes, (torch.stack([noise, x]), walk(noise, 64)), titles, strict=True):
     axis.scatter(*pixels.T, s=5, marker="s", color="#D5D5D5", linewidths=0)
     axis.plot(ways[:, :, 0], ways[:, :, 1], color=COLOURS[0], lw=0.8, alpha=0.75)
@@ -478,7 +478,7 @@ def train(steps: int, every: int, batch: int = 64) -> tuple[list[float], list[to
 import inspect
 
 written = [line for part in (velocity, draw, train) for line in inspect.getsource(part).splitlines() if line.strip()]
-print(f"Flow matching on pictures, figures and documentation included: {len(written)} lines.")
+print(f"Flow matching on pictures, documentation included: {len(written)} lines.")
 
 # %% [markdown]
 # Train it, and **watch** both halves of the figure. The loss is soon nearly flat while the drawings still improve, for
@@ -913,9 +913,9 @@ picture_rows(
 #
 # The next figure shows the parts. The right bar of each three is the error of a sample, split into the error of the
 # samples' mean (light) and their spread around it (dark); this sum is always exact. The derivation says more: the
-# **left** bar, one step, should be as high as the **middle** one, the mean of many samples. For an open instruction the
-# dark part should be as high as the light one. For an edit with one right answer there should be no dark part; what you
-# see there is scatter that the network adds.
+# **left** bar, one step, should be nearly as high as the **middle** one, the mean of k samples ($\sigma^2$ against
+# $(1 + 1/k)\,\sigma^2$). For an open instruction dark to light should be as k − 1 to k + 1. For an edit with one right
+# answer there should be no dark part; what you see there is scatter that the network adds.
 
 # %%
 SEEDS = 2 if SMOKE else 6
@@ -990,7 +990,7 @@ display(
 )
 
 # %% [markdown]
-# For $g \ne 1$, $v_\varnothing + g\,(v_\text{text} - v_\varnothing)$ is not the velocity of any distribution that the
+# For $g > 1$, $v_\varnothing + g\,(v_\text{text} - v_\varnothing)$ is not the velocity of any distribution that the
 # network learned. Guidance helps a network that follows its instruction too weakly. Where the instruction is already
 # followed, it overshoots, first in colours. FLUX.1-dev and Kontext-dev take $g$ as one more input instead of the second
 # evaluation: they were *distilled* to predict the guided velocity directly.

@@ -26,7 +26,7 @@ from IPython.display import Markdown, display
 
 import lorweb_mini as lw
 from lorweb_mini.analysis.evaluation import reconstruct, squared
-from lorweb_mini.emoji.relations import as_batch, splits
+from lorweb_mini.emoji.relations import as_batch
 from lorweb_mini.models.weights import weights_dir
 from lorweb_mini.show.pictures import relation_label, triplets
 from lorweb_mini.show.style import COLOURS, PALE, STYLE, figure_of
@@ -36,7 +36,7 @@ STEPS = 2 if SMOKE else 8
 matplotlib.rcParams.update({**STYLE, "figure.dpi": 85})  # many pictures: keeps the file small
 
 one, mixed = lw.load(weights_dir() / "one_lora"), lw.load("starter")
-asked = [f"edit/{name}" for name in ("invert", "flip_horizontal", "background=220", "hue=120", "blur=4")]
+asked = [f"edit/{name}" for name in ("invert", "flip_horizontal", "background=220", "hue=120", "tint=150")]
 asked.insert(2, "tone/yellow>dark")
 
 
@@ -80,7 +80,7 @@ display(
 # 4. compute, before any training, which error one LoRA must have on several edits at once, and show that a higher rank
 #    does not help.
 #
-# **You need** notebook 02, and what a matrix product and an eigenvalue are. No GPU, no network.
+# **You need** notebook 02, and what a matrix product, its rank and an orthonormal basis are. No GPU, no network.
 # **It takes** about an hour of your time; the last cell measures the computing time.
 #
 # ## A small change of a big matrix
@@ -640,7 +640,7 @@ display(
 # %%
 from lorweb_mini.emoji.relations import SPLITS, concept_sides, training_pictures
 
-EDITS = ("hue=120", "flip_horizontal", "invert", "background=220", "shrink=0.35", "blur=4", "grey", "darken=0.25")
+EDITS = ("hue=120", "flip_horizontal", "invert", "background=220", "shrink=0.35", "tint=150", "grey", "darken=0.25")
 NAMES = [name.replace("=", " ").replace("_", " ") for name in EDITS]
 COUNTS = (1, 2) if SMOKE else (1, 2, 4, 8)
 
@@ -891,8 +891,8 @@ display(
         f"From rank {small} to rank {large}, in {STEPS} steps, the error on one edit goes from {ends[1][0]} to "
         f"{ends[1][1]}, on {SEVERAL} edits from {ends[SEVERAL][0]} to {ends[SEVERAL][1]}. In one step the best of all "
         f"ranks is {best_once.value:.2f}; the floor is {floor:.2f}, so {1 - floor / best_once.value:.0%} "
-        "of that error is the LoRA's, and the rest belongs to whoever asked without saying what. **No rank buys a way "
-        "below the floor.** What is missing is not room. It is the question."
+        "of that error is the LoRA's, and the rest is the floor, **which no rank can go below**, since the input does "
+        "not say which edit is meant."
     )
 )
 
@@ -938,7 +938,7 @@ axis.axvline(len(COUNTS) - 0.5, color="w", lw=4)
 axis.set_xticks(range(len(columns)), [f"blind,\nn = {n}" for n in COUNTS] + ["sees a, a′", "basis and\nrouter"])
 axis.set_yticks(range(len(EDITS)), NAMES)
 axis.grid(False)
-axis.set_title(f"Error of each edit; the last two learnt {len(splits()['starter']['seen'])} relations", loc="left")
+axis.set_title("Error of each edit; the last two learnt fresh edits of 14 kinds", loc="left")
 figure.colorbar(shade, label="error (b handed back = 1)", extend="both", ticks=[0.1, 0.3, 1, 3], format="%g", pad=0.02)
 figure
 

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # A basis and a router
 #
-# One LoRA learns one edit, or many of them badly. What if you train **several**, and a small network decides for each
-# question how much of each is used? Below are five questions with their answers. Under each is its mixture: a table
-# with one row for every layer of the editor and one column for every LoRA.
+# One LoRA that is not told which edit is meant can learn only one. What if you train **several**, and a small network
+# decides for each question how much of each is used? Below are five questions with their answers. Under each is its
+# mixture: a table with one row for every layer of the editor and one column for every LoRA.
 #
 # In this notebook you will train both, the LoRAs and the network that mixes them, and learn to read such a table.
 
@@ -246,7 +246,8 @@ display(Markdown(f"Worst of {LAYERS} layers: {worst:.0e}. So {verdict}."))
 # Two `Linear` layers of the size that is trained here, the same input, the same process: what does each form cost, as
 # a multiple of the bare frozen layer? *Training* is forward and backward, with gradients for input, A, B and c.
 #
-# > **Predict before you run.** The loop does exactly as many multiplications as the gate. Will it take as long?
+# > **Predict before you run.** The loop's matrix products need exactly as many multiplications as the gate's. Will it
+# > take as long?
 
 # %%
 from torch.utils.benchmark import Timer
@@ -287,10 +288,10 @@ lines = [f"| {name} | {a / floor[0]:.1f} | {b / floor[1]:.1f} |" for name, (a, b
 times = [loop / gate for loop, gate in zip(costs["loop over the LoRAs"], costs["gate"], strict=True)]
 display(
     Markdown(
-        f"| N = {N}, r = {RANK}, {k} × {t} tokens of {d} | drawing | training |\n|:--|--:|--:|\n"
+        f"| N = {N}, r = {RANK}, {k} × {t} tokens of {d} | inference | training |\n|:--|--:|--:|\n"
         + "\n".join(lines)
-        + f"\n\nThe loop costs {times[0]:.1f} times the gate in drawing and {times[1]:.1f} times in training, on this "
-        "machine. Merged costs nothing extra, whatever N is, and holds one mixture at a time: it is the form in which "
+        + f"\n\nThe loop costs {times[0]:.1f} times the gate in inference and {times[1]:.1f} times in training, on "
+        "this machine. Merged costs nothing extra, whatever N is, and holds one mixture at a time: it is the form in which "
         "an edit is *used*, and the gate the form in which it is *learnt*."
     )
 )
@@ -476,7 +477,8 @@ display(
 # projections it does: the scores are small, so the softmax is nearly flat.
 #
 # For a new router we need the training's data, since μ and σ are taken from training triplets. `BasisRecipe` gathers
-# all that a training needs: latents of the true pairs of all relations, a new basis (B = 0) and a new router.
+# all that a training needs: latents of the true pairs of all relations, a new basis (B = 0) and a new router. Here the
+# new router gets **the paper's query**, $e(a), e(a'), e(b)$, without $p$.
 
 # %%
 from dataclasses import replace
@@ -797,9 +799,8 @@ display(
 )
 
 # %% [markdown]
-# How do you read this? Start with the second line above. A plus sign there says that standardising *raised* the early
-# loss, and the bracket says in how many pairs of runs it lowered it. So more LoRAs in use need not mean a lower loss:
-# in these first steps standardising can cost loss, and whether it pays off in a long training is not measured here.
+# How do you read this? Start with the two lines above. A minus sign says that a precaution lowered the early loss, and
+# the bracket in how many pairs of runs it did. Whether that lasts in a long training is not measured here.
 #
 # Then read the columns of the table together. Few LoRAs in *one routing* are not a fault: such a router is certain. But
 # a certain router can fail in two ways. If few are in use **at all** and nothing varies, it gives every question the
@@ -932,8 +933,9 @@ display(
 # %% [markdown]
 # ### The short cut
 #
-# The shipped starter has the same form. The next figure shows the log of its training beside that of the training
-# above.
+# The shipped starter has as many LoRAs of the same rank. It also reads the encoder of the pair, and it learned fresh
+# edits of fourteen kinds and two tones in place of these relations (no blur, pixelate or threshold). The next figure
+# shows the log of its training beside that of the training above; the two losses are of different questions.
 
 # %%
 from lorweb_mini.models.weights import load_config, weights_dir
@@ -946,7 +948,9 @@ own = ("The health of the router trained here", read_log(FOLDER / "log.csv"))
 title, health_log = own if TRAIN_MINUTES else ("The shipped router's health", shipped_log)
 figure, (left, right) = figure_of(10.4, 3.5, ncols=2)
 seen = [row["samples"] for row in shipped_log]
-left.plot(seen, [row[flow] for row in shipped_log], color=COLOURS[0], label="shipped (mean of 100 steps)")
+left.plot(
+    seen, [row[flow] for row in shipped_log], color=COLOURS[0], label="shipped (mean of 20 steps, other questions)"
+)
 left.plot(film.steps * CONFIG.batch_size, film.losses, color=COLOURS[4], marker="o", ms=3, label="here")
 left.set(xlabel="questions seen", ylabel="flow-matching loss", xscale="log", ylim=(0, None))
 left.xaxis.set_major_formatter("{x:,.0f}")
@@ -960,8 +964,9 @@ stored, end = load_config(weights_dir() / "starter"), shipped_log[-1]
 used = f"what you have trained for {MINUTES:g} minutes" if TRAIN_MINUTES else "the shipped weights"
 display(
     Markdown(
-        f"The shipped starter learned for {end['seconds'] / 60:.0f} minutes from {end['samples']:,.0f} questions on "
-        f"{len(stored['relations'])} relations. Here it was {samples:,} questions. "
+        f"The shipped starter learned for {end['seconds'] / 60:.0f} minutes from {end['samples']:,.0f} questions: "
+        f"fresh edits of {len(stored['kinds'])} kinds, and {len(stored['relations'])} relations between artists' "
+        f"pictures. Here it was {samples:,} questions. "
         f"**From here on this notebook uses {used}.**"
     )
 )
@@ -969,8 +974,9 @@ display(
 # %% [markdown]
 # ## Unseen content
 #
-# Does the model work on new emoji? The relations are those of the training, but no drawing of any of these concepts, in
-# any tone or style, was in it. Three baselines stand beside it:
+# Does the model work on new emoji? The relations are those of the training *above*, but no drawing of any of these
+# concepts, in any tone or style, was in it. One LoRA and the shipped starter learned other edits, fresh ones of
+# fourteen kinds, so that blur, pixelate and threshold are new to them. Three baselines stand beside it:
 #
 # - **copy b**: do nothing. Scores 1 by definition.
 # - **one LoRA**: no basis, no router. It has as many LoRA parameters, in a single LoRA; its transformer gets a and a′
@@ -980,6 +986,7 @@ display(
 # %%
 from lorweb_mini.analysis.evaluation import counterfactuals, draw, evaluate, reconstruct, squared
 from lorweb_mini.analysis.methods import methods_of
+from lorweb_mini.show.ablations import told
 
 here, one_lora = lw.load(FOLDER), lw.load(weights_dir() / "one_lora")
 editor, other = (here, shipped) if TRAIN_MINUTES else (shipped, here)
@@ -1062,7 +1069,8 @@ display(
         f"- Against the **oracle**, which is told the edit: clearly better in {len(near[0])}, clearly worse in "
         f"{len(near[1])} ({', '.join(near[1]) or 'none'}).\n"
         f"- Not surely better than **handing b back**: {', '.join(failing) or 'none'}.\n\n"
-        "*Clearly* means that the two intervals do not touch. One training each: another seed may move a relation."
+        "*Clearly* means that the two intervals do not touch. One training each: another seed may move a relation. And "
+        "the trainings differ in edits and length; notebook 08 compares equal ones."
     )
 )
 
@@ -1088,10 +1096,10 @@ triplets(swaps, draw(methods["LoRWeB"], swaps), columns=3, labels=labels_of, siz
 # %%
 limit = 2 if SMOKE else 4
 moved = {name: counterfactuals(methods[name], test, editor.autoencoder, limit) for name in ("one LoRA", "LoRWeB")}
-lines = [f"| {name} | {x.same} | {x.other} |" for name, x in moved.items()]
+lines = [f"| {name} | {told(x.same, 3)} | {told(x.other)} |" for name, x in moved.items()]
 same, other_pair = moved["LoRWeB"].same, moved["LoRWeB"].other
-farther = f"{other_pair.value / same.value:.0f} times as far as another right one"
-reads = f"It reads the pair: a wrong one moves the answer {farther}"
+farther = f"{other_pair.value / same.value:.0f} times the squared distance of another right one"
+reads = f"It reads the pair: a wrong one moves the answer by {farther}"
 blind = "The two cannot be told apart: **the pair is not what decides the answer**"
 display(
     Markdown(
@@ -1488,7 +1496,7 @@ print(check_start(expected_perplexity))
 # - Three numbers describe a router: how many LoRAs one routing uses, how many are in use at all, and how much a routing
 #   depends on the question. The loss shows none of them.
 # - Early gradients of the router are noisy, and its learning rate affects which kind of router it becomes. You have
-#   measured what two precautions change: more LoRAs in use is one thing, a lower loss another.
+#   measured what two precautions change: the LoRAs in use, and the loss of the first steps.
 # - A training whose random numbers depend only on the seed and the step can be interrupted and resumed exactly.
 # - Every figure here shows one training of a small model. What *you* have measured is in the cells.
 #

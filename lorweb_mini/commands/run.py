@@ -35,7 +35,7 @@ from .train import BASES, DEFAULTS, STARTER_KINDS, STARTER_TONES, recipe_of
 # The one LoRA's coefficients are 1, not about 1/N: at the basis's rate its weights would move N times as far a step.
 ONE_LORA_RATE = 2e-3
 GROUPS = {
-    "drawn edit": "edit that could have been drawn",
+    "drawn edit": "single edit",
     "drawn pair": "two in a row",
     "tones": "skin tones",
     "strength": "unseen strength",

@@ -15,7 +15,7 @@ from lorweb_mini.analysis.results import effects, rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
 README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-SINGLE, STRENGTH, COMPOSED = "edit that could have been drawn", "unseen strength", "unseen composition"
+SINGLE, STRENGTH, COMPOSED = "single edit", "unseen strength", "unseen composition"
 
 
 def report(*parts: str) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def test_a_run_trains_judges_draws_and_reports(at_home: Path, capsys: pytest.Cap
     report = json.loads((output / "report.json").read_text())
     assert report["training"]["steps"] == 3 and report["seed"] == 0
     groups = report["evaluation"]["groups"]
-    assert {"edit that could have been drawn", "two in a row", "unseen strength", "unseen composition"} <= set(groups)
+    assert {"single edit", "two in a row", "unseen strength", "unseen composition"} <= set(groups)
     assert report["versions"]["torch"]
     # A run never writes into the checkout; a command of its own does, and only the results of the cpu profile.
     assert (at_home / "README.md").read_text() == README and not (at_home / "figures").exists()
