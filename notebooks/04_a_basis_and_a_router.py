@@ -291,8 +291,8 @@ display(
         f"| N = {N}, r = {RANK}, {k} × {t} tokens of {d} | inference | training |\n|:--|--:|--:|\n"
         + "\n".join(lines)
         + f"\n\nThe loop costs {times[0]:.1f} times the gate in inference and {times[1]:.1f} times in training, on "
-        "this machine. Merged costs nothing extra, whatever N is, and holds one mixture at a time: it is the form in which "
-        "an edit is *used*, and the gate the form in which it is *learnt*."
+        "this machine. Merged costs nothing extra, whatever N is, and holds one mixture at a time: it is the form in "
+        "which an edit is *used*, and the gate the form in which it is *learnt*."
     )
 )
 

@@ -4,9 +4,9 @@
 # Everything so far ran on a miniature. The paper's own basis is for FLUX.1-Kontext, a model with a thousand times as
 # many parameters, which needs a GPU that you may not have. How much of it can you do on a laptop?
 #
-# All but the drawing, and on substitutes for its weights. Each row below is one analogy. The first drawing is by this course's editor with its router. The
-# second is by software that knows neither: **diffusers' own pipeline, unmodified, with one LoRA file**. In the columns
-# after it the file is smaller and smaller.
+# All but the drawing, and on substitutes for its weights. Each row below is one analogy. The first drawing is by this
+# course's editor with its router. The second is by software that knows neither: **diffusers' own pipeline, unmodified,
+# with one LoRA file**. In the columns after it the file is smaller and smaller.
 
 # %%
 # %matplotlib inline
