@@ -335,6 +335,82 @@ options = {"the change of place": None if even else 2 * moved > len(missing),
 display(HTML(prediction(ask, [(words, right, said) for words, right in options.items()])))
 
 # %% [markdown]
+# ## When the transformer sees the pair
+#
+# Up to here the transformer saw b alone, and the mixture had to carry the whole edit. The paper's transformer sees a
+# and a′ as well. `starter_tokens` has the starter's recipe with a and a′ as further reference tokens, and a longer
+# training. Both are asked the unseen compositions of the starter's kinds (all of them have a move), and so is the one
+# LoRA of notebook 03, which sees a and a′ and has no router. These are single trainings of different lengths; notebook
+# 08 has equal ones over five seeds.
+
+# %%
+from lorweb_mini.models.weights import weights_dir
+from lorweb_mini.training.log import LOG, read_log
+
+SEEING = {"sees b (starter)": "starter", "sees a, a′, b": "starter_tokens", "one LoRA": "one_lora"}
+seeing = {name: lw.load(weights_dir() / folder) for name, folder in SEEING.items()}
+small = panel("test", COUNT, DRAWN, STARTER_KINDS)
+composed = [x for name in small.groups["composition"] for x in small.analogies[name]]
+by_layout = {name: methods_of(one, steps=1)["LoRWeB"] for name, one in seeing.items()}
+composed_results = judge(by_layout, composed, editor.autoencoder)
+chosen = [small.analogies[name][i] for name in small.groups["composition"] for i in range(min(3, COUNT))]
+picked = [composed.index(x) for x in chosen]
+triplets(
+    chosen,
+    {name: pictures[picked] for name, pictures in composed_results.pictures.items()},
+    columns=2,
+    labels=[short(x.relation) for x in chosen],
+    title="Compositions that no training showed",
+    size=0.66,
+)
+
+# %%
+composed_names = [get_relation(n) for n in small.groups["composition"] if len(get_relation(n).edits) == 2]
+parts_of = {name: part_shares(method, small.analogies, composed_names, editor.autoencoder)
+            for name, method in by_layout.items()}  # fmt: skip
+display(shares(parts_of, "Compositions that no training showed: what was made of them"))
+lines = []
+for name, folder in SEEING.items():
+    log = read_log(weights_dir() / folder / LOG)[-1]
+    error = composed_results.error(name, small.groups["composition"])
+    lines.append(f"| {name} | {log['samples']:,.0f} | {error} | {parts_of[name]['both']:.0%} |")
+gap = composed_results.gap("sees a, a′, b", "sees b (starter)", small.groups["composition"])
+verdict = BETTER[composed_results.better("sees a, a′, b", "sees b (starter)", small.groups["composition"])]
+ANSWERS.append(("Unseen compositions: does it help that the transformer sees the pair?", verdict, f"error by {gap}"))
+display(
+    Markdown(
+        "| | samples in training | error | nearest to both edits |\n|:--|--:|--:|--:|\n" + "\n".join(lines)
+        + f"\n\n{len(composed)} analogies of {len(small.groups['composition'])} relations, one step of drawing."
+    )
+)  # fmt: skip
+
+# %% [markdown]
+# Who does the work now, the mixture or the tokens? The two can be separated, as a question may be given the mixture of
+# one pair and the tokens of another. If the mixture did everything, another pair in the tokens would not matter.
+
+# %%
+from lorweb_mini.analysis.generalisation import judged
+from lorweb_mini.emoji.relations import as_batch
+
+sees = seeing["sees a, a′, b"]
+probed = [x for name in small.groups["drawn edit"] for x in small.analogies[name][:4]]
+order = np.roll(np.arange(len(probed)), 4)  # the next relation's pairs
+a, a_prime, b, _ = as_batch(probed)
+own, others = sees.route(a, a_prime, b), sees.route(a[order], a_prime[order], b)
+right, wrong = (a, a_prime), (a[order], a_prime[order])
+given = {"both of the right pair": (own, right), "tokens of another pair": (own, wrong),
+         "mixture of another pair": (others, right), "both of another pair": (others, wrong)}  # fmt: skip
+swapped = {name: sees.generate(b, c, context=pair, steps=1).pictures for name, (c, pair) in given.items()}
+probe = judged(swapped, probed, editor.autoencoder)
+found = {name: probe.error(name, small.groups["drawn edit"]) for name in given}
+ask = "Which will do more harm: another pair's tokens, or another pair's mixture?"
+harm = {"another pair's tokens": "tokens of another pair", "another pair's mixture": "mixture of another pair"}
+worst = max(harm, key=lambda name: found[harm[name]].value)
+said = "Errors on single edits: " + ", ".join(f"{name} {value}" for name, value in found.items()) + "."
+display(HTML(prediction(ask, [(name, name == worst, said) for name in harm])))
+display(Markdown(said))
+
+# %% [markdown]
 # ## Controls
 #
 # What is a good result of the basis due to? Each control takes **one** thing away and leaves the rest as it is: the
