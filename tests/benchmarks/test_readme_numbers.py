@@ -84,7 +84,18 @@ def test_the_full_basis_sentences() -> None:
         ("and behind outside the span", BOTH, "outside", -1),
         ("over all unseen edits five seeds leave it open", BOTH, "unseen", 0),
         ("The basis that sees *b* alone is behind one LoRA on unseen edits", STARTER, "unseen", -1),
-        ("with the paper's query in its place, the last row, the basis is no improvement", BOTH_PAPER, "unseen", 0),
+        (
+            "makes the training distribution as well as one LoRA and is behind it on unseen edits",
+            BOTH_PAPER,
+            "drawn",
+            0,
+        ),
+        (
+            "makes the training distribution as well as one LoRA and is behind it on unseen edits",
+            BOTH_PAPER,
+            "unseen",
+            -1,
+        ),
     ],
 )
 def test_the_headlines_sentences(sentence: str, cell: str, group: str, better: int) -> None:
