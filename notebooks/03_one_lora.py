@@ -36,7 +36,7 @@ STEPS = 2 if SMOKE else 8
 matplotlib.rcParams.update({**STYLE, "figure.dpi": 85})  # many pictures: keeps the file small
 
 one, mixed = lw.load(weights_dir() / "one_lora"), lw.load("starter")
-asked = [f"edit/{name}" for name in ("invert", "flip_horizontal", "background=220", "hue=120", "tint=150")]
+asked = [f"edit/{name}" for name in ("invert", "flip_horizontal", "background=220", "hue=120", "tint=240")]
 asked.insert(2, "tone/yellow>dark")
 
 
@@ -640,7 +640,7 @@ display(
 # %%
 from lorweb_mini.emoji.relations import SPLITS, concept_sides, training_pictures
 
-EDITS = ("hue=120", "flip_horizontal", "invert", "background=220", "shrink=0.35", "tint=150", "grey", "darken=0.25")
+EDITS = ("hue=120", "flip_horizontal", "invert", "background=220", "shrink=0.35", "tint=240", "grey", "darken=0.25")
 NAMES = [name.replace("=", " ").replace("_", " ") for name in EDITS]
 COUNTS = (1, 2) if SMOKE else (1, 2, 4, 8)
 
