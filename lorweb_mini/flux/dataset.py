@@ -19,7 +19,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,7 @@ def read_relations(root: str | Path) -> dict[str, list[PicturePair]]:
         elif name in relations or len({x.name.lower() for x in sides}) < len(sides):
             raise InputError(f"expected folders of names that differ in more than case or accents in {root}: {name}")
         else:
-            relations[name] = _pairs(folder, sides, skipped)
+            relations[name] = _pairs(name, folder, sides, skipped)
     if not relations:
         raise InputError(f"expected folders with control/ and target/ in {root}, found none")
     if skipped:
@@ -86,23 +86,21 @@ def read_relations(root: str | Path) -> dict[str, list[PicturePair]]:
     return dict(sorted(relations.items()))
 
 
-def _pairs(folder: Path, sides: Sequence[Path], skipped: dict[str, list[str]]) -> list[PicturePair]:
+def _pairs(category: str, folder: Path, sides: Sequence[Path], skipped: dict[str, list[str]]) -> list[PicturePair]:
     pictures: dict[str, dict[str, Path]] = {side: {} for side in SIDES}
     texts: dict[str, Path] = {}
-    for place in sides:
+    for place in sorted(sides, key=lambda x: x.name.lower()):  # control before target, whose texts count
         side = pictures[place.name.lower()]
         for path in visible(place):
             name = _nfc(path.stem, place)
-            if is_picture(path):
-                if name in side:
-                    raise InputError(f"expected one picture of a name in {place}, got {side[name].name}, {path.name}")
-                side[name] = path
-            elif path.suffix.lower() != ".txt":
-                skipped["not a picture that Pillow reads"].append(f"{folder.name}/{place.name}/{path.name}")
-            elif side is pictures["target"] or name not in texts:
+            if path.suffix.lower() == ".txt":
                 texts[name] = path
-    if beside := [x.name for x in visible(folder) if x not in sides and x.name != CAPTIONS]:
-        skipped["beside control/ and target/"] += [f"{folder.name}/{name}" for name in beside]
+            elif not is_picture(path):
+                skipped["not a picture that Pillow reads"].append(f"{folder.name}/{place.name}/{path.name}")
+            elif name in side:
+                raise InputError(f"expected one picture of a name in {place}, got {side[name].name}, {path.name}")
+            else:
+                side[name] = path
     control, target = pictures.values()
     if alone := sorted(control.keys() ^ target.keys()):
         there = "control" if alone[0] in control else "target"
@@ -118,9 +116,12 @@ def _pairs(folder: Path, sides: Sequence[Path], skipped: dict[str, list[str]]) -
             f"expected a caption of each picture in {folder / CAPTIONS} or in <name>.txt beside it, "
             f"got {len(missing)} without: {some(missing)}"
         )
-    if unused := sorted(captions.keys() - control.keys()):
-        skipped["caption of no picture"] += [f"{folder.name}/{name}" for name in unused]
-    category = _nfc(folder.name, folder)
+    for why, names in (
+        ("beside control/ and target/", [x.name for x in visible(folder) if x not in sides and x.name != CAPTIONS]),
+        ("caption of no picture", sorted(captions.keys() - control.keys())),
+    ):
+        if names:
+            skipped[why] += [f"{folder.name}/{name}" for name in names]
     return [PicturePair(category, name, control[name], target[name], captions[name]) for name in sorted(control)]
 
 
@@ -129,10 +130,9 @@ def _captions(folder: Path, texts: Mapping[str, Path]) -> dict[str, str]:
     listed = read_json(folder / CAPTIONS) if (folder / CAPTIONS).is_file() else {}
     if not isinstance(listed, dict) or not all(isinstance(x, str) for x in listed.values()):
         raise InputError(f"expected an object of names and captions in {folder / CAPTIONS}, got something else")
-    every = [(name, read_text(path)) for name, path in texts.items()] + [
-        (_nfc(k, folder), v) for k, v in listed.items()
-    ]
-    captions = {name: _nfc(" ".join(text.translate(INVISIBLE).split()), folder) for name, text in every}
+    every = {name: read_text(path) for name, path in texts.items()}
+    every |= {_nfc(name, folder): text for name, text in listed.items()}
+    captions = {name: _nfc(" ".join(text.translate(INVISIBLE).split()), folder) for name, text in every.items()}
     return {name: text for name, text in captions.items() if text}
 
 
@@ -145,13 +145,11 @@ def check_pictures(relations: Relations) -> dict[str, dict[str, str]]:
         for each pair its caption and a digest of the bytes of both pictures, by :attr:`PicturePair.key`.
     """
     content, broken = {}, []
-    pairs = [pair for pairs in relations.values() for pair in pairs]
-    for pair in pairs:
+    for pair in (pair for pairs in relations.values() for pair in pairs):
         digest = hashlib.sha256()
         for path in (pair.control, pair.target):
             try:
-                raw = path.read_bytes()
-                digest.update(hashlib.sha256(raw).digest())
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
                 to_rgb(path, pair.key)
             except (OSError, InputError) as error:
                 reason = str(error.__cause__ or error).split(f"{path}: ")[-1]
@@ -159,25 +157,22 @@ def check_pictures(relations: Relations) -> dict[str, dict[str, str]]:
         content[pair.key] = {"caption": pair.caption, "pictures": digest.hexdigest()}
     if broken:
         raise InputError(
-            f"expected {2 * len(pairs)} whole pictures, got {len(broken)} that cannot be decoded: {some(broken)}"
+            f"expected {2 * len(content)} whole pictures, got {len(broken)} that cannot be decoded: {some(broken)}"
         )
     return content
 
 
-def split_categories(names: Sequence[str], val: float = 0.05, test: float = 0.1, seed: int = 0) -> dict[str, list[str]]:
-    """Whole categories as train, val and test, ordered by the SHA-256 of ``seed:name``: first test, then val.
+def split_categories(names: Sequence[str]) -> dict[str, list[str]]:
+    """Whole categories as train, val and test, ordered by the SHA-256 of ``0:name``: a tenth test, a twentieth val.
 
-    ``val`` and ``test`` are shares, rounded to whole categories, at least one each where the share is not 0; InputError
-    where they leave none for training.
+    Both are rounded, to one category at least; InputError where they leave none for training.
     """
-    ordered = sorted(names, key=lambda x: hashlib.sha256(f"{seed}:{x}".encode()).hexdigest())
-    first, second = (max(1, round(share * len(names))) if share else 0 for share in (test, val))
-    if min(val, test) < 0 or first + second >= len(names):
-        raise InputError(
-            f"expected shares that leave categories for training, got val={val}, test={test} of {len(names)}"
-        )
-    parts = (ordered[first + second :], ordered[first : first + second], ordered[:first])
-    return {part: sorted(chosen) for part, chosen in zip(PARTS, parts, strict=True)}
+    ordered = sorted(names, key=lambda name: _digest(0, name))
+    test = max(1, round(0.1 * len(names)))
+    val = test + max(1, round(0.05 * len(names)))
+    if val >= len(names):
+        raise InputError(f"expected three categories or more, for train, val and test, got {len(names)}")
+    return {"train": sorted(ordered[val:]), "val": sorted(ordered[test:val]), "test": sorted(ordered[:test])}
 
 
 def read_splits(path: str | Path, names: Sequence[str]) -> dict[str, list[str]]:
@@ -210,22 +205,19 @@ def sample_analogies(
     """
     sampled: list[tuple[PicturePair, PicturePair]] = []
     for category, pairs in relations.items():
-        digest = hashlib.sha256(f"{seed}:{category}".encode()).digest()
-        for number in np.random.default_rng(list(digest)).permutation(len(pairs) * (len(pairs) - 1))[:each]:
-            first, rest = divmod(int(number), len(pairs) - 1)
-            sampled.append((pairs[first], pairs[rest + (rest >= first)]))
+        every = list(permutations(pairs, 2))
+        rng = np.random.default_rng(list(_digest(seed, category)))
+        sampled += [every[i] for i in rng.permutation(len(every))[:each]]
     return [sampled[i] for i in np.random.default_rng(seed).permutation(len(sampled))]
 
 
-@lru_cache(maxsize=1)
-def _suffixes() -> frozenset[str]:
-    Image.init()
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+def _digest(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{name}".encode()).digest()
 
 
 def is_picture(path: Path) -> bool:
-    """Whether Pillow reads files of this ending."""
-    return path.suffix.lower() in _suffixes() and path.is_file()
+    """Whether it is a file of an ending that Pillow reads."""
+    return Image.registered_extensions().get(path.suffix.lower()) in Image.OPEN and path.is_file()
 
 
 def visible(folder: Path) -> list[Path]:

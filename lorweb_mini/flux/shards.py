@@ -19,34 +19,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, concatenate_datasets
-from datasets.arrow_writer import ArrowWriter
 from diffusers import FluxKontextPipeline
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from ..errors import InputError, whole_number
 from ..files import read_json, write_atomically
-from .dataset import (
-    PARTS,
-    SPLITS,
-    PicturePair,
-    check_pictures,
-    read_relations,
-    read_splits,
-    sample_analogies,
-    some,
-    split_categories,
-)
+from . import dataset
+from .dataset import PARTS, SPLITS, PicturePair, some
 from .picture_encoder import PictureEncoder, fit_pictures, read_picture, scaled_grid
 
 SETTINGS, DATA, INDEX = "settings.json", "data.json", "index.json"
@@ -57,26 +46,16 @@ Analogy = tuple[PicturePair, PicturePair]
 
 @dataclass(frozen=True)
 class ShardSettings:
-    """What is computed.
+    """What is computed."""
 
-    Attributes:
-        side: of one square picture in pixels, half of its grid; other aspects keep about that area.
-        text_tokens: length T of a prompt; diffusers' own 512 unless sampling uses another.
-        each: analogies of a category; 0 for all n · (n − 1).
-        seed: which analogies, in which order.
-        samples: in one file.
-
-    Raises:
-        InputError: numbers that are not whole or too small.
-    """
-
-    side: int = 256
-    text_tokens: int = 512
-    each: int = 300
-    seed: int = 0
-    samples: int = 500
+    side: int = 256  # of one square picture in pixels, half of its grid; other aspects keep about that area
+    text_tokens: int = 512  # length T of a prompt; diffusers' own 512 unless sampling uses another
+    each: int = 300  # analogies of a category; 0 for all n · (n − 1)
+    seed: int = 0  # which analogies, in which order
+    samples: int = 500  # in one file
 
     def __post_init__(self) -> None:
+        """InputError for numbers that are not whole or too small."""
         for name, least in (("side", 16), ("text_tokens", 1), ("each", 0), ("seed", 0), ("samples", 1)):
             # As Python's own numbers, which JSON can write.
             object.__setattr__(self, name, whole_number(getattr(self, name), name, least))
@@ -96,8 +75,6 @@ def write_shards(
 
     Args:
         pipeline: Kontext's; its transformer is not used and may be None. Tensors are kept in its dtype.
-        encoder: the router's picture encoder.
-        data: see :mod:`~lorweb_mini.flux.dataset`.
         splits: a split file of these categories; by default :func:`~lorweb_mini.flux.dataset.split_categories`.
         names: further settings to keep, such as where pipeline and encoder came from.
 
@@ -107,10 +84,11 @@ def write_shards(
     """
     out, settings = Path(out), settings or ShardSettings()
     out.mkdir(parents=True, exist_ok=True)
-    relations = read_relations(data)
-    parts = read_splits(splits, list(relations)) if splits else split_categories(list(relations))
+    relations = dataset.read_relations(data)
+    categories = list(relations)
+    parts = dataset.read_splits(splits, categories) if splits else dataset.split_categories(categories)
     content = {**asdict(settings), **_models_used(pipeline, encoder), **(names or {})}
-    _claim(out, {SETTINGS: content, SPLITS: parts, DATA: check_pictures(relations)})
+    _claim(out, {SETTINGS: content, SPLITS: parts, DATA: dataset.check_pictures(relations)})
     captions = sorted({pair.caption for pairs in relations.values() for pair in pairs})
     prompts = {caption: number for number, caption in enumerate(["", *captions])}
 
@@ -136,7 +114,8 @@ def write_shards(
 
     rows = _write(out, "prompts", list(prompts), PROMPTS_A_FILE, prompt)
     for part in PARTS:
-        chosen = sample_analogies({k: relations[k] for k in parts[part]}, settings.each or None, settings.seed)
+        few = {name: relations[name] for name in parts[part]}
+        chosen = dataset.sample_analogies(few, settings.each or None, settings.seed)
         rows |= _write(out, part, chosen, settings.samples, sample)
     write_atomically(out / INDEX, json.dumps(rows, indent=1).encode())
     return LatentShards(out)
@@ -164,18 +143,19 @@ def _packed(tensors: Mapping[str, Tensor]) -> Row:
 def _write(out: Path, stem: str, items: Sequence[Any], size: int, row_of: Callable[[Any], Row]) -> dict[str, int]:
     """Writes the files ``<stem>-<number>.arrow`` that are not there yet, whole or not at all; returns their rows."""
     rows = {}
-    with tqdm(total=len(items), desc=stem) as bar:
-        for start in range(0, len(items), size):
-            path, few = out / f"{stem}-{start // size:05d}.arrow", items[start : start + size]
-            rows[path.name] = len(few)
-            if not path.exists():
-                part = path.with_name(path.name + ".part")
-                with torch.no_grad(), ArrowWriter(path=str(part), writer_batch_size=16) as writer:
-                    for item in few:
-                        writer.write(row_of(item))
-                    writer.finalize()
-                os.replace(part, path)
-            bar.update(len(few))
+    for start in range(0, len(items), size):
+        path, numbers = out / f"{stem}-{start // size:05d}.arrow", range(start, min(start + size, len(items)))
+        rows[path.name] = len(numbers)
+        if not path.exists():
+            with torch.no_grad():
+                Dataset.from_dict({"number": numbers}).map(
+                    lambda row: row_of(items[row["number"]]),
+                    remove_columns="number",
+                    cache_file_name=str(path),
+                    writer_batch_size=16,
+                    new_fingerprint=path.stem,  # or the models would be hashed
+                    desc=f"{path.name}, {numbers.stop:,} of {len(items):,}",
+                )
     return rows
 
 
@@ -192,7 +172,7 @@ def _models_used(pipeline: FluxKontextPipeline, encoder: PictureEncoder) -> dict
     return {
         "embedding_dim": encoder.embedding_dim,
         "dtype": str(pipeline.vae.dtype).removeprefix("torch."),
-        "weights": {part: _digest(model) for part, model in {**models, "encoder": encoder}.items()},
+        "weights": {part: _digest_of_weights(model) for part, model in {**models, "encoder": encoder}.items()},
         "configurations": {part: _digest_of_settings(config) for part, config in configurations.items()},
     }
 
@@ -203,8 +183,8 @@ def _digest_of_settings(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _digest(model: nn.Module) -> str:
-    """A digest of names, shapes and every k-th value of a model's weights; weights of another training differ in it."""
+def _digest_of_weights(model: nn.Module) -> str:
+    """A digest of names, shapes and every k-th value; weights of another training differ in it."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         few = tensor.flatten()[:: max(1, tensor.numel() // 64)].float().cpu()
@@ -215,16 +195,15 @@ def _digest(model: nn.Module) -> str:
 def _claim(out: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
     """Writes what a new folder's shards are made from; InputError, with what differs, where it holds others."""
     differ: list[str] = []
-    for name, content in files.items():
-        new = json.loads(json.dumps(content))
-        if not (out / name).exists():
-            if any(out.glob("*.arrow")):
-                raise InputError(f"expected {name} beside the shards in {out}, got none")
+    for name, new in files.items():
+        if (out / name).exists():
+            old = read_json(out / name, ())
+            keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+            differ += [_difference(key, old.get(key), new.get(key)) for key in keys]
+        elif any(out.glob("*.arrow")):
+            raise InputError(f"expected {name} beside the shards in {out}, got none")
+        else:
             write_atomically(out / name, json.dumps(new, indent=1, ensure_ascii=False).encode())
-            continue
-        old = read_json(out / name, ())
-        keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-        differ += [_difference(name, key, old.get(key), new.get(key)) for key in keys]
     if differ:
         raise InputError(
             f"expected shards of the same settings, pictures and captions in {out}, got others: {some(differ)}. "
@@ -232,14 +211,12 @@ def _claim(out: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
         )
 
 
-def _difference(file: str, key: str, old: Any, new: Any) -> str:
-    if file == SPLITS:
-        return f"the split's {key}"
-    if file == SETTINGS and not isinstance(new, dict):
-        return f"{key} (was {old!r}, is {new!r})"
-    if old is None or new is None:
+def _difference(key: str, old: Any, new: Any) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return f"{' and '.join(name for name in new if old.get(name) != new[name])} of {key}"
+    if isinstance(old or new, dict):
         return f"{key} ({'added' if old is None else 'removed'})"
-    return f"{' and '.join(name for name in new if old.get(name) != new[name])} of {key}"
+    return f"the split's {key}" if isinstance(new, list) else f"{key} (was {old!r}, is {new!r})"
 
 
 class LatentShards:
@@ -263,57 +240,49 @@ class LatentShards:
         self.settings, self.categories, rows = (read_json(self.folder / name, keys) for name, keys in needed.items())
         if gone := [name for name in (*rows, DATA) if not (self.folder / name).is_file()]:
             raise InputError(f"expected {len(rows)} shards in {folder}, got {len(gone)} missing: {some(gone)}")
-        opened = {name: self._open(self.folder / name, count) for name, count in rows.items()}
-        parts = {part: [x for name, x in opened.items() if name.startswith(f"{part}-")] for part in (*PARTS, "prompts")}
-        self._data = {part: concatenate_datasets(few) for part, few in parts.items() if few}
+        parts = defaultdict(list)
+        for name, count in rows.items():
+            parts[name.split("-")[0]].append(_opened(self.folder / name, count))
+        self._data = {part: concatenate_datasets(files) for part, files in parts.items()}
         self.captions: list[str] = list(self._data["prompts"]["caption"])
         content = b"".join((self.folder / name).read_bytes() for name in (DATA, SPLITS))
         self.digest = hashlib.sha256(content).hexdigest()
 
-    @staticmethod
-    def _open(path: Path, count: int) -> Dataset:
-        try:
-            data = Dataset.from_file(str(path))
-            if len(data) == count:
-                return data
-            detail = f"{len(data)} rows"
-        except Exception as error:  # Arrow raises kinds of its own, and built-in ones
-            detail = " ".join(str(error).split())[:200]
-        raise InputError(f"expected {count} rows in {path}, got a damaged file: {detail}")
-
     def count(self, part: str) -> int:
         """Number of samples of train, val or test."""
-        return len(self._data[part]) if part in self._data else 0
-
-    def files(self, part: str) -> list[Path]:
-        """The Arrow files of a part, for readers that stream."""
-        return sorted(self.folder.glob(f"{part}-*.arrow"))
+        return len(self._data.get(part, ()))
 
     def buckets(self, part: str) -> list[list[int]]:
         """Numbers of the samples that share one size and can stand in one batch."""
-        buckets: dict[tuple[int, int], list[int]] = {}
+        buckets = defaultdict(list)
         if self.count(part):
-            sizes: Iterable[Row] = self._data[part].select_columns(["height", "width"])
-            for number, row in enumerate(sizes):
-                buckets.setdefault((row["height"], row["width"]), []).append(number)
+            sizes = self._data[part].select_columns(["height", "width"])[:]
+            for number, size in enumerate(zip(*sizes.values(), strict=True)):
+                buckets[size].append(number)
         return list(buckets.values())
 
     def sample(self, part: str, number: int) -> tuple[dict[str, Tensor], Row]:
         """Tensors of one sample (see the module), and category, names, caption, size and prompt number."""
-        return self._row(part, number, ("target", "condition", "query"))
-
-    def _row(self, part: str, number: int, names: tuple[str, ...]) -> tuple[dict[str, Tensor], Row]:
         row = self._data[part][number]
-        try:
-            content = row.pop("tensors")
-            if zlib.crc32(content) != row["checksum"]:
-                raise ValueError("other bytes than were written")
-            tensors = load(content)
-            return {name: tensors[name] for name in names}, row
-        except Exception as error:  # safetensors has a kind of its own, and damage is of many kinds
-            raise InputError(f"expected whole tensors in {part} {number} of {self.folder}, got {error}") from None
+        content = row.pop("tensors")
+        if zlib.crc32(content) != row["checksum"]:
+            raise InputError(
+                f"expected whole tensors in {part} {number} of {self.folder}, got other bytes than were written"
+            )
+        return load(content), row
 
     def prompt(self, number: int) -> tuple[Tensor, Tensor]:
         """Embeddings of a caption: [T, C] and, pooled, [P]."""
-        tensors, _ = self._row("prompts", number, ("embeds", "pooled"))
+        tensors, _ = self.sample("prompts", number)
         return tensors["embeds"], tensors["pooled"]
+
+
+def _opened(path: Path, count: int) -> Dataset:
+    try:
+        data = Dataset.from_file(str(path))
+    except Exception as error:  # Arrow raises kinds of its own, and built-in ones
+        detail = " ".join(str(error).split())[:200]
+        raise InputError(f"expected {count} rows in {path}, got a damaged file: {detail}") from None
+    if len(data) != count:
+        raise InputError(f"expected {count} rows in {path}, got a damaged file: {len(data)} rows")
+    return data
