@@ -25,36 +25,24 @@ from .picture_encoder import PictureEncoder, read_triplets
 
 @dataclass(frozen=True)
 class Inspection:
-    """Measures of the weights, for L layers and N LoRAs of rank r.
+    """Measures of the weights, for L layers and N LoRAs of rank r."""
 
-    Attributes:
-        layers: names; widths: (in, out) of each.
-        key_norms: [L, N]; key_cosines: cosines between a layer's keys, [L, N, N].
-        norms: Frobenius norms ‖B_n A_n‖, [L, N]; update_cosines: cosines between a layer's updates, [L, N, N].
-        lora_ranks: effective rank of every single update, 1 to r, [L, N].
-        spectra: singular values of the even mixture sum_n B_n A_n / N, largest first, [L, N·r], zeros where a layer
-            is narrower.
-        effective_ranks: of the even mixture, [L].
-        parameters: values in the file.
-    """
-
-    layers: list[str]
-    widths: list[tuple[int, int]]
-    key_norms: np.ndarray
-    key_cosines: np.ndarray
-    norms: np.ndarray
-    update_cosines: np.ndarray
-    lora_ranks: np.ndarray
+    file: ReleasedFile  # what was measured
+    key_norms: np.ndarray  # [L, N]
+    key_cosines: np.ndarray  # between a layer's keys, [L, N, N]
+    norms: np.ndarray  # Frobenius norms ‖B_n A_n‖, [L, N]
+    update_cosines: np.ndarray  # between a layer's updates, [L, N, N]
+    lora_ranks: np.ndarray  # effective rank of every single update, 1 to r, [L, N]
+    # singular values of the even mixture sum_n B_n A_n / N, largest first, zeros where a layer is narrower: [L, N·r]
     spectra: np.ndarray
-    effective_ranks: np.ndarray
-    parameters: int
+    effective_ranks: np.ndarray  # of the even mixture, [L]
 
     def table(self) -> list[dict[str, Any]]:
         """One row a layer, of plain numbers; the cosines are absolute ones between different LoRAs."""
         other = ~np.eye(self.norms.shape[1], dtype=bool)
         keys, updates = (np.abs(x[:, other]) for x in (self.key_cosines, self.update_cosines))
         if not other.any():  # a single LoRA
-            keys = updates = np.zeros((len(self.layers), 1))
+            keys = updates = np.zeros((len(self.norms), 1))
         columns = {
             "key_norm": self.key_norms.mean(1),
             "key_cosine_mean": keys.mean(1),
@@ -70,26 +58,27 @@ class Inspection:
         }
         return [
             {"layer": name, "in": wide, "out": high, **{k: float(x[i]) for k, x in columns.items()}}
-            for i, (name, (wide, high)) in enumerate(zip(self.layers, self.widths, strict=True))
+            for i, (name, (wide, high)) in enumerate(self.file.modules.items())
         ]
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes layers.csv (the table) and layers.json (the table with norms and spectra of every layer)."""
-        folder, rows = Path(folder), self.table()
-        folder.mkdir(parents=True, exist_ok=True)
-        write_csv(folder / "layers.csv", rows)
+        written = [Path(folder) / "layers.csv", Path(folder) / "layers.json"]
+        written[0].parent.mkdir(parents=True, exist_ok=True)
+        rows = self.table()
+        write_csv(written[0], rows)
         more = zip(rows, self.norms.tolist(), self.spectra.tolist(), strict=True)
         full = [{**row, "norms": norms, "spectrum": spectrum} for row, norms, spectrum in more]
-        (folder / "layers.json").write_text(json.dumps({"parameters": self.parameters, "layers": full}, indent=1))
-        return [folder / "layers.csv", folder / "layers.json"]
+        written[1].write_text(json.dumps({"parameters": self.file.parameters, "layers": full}, indent=1))
+        return written
 
     def __str__(self) -> str:
         """A summary, with layers of one kind taken together."""
-        known = set(kontext_modules())
-        n, total = self.norms.shape[1], self.spectra.shape[1]
+        ours, known = self.file.modules.keys(), kontext_modules().keys()
+        config = self.file.config
         lines = [
-            f"{len(self.layers)} adapted layers, {len(known & set(self.layers))} of the {len(known)} in FLUX.1-Kontext",
-            f"N = {n} LoRAs of rank {total // n}; {self.parameters:,} parameters",
+            f"{len(ours)} adapted layers, {len(known & ours)} of the {len(known)} in FLUX.1-Kontext",
+            f"N = {config.n_loras} LoRAs of rank {config.rank}; {self.file.parameters:,} parameters",
             f"{'':<44}{'layers':>7}{'‖B_n A_n‖':>11}{'|cos| of':>10}{'|cos| of':>10}{'eff. rank':>11}{'eff. rank':>11}",
             f"{'kind of layer':<44}{'':>7}{'':>11}{'updates':>10}{'keys':>10}{'one LoRA':>11}{'mixture':>11}",
         ]
@@ -108,17 +97,14 @@ class Inspection:
 
 def inspect_released(file: ReleasedFile, progress: bool = False) -> Inspection:
     """Reads a checkpoint layer by layer and measures it; memory is that of one layer and of the result."""
-    n, r, layers = file.config.n_loras, file.config.rank, []
+    directions = file.config.n_loras * file.config.rank
     with torch.no_grad():
-        for layer in tqdm(file, total=len(file.layers), disable=not progress):
-            layers.append(_measured(layer))
-    spectra = [x.pop("spectrum").numpy() for x in layers]
+        layers = [_measured(layer) for layer in tqdm(file, total=len(file.layers), disable=not progress)]
+    spectra = [x.pop("spectrum") for x in layers]
     return Inspection(
-        file.layers,
-        list(file.modules.values()),
-        spectra=np.stack([np.pad(x, (0, n * r - len(x))) for x in spectra]),
-        effective_ranks=np.array([effective_rank(torch.from_numpy(x)) for x in spectra]),
-        parameters=file.parameters,
+        file,
+        spectra=np.stack([np.pad(x, (0, directions - len(x))) for x in spectra]),
+        effective_ranks=np.array([effective_rank(x) for x in spectra]),
         **{name: torch.stack([x[name] for x in layers]).numpy() for name in layers[0]},
     )
 
@@ -147,38 +133,28 @@ def _measured(layer: ReleasedLayer) -> dict[str, Tensor]:
 def read_analogies(folder: str | Path) -> tuple[list[str], list[list[Tensor]]]:
     """Analogies of a folder: each subfolder holds pictures named ``a``, ``a_prime`` and ``b``.
 
-    Returns:
-        names of the subfolders, and for each [a, a', b] as :func:`~lorweb_mini.flux.picture_encoder.read_triplets`.
-
-    Raises:
-        InputError: no subfolder, or one that lacks a picture.
+    Gives names of the subfolders, and for each [a, a', b] as :func:`~.picture_encoder.read_triplets`; InputError
+    where there is no subfolder, or one that lacks a picture.
     """
     places = [x for x in visible(Path(folder)) if x.is_dir()] if Path(folder).is_dir() else []
     if not places:
         raise InputError(f"expected a folder of folders with pictures a, a_prime and b, got {str(folder)!r}")
     triplets = []
     for place in places:
-        pictures = [x for x in visible(place) if is_picture(x)]
-        files = [[x for x in pictures if x.stem == name] for name in ("a", "a_prime", "b")]
-        for name, paths in zip(("a", "a_prime", "b"), files, strict=True):
+        pictures = list(filter(is_picture, visible(place)))
+        files = {name: [x for x in pictures if x.stem == name] for name in ("a", "a_prime", "b")}
+        for name, paths in files.items():
             if len(paths) != 1:
                 raise InputError(f"expected one picture {name} in {place}, got {len(paths)}")
-        triplets += read_triplets(*files)
+        triplets += read_triplets(*files.values())
     return [x.name for x in places], triplets
 
 
 @torch.no_grad()
 def route_released(file: ReleasedFile, query: Tensor) -> Tensor:
-    """Mixing coefficients of k queries, one layer of the checkpoint in memory at a time.
+    """Mixing coefficients [k, layers, N] of k queries, one layer of the checkpoint in memory at a time.
 
-    Args:
-        query: embeddings of a, a' and b in a row, [k, query_dim].
-
-    Returns:
-        [k, layers, N]; rows sum to 1.
-
-    Raises:
-        InputError: queries of another width.
+    ``query`` holds embeddings of a, a' and b in a row, [k, query_dim]; InputError for those of another width.
     """
     c = file.config
     if query.ndim != 2 or query.shape[1] != c.query_dim:
@@ -195,11 +171,8 @@ def route_released(file: ReleasedFile, query: Tensor) -> Tensor:
 def route_pictures(file: ReleasedFile, encoder: PictureEncoder, *triplets: Sequence[Tensor]) -> Tensor:
     """Mixing coefficients [k, layers, N] of analogies; neither FLUX nor a GPU is needed.
 
-    Args:
-        triplets: each [a, a', b] of one size, [B, 3, H, W] in [-1, 1]; k is the sum of their B.
-
-    Raises:
-        InputError: an encoder of another width than the checkpoint's router has.
+    ``triplets`` are each [a, a', b] of one size, [B, 3, H, W] in [-1, 1]; k is the sum of their B. InputError for an
+    encoder of another width than the checkpoint's router has.
     """
     encoder.check_width(file.config.query_dim)
     return route_released(file, torch.cat([encoder.query(*x) for x in triplets]))
@@ -211,8 +184,7 @@ def routing_table(names: Iterable[str], coefficients: Tensor) -> list[dict[str, 
     ``effective`` is exp of the mean entropy, 1 to N; ``top`` the LoRA with the largest mean coefficient.
     """
     vectors = coefficients.flatten(1).numpy()
-    components = min(2, len(vectors) - 1)
-    points = pca(vectors, components).points if components else np.zeros((len(vectors), 0))
+    points = pca(vectors, min(2, len(vectors) - 1)).points if len(vectors) > 1 else np.zeros((1, 0))
     rows = []
     for name, point, c in zip(names, points.tolist(), coefficients, strict=True):
         effective = float(np.exp(routing_statistics(c[None])["entropy"]))

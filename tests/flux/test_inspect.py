@@ -42,11 +42,12 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> ReleasedFile:
 
 def test_numbers_are_those_of_the_dense_updates(file: ReleasedFile) -> None:
     found, tensors = inspect_released(file), tiny_tensors(tiny_transformer())
-    assert found.layers == file.layers and found.parameters == sum(x.numel() for x in tensors.values())
-    for i, name in enumerate(found.layers):
+    assert found.file.parameters == sum(x.numel() for x in tensors.values())
+    for i, name in enumerate(file.layers):
         low, high, keys = (tensors[f"transformer.{name}.lora_{x}"].double() for x in ("A", "B", "keys"))
         updates = [(low[n] @ high[n]).T for n in range(N)]
-        assert found.widths[i] == (updates[0].shape[1], updates[0].shape[0])
+        row = found.table()[i]
+        assert (row["layer"], row["in"], row["out"]) == (name, updates[0].shape[1], updates[0].shape[0])
         np.testing.assert_allclose(found.norms[i], [x.norm() for x in updates], rtol=1e-10)
         np.testing.assert_allclose(found.key_norms[i], keys.norm(dim=1), rtol=1e-10)
         for m in range(N):
