@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -107,11 +107,11 @@ def kontext_modules() -> Modules:
 def released_shapes(config: ReleasedConfig, modules: Modules) -> dict[str, tuple[int, ...]]:
     """Every key of a checkpoint of these sizes and its shape, in the order of the model."""
     n, r, d, query = config.n_loras, config.rank, config.keys_dim, config.query_dim
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, (wide, high) in modules.items():
-        for part, shape in zip(PARTS, ((n, wide, r), (n, r, high), (n, d), (d, query)), strict=True):
-            shapes[f"{PREFIX}{name}.{part}"] = shape
-    return shapes
+    return {
+        f"{PREFIX}{name}.{part}": shape
+        for name, (wide, high) in modules.items()
+        for part, shape in zip(PARTS, ((n, wide, r), (n, r, high), (n, d), (d, query)), strict=True)
+    }
 
 
 @dataclass(frozen=True)
@@ -149,11 +149,7 @@ class ReleasedFile:
 
     @torch.no_grad()
     def load_into(self, basis: Basis, router: Router) -> None:
-        """Copies the checkpoint into a basis and a router, which then does not standardise its query.
-
-        Raises:
-            InputError: other layers or sizes.
-        """
+        """Copies it to a basis and a router, which then does not standardise its query; InputError for other sizes."""
         c = self.config
         theirs = (c.n_loras, c.rank, c.keys_dim, c.query_dim)
         ours = (basis.n_loras, basis.rank, router.keys.shape[2], router.query_projection.shape[2])
@@ -175,15 +171,14 @@ class ReleasedFile:
 def open_released(path: str | Path, modules: Modules | None = None) -> ReleasedFile:
     """Opens a checkpoint and checks every key and every shape, from the header alone; warns without a config.yaml.
 
-    Args:
-        path: the safetensors file, or a folder with exactly one below it.
-        modules: what it must adapt (:func:`modules_of`); by default whatever it says, if all of it fits together.
+    ``path`` is the safetensors file, or a folder with exactly one below it; ``modules`` is what it must adapt
+    (:func:`modules_of`), by default whatever it says, if all of it fits together.
 
     Raises:
         InputError: no such file, a truncated or foreign one, missing or unexpected keys, wrong shapes (each named), or
             a config.yaml that says otherwise or asks for something that is not implemented here.
     """
-    file, path = Path(path), Path(path)
+    file = path = Path(path)
     if path.is_dir():
         files = sorted(x for x in path.rglob("*.safetensors") if not x.name.startswith("."))
         if len(files) != 1:
@@ -196,55 +191,60 @@ def open_released(path: str | Path, modules: Modules | None = None) -> ReleasedF
     return ReleasedFile(file, replace(config, network_kwargs=_network_kwargs(file, path, config)), modules)
 
 
-def _checked(file: Path, modules: Modules | None) -> tuple[ReleasedConfig, Modules]:
+def _checked(file: Path, modules: Modules | None = None) -> tuple[ReleasedConfig, Modules]:
     """Sizes and modules of a file whose keys and shapes are all as those of its first whole layer say."""
     try:
         with safe_open(file, framework="pt") as opened:
-            shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}
+            found = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(
             f"expected a whole safetensors file, got a truncated or foreign one: {file}, {error}"
         ) from None
-    # Without a model the order is that of Kontext's names, others behind them.
-    order = {name: place for place, name in enumerate(kontext_modules())}
-    named = {match[1] for key in shapes if (match := _KEY.fullmatch(key))}
-    names = modules or sorted(named, key=lambda name: (order.get(name, len(order)), name))
-    layers = {name: [shapes.get(f"{PREFIX}{name}.{part}", ()) for part in PARTS] for name in names}
-    whole = {name: layer for name, layer in layers.items() if [len(shape) for shape in layer] == [3, 3, 2, 2]}
+    names = modules or _names_in(found)
+    layers = {name: [found.get(f"{PREFIX}{name}.{part}", ()) for part in PARTS] for name in names}
+    whole = [layer for layer in layers.values() if [len(shape) for shape in layer] == [3, 3, 2, 2]]
     if not whole:
         raise InputError(
             f"expected a LoRWeB checkpoint with keys such as {PREFIX}<module>.{A} [N, in, r], "
-            f"got {file} with {some([f'{k} {list(x)}' for k, x in shapes.items()]) or 'no tensors'}"
+            f"got {file} with {some([f'{k} {list(x)}' for k, x in found.items()]) or 'no tensors'}"
         )
-    (n, _, r), _, _, (d, query) = next(iter(whole.values()))
+    _, (n, r, _), _, (d, query) = whole[0]
     config = ReleasedConfig(n, r, d, query)
-    if modules is None and named == order.keys():
+    if modules is None and layers.keys() == kontext_modules().keys():
         modules = kontext_modules()
-    modules = modules or {name: (whole[name][0][1], whole[name][1][2]) if name in whole else (0, 0) for name in names}
+    elif modules is None:
+        modules = {
+            name: (low[1] if len(low) == 3 else 0, high[2] if len(high) == 3 else 0)
+            for name, (low, high, _, _) in layers.items()
+        }
     expected = released_shapes(config, modules)
     differences = {
-        "missing keys": [key for key in expected if key not in shapes],
-        "unexpected keys": [key for key in shapes if key not in expected],
+        "missing keys": [key for key in expected if key not in found],
+        "unexpected keys": [key for key in found if key not in expected],
         "wrong shapes": [
-            f"{key}: expected {list(shape)}, found {list(shapes[key])}"
+            f"{key}: expected {list(shape)}, found {list(found[key])}"
             for key, shape in expected.items()
-            if shapes.get(key, shape) != shape
+            if found.get(key, shape) != shape
         ],
     }
     if problems := [f"{len(x)} {kind}: {some(x, '; ')}" for kind, x in differences.items() if x]:
-        raise InputError(
-            f"expected {len(modules)} adapted layers with N={n}, r={r}, d={d} and queries of {query} in {file}; "
-            f"{'; '.join(problems)}"
-        )
+        sizes = f"N={n}, r={r}, d={d} and queries of {query}"
+        raise InputError(f"expected {len(modules)} adapted layers with {sizes} in {file}; {'; '.join(problems)}")
     return config, modules
+
+
+def _names_in(keys: Iterable[str]) -> list[str]:
+    """Names of the layers that keys are of, in the order of Kontext's, others behind them."""
+    order = {name: place for place, name in enumerate(kontext_modules())}
+    names = {match[1] for key in keys if (match := _KEY.fullmatch(key))}
+    return sorted(names, key=lambda name: (order.get(name, len(order)), name))
 
 
 def released_tensors(basis: Basis, router: Router, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
     """A basis and its router under the released keys and in the released shapes.
 
-    Raises:
-        InputError: a router of another basis, or one that standardises its query or does not mix by softmax, neither
-            of which this layout can say.
+    InputError for a router of another basis or one that all layers share, and for one that standardises its query or
+    does not mix by softmax, which the layout cannot say.
     """
     if bool(router.mean.any()) or bool((router.deviation != 1).any()):
         raise InputError("expected a router with mean 0 and deviation 1, got one that standardises its query")
@@ -280,29 +280,22 @@ def write_released(
         raise InputError(f"expected a path that ends in .safetensors, got {path.name!r}")
     with whole_file(path) as part:
         save_file(dict(tensors), part, metadata={"format": "pt"})
-        config, _ = _checked(part, None)
-    sizes = {"loras_num": config.n_loras, "lora_keys_dim": config.keys_dim}
-    kwargs = {"pooling_type": "avg", **(network_kwargs or {}), **sizes, **MIXING}
+        config, _ = _checked(part)
+    kwargs = {"pooling_type": "avg", **(network_kwargs or {}), **_determined(config)}
     network = {"linear": config.rank, "linear_alpha": config.rank, "network_kwargs": kwargs}
     text = yaml.safe_dump({"config": {"process": [{"network": network}]}}, sort_keys=False, allow_unicode=True)
     write_atomically(path.parent / CONFIG_FILE, text.encode())
     return path
 
 
+def _determined(config: ReleasedConfig) -> dict[str, Any]:
+    """What network_kwargs must say of a checkpoint of these sizes."""
+    return {"loras_num": config.n_loras, "lora_keys_dim": config.keys_dim, **MIXING}
+
+
 def _network_kwargs(file: Path, asked: Path, config: ReleasedConfig) -> dict[str, Any]:
     """What config.yaml says, once it agrees with the shapes and with what is implemented; empty without one."""
-    for folder in (file.parent, file.absolute().parent.parent, asked):
-        if not (place := folder / CONFIG_FILE).is_file():
-            continue
-        try:
-            network = yaml.safe_load(place.read_text(encoding="utf-8-sig"))["config"]["process"][0]["network"]
-            kwargs = dict(network.get("network_kwargs") or {})
-            break
-        except (yaml.YAMLError, OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            if folder == file.parent:  # one folder up it may belong to something else
-                raise InputError(f"expected config.process[0].network in {place}, got {str(error)[:300]}") from None
-    else:
-        network, kwargs, place = {}, {}, None
+    network, kwargs, place = _configuration(file, asked)
     if silent := [f"{key}: {value}" for key, value in MIXING.items() if kwargs.get(key) is None]:
         where = f"{place} does not say all" if place else f"no {CONFIG_FILE} beside {file} or one folder up"
         warnings.warn(
@@ -311,11 +304,24 @@ def _network_kwargs(file: Path, asked: Path, config: ReleasedConfig) -> dict[str
             stacklevel=3,
         )
     said = {"linear": network.get("linear"), **kwargs}
-    needed = {"linear": config.rank, "loras_num": config.n_loras, "lora_keys_dim": config.keys_dim, **MIXING}
-    for name, value in needed.items():
+    for name, value in {"linear": config.rank, **_determined(config)}.items():
         # The released command line may leave numbers and truth values as text.
         if said.get(name) not in (None, value) and str(said[name]).lower() != str(value).lower():
             raise InputError(f"expected {name}: {value} in {place}, got {said[name]!r}")
     if not isinstance(encoder := kwargs.get("external_query_model"), (str, type(None))):
         raise InputError(f"expected external_query_model as the name of a model in {place}, got {encoder!r}")
     return kwargs
+
+
+def _configuration(file: Path, asked: Path) -> tuple[dict[str, Any], dict[str, Any], Path | None]:
+    """The network of config.yaml, its network_kwargs, and where it lies: beside, above, or in the folder asked for."""
+    for folder in (file.parent, file.absolute().parent.parent, asked):
+        if (place := folder / CONFIG_FILE).is_file():
+            try:
+                network = yaml.safe_load(place.read_text(encoding="utf-8-sig"))["config"]["process"][0]["network"]
+                return network, dict(network.get("network_kwargs") or {}), place
+            except Exception as error:  # YAML and what it may hold fail in many ways
+                if folder == file.parent:  # one folder up it may belong to something else
+                    detail = str(error)[:300]
+                    raise InputError(f"expected config.process[0].network in {place}, got {detail}") from None
+    return {}, {}, None
