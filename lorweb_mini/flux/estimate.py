@@ -5,11 +5,10 @@ with one single-precision scale for 64. The router and its encoder are in single
 transformer block holds about 20 vectors of the model's width for each token, the autoencoder's last stage about four
 pictures of its second channel count; the larger counts.
 
-*Training* (:func:`cost`, :func:`training_memory`). Forward and backward pass run one and two blocks deep; from the
-differences come, per block and exactly, the operations that ``torch.utils.flop_counter`` counts and the bytes that
-autograd saves, without parameters and without the attention matrix, which GPU kernels do not keep. A trained value
-takes 16 bytes (weight, gradient and two moments) and 2 for a LoRA's copy in half precision. With FSDP base and trained
-values are shared, but for one gathered block. Hours are operations by the published peak times :data:`UTILISATION`.
+*Training* (:func:`cost`, :func:`training_memory`). Operations and the bytes that autograd saves are counted, without
+parameters and without the attention matrix, which GPU kernels do not keep. A trained value takes 16 bytes (weight,
+gradient and two moments) and 2 for a LoRA's copy in half precision. With FSDP base and trained values are shared, but
+for one gathered block. Hours are operations by the published peak times :data:`UTILISATION`.
 
 Kernels and fragmentation move these numbers by some ten per cent; 1 GiB is added for the device's own libraries.
 """
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -38,14 +37,13 @@ from .checkpoint import KONTEXT, PAPER, ReleasedConfig, modules_of
 GIB = 2**30
 LIBRARIES, VAE_GIB, VECTORS, CLIP_L_PARAMETERS = 1.0, 0.2, 20, 304e6
 QUANTISED_BYTES = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}  # of one weight of a quantised Linear
+TRAINED_BYTES, CAST_BYTES, UTILISATION = 16, 2, 0.4
 MODELS: dict[str, Any] = {
     "transformer": FluxTransformer2DModel,
     "text_encoder": CLIPTextModel,
     "text_encoder_2": T5EncoderModel,
     "vae": AutoencoderKL,
 }
-STEPS, BATCH, UTILISATION = 10_000, 6, 0.4
-TRAINED_BYTES, CAST_BYTES = 16, 2
 
 
 @dataclass(frozen=True)
@@ -73,23 +71,21 @@ class MemoryEstimate:
         return "\n".join(f"{name:<18}{x:7.2f} GiB" for name, x in {**rows, "on the device": self.device}.items())
 
 
-def models_of(base: str | Path, token: str | None = None) -> dict[str, Any]:
+def models_of(base: str | Path) -> dict[str, Any]:
     """A pipeline's models without weights, from the configuration files of a folder or of the hub.
 
-    Raises:
-        InputError: no Kontext pipeline, or a configuration file is missing.
+    InputError for another pipeline than Kontext's, or one that lacks a configuration file.
     """
     try:
-        if (kind := DiffusionPipeline.load_config(base, token=token).get("_class_name")) != "FluxKontextPipeline":
+        if (kind := DiffusionPipeline.load_config(base).get("_class_name")) != "FluxKontextPipeline":
             raise InputError(f"expected a FluxKontextPipeline in {base}, got {kind}")
-        models = {}
-        for part, model in MODELS.items():
-            with torch.device("meta"):
-                if issubclass(model, PreTrainedModel):
-                    models[part] = model(AutoConfig.from_pretrained(base, subfolder=part, token=token))
-                else:
-                    models[part] = model.from_config(model.load_config(base, subfolder=part, token=token))
-        return models
+        with torch.device("meta"):
+            return {
+                part: model(AutoConfig.from_pretrained(base, subfolder=part))
+                if issubclass(model, PreTrainedModel)
+                else model.from_config(model.load_config(base, subfolder=part))
+                for part, model in MODELS.items()
+            }
     except OSError as error:
         detail = " ".join(str(error).split())[:300]
         raise InputError(f"expected a FluxKontextPipeline in {base}, got an unreadable one: {detail}") from None
@@ -129,26 +125,20 @@ def estimate(
     offload: bool = False,
     side: int = 512,
     batch: int = 1,
-    text_tokens: int = 512,
 ) -> MemoryEstimate:
-    """Memory of edits, counted as the module's docstring says.
+    """Memory of edits, ``batch`` analogies at once, from :func:`models_of` or :func:`kontext_models`.
 
-    Args:
-        models: what :func:`models_of` or :func:`kontext_models` returns.
-        quantised: component to ``"4bit"`` or ``"8bit"``.
-        offload: components take turns on the device.
-        side: of one picture in pixels; the transformer draws a grid of 2 × 2 of them.
-        batch: analogies in one forward pass.
+    ``quantised`` maps components to ``"4bit"`` or ``"8bit"``; with ``offload`` components take turns on the device;
+    ``side`` is that of one picture in pixels.
     """
     width, transformer = dtype.itemsize, models["transformer"]
     weights = {part: _bytes(model, width, (quantised or {}).get(part)) / GIB for part, model in models.items()}
     loras, router = trained_values(transformer, config)
     weights["transformer"] += loras * width / GIB
     weights["router and encoder"] = 4 * (router + CLIP_L_PARAMETERS) / GIB
-    tokens = text_tokens + _tokens(side)
-    activations = {"transformer": batch * tokens * VECTORS * transformer.inner_dim * width / GIB}
-    channels = models["vae"].config["block_out_channels"][1]
-    activations["vae"] = batch * 4 * channels * (2 * side) ** 2 * width / GIB
+    vectors = batch * VECTORS * (_tokens(side) + 512)  # diffusers' prompts have 512 tokens
+    pictures = batch * 4 * models["vae"].config["block_out_channels"][1] * (2 * side) ** 2
+    activations = {"transformer": vectors * transformer.inner_dim * width / GIB, "vae": pictures * width / GIB}
     return MemoryEstimate(weights, activations, offload)
 
 
@@ -183,7 +173,7 @@ def _tokens(side: int) -> int:
     return 2 * (2 * side // 16) ** 2
 
 
-def _bytes(model: nn.Module, width: int, quantised: str | None) -> float:
+def _bytes(model: nn.Module, width: int, quantised: str | None = None) -> float:
     everything = sum(p.numel() for p in model.parameters())
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)) if quantised else 0
     return linear * QUANTISED_BYTES.get(quantised or "", 0.0) + (everything - linear) * width
@@ -205,8 +195,7 @@ def _inputs(transformer: FluxTransformer2DModel, side: int, text_tokens: int) ->
     }
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Gpu(NamedTuple):
     """A GPU type: usable GiB, and published dense 16-bit TFLOP/s with 32-bit sums."""
 
     name: str
@@ -222,8 +211,7 @@ GPUS = (
 )
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """Of one analogy, forward and backward: operations, and bytes of activations at the most."""
 
     flops: int
@@ -265,61 +253,62 @@ def cost(
     text_tokens: int = 512,
     checkpointing: bool = True,
 ) -> Cost:
-    """Operations and kept bytes of one analogy in bfloat16, from the configuration of a transformer alone."""
-    depths = np.array([options["num_layers"], options["num_single_layers"]])
+    """Operations and kept bytes of one analogy in bfloat16, from the configuration of a transformer alone.
 
-    def blocks(checkpointed: bool) -> tuple[np.ndarray, np.ndarray, int]:
-        """Operations and bytes one block of each kind deep, those of one more block of each kind, and the width."""
-        measured = []
+    They are linear in the numbers of blocks, so transformers of one and two blocks of each kind tell them exactly.
+    """
+
+    with torch.device("meta"):
+        whole = FluxTransformer2DModel(**options)
+    depths = np.array([len(whole.transformer_blocks), len(whole.single_transformer_blocks)])
+
+    def measured(checkpointed: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Operations and bytes with one block of each kind, and what one more of either kind adds."""
+        found = []
         for double, single in ((1, 1), (2, 1), (1, 2)):
             with torch.device("meta"):
                 model = FluxTransformer2DModel(**{**options, "num_layers": double, "num_single_layers": single})
-                model.bfloat16()
                 if checkpointed:
                     model.enable_gradient_checkpointing()
-                one = counted(model, config, side, text_tokens)
-            measured.append((one.flops, one.kept))
-        first, *more = np.array(measured, dtype=object)
-        return first, np.stack(more) - first, model.inner_dim
+                found.append(counted(model.bfloat16(), config, side, text_tokens))
+        first, *more = np.array(found, dtype=object)
+        return first, np.stack(more) - first
 
-    first, more, width = blocks(checkpointing)
+    first, more = measured(checkpointing)
     flops, kept = first + (depths - 1) @ more
     if checkpointing:
         # Each block's input waits in the checkpoint itself; one block computes again and keeps what it keeps.
-        kept += int(depths.sum()) * (_tokens(side) + text_tokens) * width * 2 + max(blocks(False)[1][:, 1])
+        inputs = int(depths.sum()) * (_tokens(side) + text_tokens) * whole.inner_dim * 2
+        kept += inputs + max(measured(False)[1][:, 1])
     return Cost(int(flops), int(kept))
 
 
 def training_memory(
-    one: Cost, config: ReleasedConfig = PAPER, quantised: str | None = None, shared_by: int = 1, at_once: int = 1
+    one: Cost, config: ReleasedConfig = PAPER, quantised: str | None = None, shared_by: int = 1
 ) -> dict[str, float]:
-    """GiB by part on one GPU.
+    """GiB by part on one GPU, one analogy at a time, which costs ``one``; the rest of the batch accumulates.
 
-    Args:
-        one: of one analogy, see :func:`cost`.
-        quantised: the frozen base in ``"4bit"`` or ``"8bit"``; None for bfloat16.
-        shared_by: GPUs that FSDP spreads base and trained values over.
-        at_once: analogies in one forward pass; the rest of the batch accumulates.
+    The frozen base is in bfloat16, or ``quantised`` to ``"4bit"`` or ``"8bit"``; FSDP shares over ``shared_by`` GPUs.
     """
     with torch.device("meta"):
         transformer = FluxTransformer2DModel(**KONTEXT)
     loras, router = trained_values(transformer, config)
     blocks = (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
-    gathered = max(_bytes(block, 2, None) for block in blocks) if shared_by > 1 else 0.0
+    gathered = max(_bytes(block, 2) for block in blocks) if shared_by > 1 else 0.0
     return {
         "base": (_bytes(transformer, 2, quantised) / shared_by + gathered) / GIB,
         "trained": (TRAINED_BYTES * (loras + router) / shared_by + CAST_BYTES * loras) / GIB,
-        "activations": at_once * one.kept / GIB,
+        "activations": one.kept / GIB,
         "libraries and autoencoder": LIBRARIES + VAE_GIB,
     }
 
 
-def training_hours(gpu: Gpu, one: Cost, steps: int = STEPS, batch: int = BATCH) -> float:
+def training_hours(gpu: Gpu, one: Cost, samples: int) -> float:
     """Hours on one GPU; k of them take a k-th, before communication."""
-    return one.flops * batch * steps / (1e12 * gpu.tflops * UTILISATION) / 3600
+    return one.flops * samples / (1e12 * gpu.tflops * UTILISATION) / 3600
 
 
-def table(config: ReleasedConfig = PAPER, steps: int = STEPS, batch: int = BATCH, side: int = 512) -> str:
+def table(config: ReleasedConfig, steps: int, batch: int, side: int) -> str:
     """Every GPU type by checkpointing, quantisation and FSDP over eight, as a Markdown table."""
     lines = [
         "| GPU | frozen base | checkpointing | GiB on the GPU | fits | hours on one |",
@@ -328,9 +317,8 @@ def table(config: ReleasedConfig = PAPER, steps: int = STEPS, batch: int = BATCH
     ways = {"bfloat16": (None, 1), "bfloat16, FSDP over 8": (None, 8), "4bit": ("4bit", 1), "8bit": ("8bit", 1)}
     costs = {flag: cost(config=config, side=side, checkpointing=flag == "yes") for flag in ("yes", "no")}
     for gpu, (name, way), (flag, one) in product(GPUS, ways.items(), costs.items()):
-        gib = sum(training_memory(one, config, *way).values())
+        gib, hours = sum(training_memory(one, config, *way).values()), training_hours(gpu, one, steps * batch)
         fits = "yes" if gib <= gpu.gib else "no"
-        hours = training_hours(gpu, one, steps, batch)
         lines.append(f"| {gpu.name} | {name} | {flag} | {gib:.1f} | {fits} | {hours:.0f} |")
     note = (
         f"{steps:,} steps of {batch} analogies of {side}-pixel pictures, one at a time in memory; {UTILISATION:.0%} of "

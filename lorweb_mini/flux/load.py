@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from diffusers import FluxKontextPipeline, PipelineQuantizationConfig
 from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HFValidationError
 
 from ..errors import InputError
 from .checkpoint import modules_of, open_released
@@ -34,7 +34,6 @@ def load_flux(
     offload: bool = False,
     encoder: str | Path | None = None,
     side: int = 512,
-    token: str | None = None,
     check_memory: bool = True,
 ) -> FluxEditor:
     """The released basis on FLUX.1-Kontext, ready to edit.
@@ -42,15 +41,13 @@ def load_flux(
     Args:
         base: folder or hub name of a Kontext pipeline.
         weights: folder, file or hub name of a checkpoint in the released layout.
-        device: ``"cuda"``; ``"cpu"`` works and takes hours a picture.
-        dtype: of the pipeline and the LoRAs.
+        device: ``"cpu"`` works and takes hours a picture.
         quantize: ``"4bit"`` or ``"8bit"`` (bitsandbytes, transformer and T5), or diffusers' own
             ``PipelineQuantizationConfig`` with any of its backends, counted as 8 bits.
         offload: components wait in ordinary memory and take turns on the device.
         encoder: folder or hub name of the router's CLIP or SigLIP; by default the one that the checkpoint names, else
             CLIP ViT-L/14.
         side: see :class:`~lorweb_mini.flux.editor.Kontext`.
-        token: of the hub; by default the one of ``hf auth login``.
         check_memory: refuses to start where the estimate of :mod:`~lorweb_mini.flux.estimate` does not fit.
 
     Raises:
@@ -59,18 +56,18 @@ def load_flux(
     """
     device = device_of(device)
     quantization, quantised = quantisation(quantize, dtype)
-    base = readable(base, token)
-    models = models_of(base, token)
-    file = open_released(downloaded(weights, token), modules_of(models["transformer"]))
+    base = readable(base)
+    models = models_of(base)
+    file = open_released(downloaded(weights), modules_of(models["transformer"]))
     if check_memory:
         require(estimate(models, file.config, dtype, quantised, offload, side), device)
     with torch.device("cpu"):  # whatever default another library has set
-        tower = PictureEncoder.load(encoder or file.config.encoder or CLIP_L, token)
-        pipeline = FluxKontextPipeline.from_pretrained(base, dtype=dtype, quantization_config=quantization, token=token)
+        tower = PictureEncoder.load(encoder or file.config.encoder or CLIP_L)
+        pipeline = FluxKontextPipeline.from_pretrained(base, dtype=dtype, quantization_config=quantization)
         if not offload:
             pipeline.to(device)
         editor = FluxEditor(pipeline, tower, file.config, side, device, "cpu" if offload else device)
-    editor.load(file)
+    file.load_into(editor.basis, editor.router)
     if offload:
         pipeline.enable_model_cpu_offload(device=device)
     return editor
@@ -113,20 +110,20 @@ def quantisation(
     return config, dict.fromkeys(config.quant_mapping or config.components_to_quantize or QUANTISED_PARTS, kind)
 
 
-def readable(base: str | Path, token: str | None = None) -> str:
+def readable(base: str | Path) -> str:
     """The name of a pipeline, once it is clear that it may be read."""
     if not Path(base).exists():
         with _explained(base):
-            hf_hub_download(str(base), "model_index.json", token=token)
+            hf_hub_download(str(base), "model_index.json")
     return str(base)
 
 
-def downloaded(weights: str | Path, token: str | None = None) -> Path:
+def downloaded(weights: str | Path) -> Path:
     """Where a checkpoint lies, fetched from the hub if it is not a path; InputError where it is not there either."""
     if Path(weights).exists():
         return Path(weights)
     with _explained(weights):
-        return Path(snapshot_download(str(weights), allow_patterns=["*.safetensors", "*.yaml"], token=token))
+        return Path(snapshot_download(str(weights), allow_patterns=["*.safetensors", "*.yaml"]))
 
 
 @contextmanager
@@ -137,9 +134,9 @@ def _explained(name: str | Path) -> Iterator[None]:
     except GatedRepoError:
         raise InputError(
             f"expected access to {name}, whose licence has to be accepted: do so at https://huggingface.co/{name}, "
-            f"then run `hf auth login` or pass token="
+            f"then run `hf auth login` or set HF_TOKEN"
         ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+    except (HFValidationError, OSError) as error:  # the hub's own are of these kinds
         raise InputError(
             f"expected a local folder or a model of the hub, could not get {str(name)!r} "
             f"(HF_HUB_OFFLINE=1 keeps it from being looked for): {' '.join(str(error).split())[:300]}"

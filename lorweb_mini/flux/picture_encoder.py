@@ -51,7 +51,7 @@ class PictureEncoder(nn.Module):
         return torch.cat([self(x) for x in cuts], dim=1).float()
 
     def check_width(self, query_dim: int) -> None:
-        """Raises InputError unless three embeddings make a query of a router."""
+        """InputError unless three embeddings make a query of a router."""
         if 3 * self.embedding_dim != query_dim:
             raise InputError(
                 f"expected an encoder with embeddings of {query_dim / 3:g} numbers, a third of the router's query, "
@@ -59,18 +59,18 @@ class PictureEncoder(nn.Module):
             )
 
     @classmethod
-    def load(cls, name: str | Path = CLIP_L, token: str | None = None) -> PictureEncoder:
+    def load(cls, name: str | Path = CLIP_L) -> PictureEncoder:
         """Reads a local folder or a model of the hub; InputError for one that is neither CLIP nor SigLIP."""
         families = {"clip": CLIPVisionModelWithProjection, "siglip": SiglipVisionModel}
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # the text tower of the same file would be reported, key by key
         try:
-            kind = AutoConfig.from_pretrained(name, token=token).model_type.split("_")[0]
+            kind = AutoConfig.from_pretrained(name).model_type.split("_")[0]
             if kind not in families:
                 raise ValueError(f"it is of type {kind}")
-            model = families[kind].from_pretrained(name, token=token, dtype=torch.float32)
+            model = families[kind].from_pretrained(name, dtype=torch.float32)
             # Pillow's resizing wherever it runs, so that a picture has one embedding.
-            return cls(model, AutoImageProcessor.from_pretrained(name, token=token, backend="pil"))
+            return cls(model, AutoImageProcessor.from_pretrained(name, backend="pil"))
         except (OSError, ValueError) as error:
             detail = " ".join(str(error).split())[:300]
             raise InputError(
@@ -81,28 +81,22 @@ class PictureEncoder(nn.Module):
 
 
 def read_picture(x: Any, name: str) -> Tensor:
-    """One picture, as :func:`~lorweb_mini.images.read_image` takes it, at its own size: [1, 3, H, W] in [-1, 1].
-
-    Raises:
-        InputError: something that is no picture, or a damaged one; the message begins with ``name``.
-    """
+    """One picture, as :func:`~lorweb_mini.images.read_image` takes it, at its own size: [1, 3, H, W] in [-1, 1]."""
     return checked_tensor(x, name)[None] if isinstance(x, Tensor) else _tensor([to_rgb(x, name)])
 
 
 def read_triplets(a: Any, a_prime: Any, b: Any) -> list[list[Tensor]]:
     """One [a, a', b] an analogy, a' and b stretched to a's size: tensors [1, 3, H, W] in [-1, 1].
 
-    Each argument is a picture, a list of them or a tensor [B, 3, H, W]; one picture serves all analogies.
-
-    Raises:
-        InputError: as :func:`read_picture`, an empty list, or lengths that differ.
+    Each argument is a picture, a list of them or a tensor [B, 3, H, W]; one picture serves all analogies. InputError
+    for what is no picture, for an empty list, and for lengths that differ.
     """
-    pictures = []
-    for x, name in ((a, "a"), (a_prime, "a_prime"), (b, "b")):
-        if isinstance(x, (list, tuple)) or (isinstance(x, Tensor) and x.ndim == 4):
-            pictures.append([read_picture(item, f"{name}[{i}]") for i, item in enumerate(x)])
-        else:
-            pictures.append([read_picture(x, name)])
+
+    def read(x: Any, name: str) -> list[Tensor]:
+        several = isinstance(x, (list, tuple)) or (isinstance(x, Tensor) and x.ndim == 4)
+        return [read_picture(item, f"{name}[{i}]") for i, item in enumerate(x)] if several else [read_picture(x, name)]
+
+    pictures = [read(a, "a"), read(a_prime, "a_prime"), read(b, "b")]
     size = max(map(len, pictures))
     if {len(x) for x in pictures} - {1, size} or not all(pictures):
         counts = ", ".join(str(len(x)) for x in pictures)

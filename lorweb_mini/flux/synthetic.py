@@ -24,10 +24,7 @@ def write_random(
     """Writes and opens a checkpoint of random half-precision values.
 
     A tensor is a stretch of one pool of four million normal numbers of deviation 0.02, from a random place on; keys are
-    a stretch of another of deviation 1.
-
-    Args:
-        modules: names and widths of the adapted Linears; by default FLUX.1-Kontext's own.
+    a stretch of another of deviation 1. The adapted Linears are FLUX.1-Kontext's own by default.
     """
     path, modules = Path(path), kontext_modules() if modules is None else modules
     generator = torch.Generator().manual_seed(seed)
