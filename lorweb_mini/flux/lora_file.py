@@ -13,7 +13,6 @@ diffusers' ``pipeline.load_lora_weights`` reads both.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
@@ -46,7 +45,6 @@ _SINGLE = {
     "linear2": ("proj_out",),
 }
 _KINDS = {"transformer_blocks": ("double_blocks", _DOUBLE), "single_transformer_blocks": ("single_blocks", _SINGLE)}
-_MODULE = re.compile(r"(transformer_blocks|single_transformer_blocks)\.(\d+)\.(.+)")
 
 
 def balanced(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,19 +61,17 @@ def balanced(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 def single_file(layers: Layers) -> dict[str, Tensor]:
     """A LoRA's tensors under the keys of Flux's original single file; α is the rank, so its factor α / rank is 1.
 
-    Raises:
-        InputError: a layer that is in no block of Flux, or some but not all of those that are one there.
+    InputError for a layer that is in no block of Flux, and for some but not all of those that are one there.
     """
     fused: dict[str, list[str]] = {}  # key to its layers in order
     for name in layers:
-        if (match := _MODULE.fullmatch(name)) is None:
+        kind, _, place = name.partition(".")
+        block, _, inside = place.partition(".")
+        folder, names = _KINDS.get(kind, ("", {}))
+        there = [there for there, members in names.items() if inside in members]
+        if not there:
             raise InputError(f"expected layers inside the blocks of a Flux transformer, got {name!r}")
-        kind, block, inside = match.groups()
-        folder, names = _KINDS[kind]
-        there = next((there for there, members in names.items() if inside in members), None)
-        if there is None:
-            raise InputError(f"expected layers of Flux's own blocks, got {name!r}")
-        fused[f"lora_unet_{folder}_{block}_{there}"] = [f"{kind}.{block}.{member}" for member in names[there]]
+        fused[f"lora_unet_{folder}_{block}_{there[0]}"] = [f"{kind}.{block}.{member}" for member in names[there[0]]]
     state = {}
     for key, members in fused.items():
         if absent := set(members) - layers.keys():
@@ -95,11 +91,9 @@ def write_plain_lora(
     rank: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Writes a LoRA (safetensors).
+    """Writes a LoRA (safetensors), from what :meth:`Basis.folded` gave; folders are made.
 
     Args:
-        path: ends in ``.safetensors``; folders are made.
-        layers: what :meth:`Basis.folded` gave.
         key_format: one of :data:`FORMATS`.
         rank: cuts it by :func:`~lorweb_mini.algebra.truncated`; the file's header then holds ``svd_relative_error``,
             the least possible error of all layers together. None: exact.
