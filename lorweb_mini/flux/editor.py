@@ -3,9 +3,6 @@
 >>> import lorweb_mini as lw
 >>> editor = lw.load_flux(quantize="4bit")           # a CUDA GPU, the model's licence accepted on the hub
 >>> editor.edit("a.png", "a_prime.png", "b.png", prompt="", steps=28).image
-
-Kontext draws a whole grid, and its bottom-right quarter is b'. Without a GPU there remain
-``python -m lorweb_mini.flux inspect`` and ``export``, which read a checkpoint and pictures only.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from ..core.layout import Layout
 from ..core.router import Router
 from ..errors import InputError, check_options, finite_number, whole_number
 from ..models.weights import aligned
-from .checkpoint import ReleasedConfig, ReleasedFile, released_tensors, write_released
+from .checkpoint import ReleasedConfig, released_tensors, write_released
 from .lora_file import write_plain_lora
 from .picture_encoder import PictureEncoder, read_picture, read_triplets, scaled_grid
 
@@ -39,8 +36,6 @@ class Kontext:
 
     Args:
         pipeline: diffusers' own, on its device (or with offloading).
-        encoder: the router's picture encoder.
-        config: sizes of the basis.
         side: of one square picture, in pixels, a multiple of 16; Kontext knows grids of 512.
         device: where the pipeline computes.
         small: where encoder and router stay; with offloading the processor, since they are small.
@@ -74,8 +69,7 @@ class Kontext:
 
     def read_triplet(self, a: Any, a_prime: Any, b: Any) -> list[Tensor]:
         triplets = read_triplets(a, a_prime, b)
-        sizes = {tuple(triplet[0].shape[-2:]) for triplet in triplets}
-        if len(sizes) > 1:
+        if len(sizes := {tuple(triplet[0].shape[-2:]) for triplet in triplets}) > 1:
             listed = ", ".join(f"{width}×{height}" for height, width in sorted(sizes))
             raise InputError(f"expected pictures a of one size in a batch, got {listed}: edit them one by one")
         return [torch.cat(pictures) for pictures in zip(*triplets, strict=True)]
@@ -109,9 +103,9 @@ class Kontext:
         guidance = finite_number(guidance, "guidance")
         assert a is not None and a_prime is not None
         pixels = scaled_grid(a, a_prime, b, b, self.side)
-        size = (pixels.shape[-1], pixels.shape[-2])
+        height, width = pixels.shape[-2:]
         with torch.device("cpu"):  # whatever default another library has set; the pipeline names its own
-            return run_pipeline(self.base, (pixels + 1) / 2, size, steps, [seed] * len(b), guidance, prompt=[*prompts])
+            return run_pipeline(self.base, (pixels + 1) / 2, (width, height), steps, seed, guidance, prompt=[*prompts])
 
     def decode(self, drawn: Tensor) -> Tensor:
         """The bottom-right quarter of a grid, [B, 3, H / 2, W / 2]."""
@@ -124,11 +118,11 @@ def run_pipeline(
     image: Tensor,
     size: tuple[int, int],
     steps: int,
-    seeds: Sequence[int],
+    seed: int = 0,
     guidance: float = GUIDANCE,
     **prompts: Any,
 ) -> Tensor:
-    """What Kontext draws from an image or its latents at exactly this (width, height): [B, 3, H, W] in [-1, 1]."""
+    """What Kontext draws from images or their latents at exactly this (width, height): [B, 3, H, W] in [-1, 1]."""
     width, height = size
     drawn = pipeline(
         image=image,
@@ -140,7 +134,7 @@ def run_pipeline(
         num_inference_steps=steps,
         guidance_scale=guidance,
         # On the processor, so that a seed means the same noise whatever the device.
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        generator=[torch.Generator("cpu").manual_seed(seed) for _ in image],
         output_type="pt",
         **prompts,
     ).images
@@ -161,14 +155,9 @@ class FluxEditor(Editor):
         super().__init__(backend := Kontext(pipeline, *arguments, **options))
         self.pipeline, self.side, self.small = pipeline, backend.side, backend.small
         for parameter in self.basis.parameters():
-            # A quantised base gives PEFT no dtype to follow.
-            parameter.data = parameter.data.to(pipeline.dtype)
+            parameter.data = parameter.data.to(pipeline.dtype)  # a quantised base gives PEFT no dtype to follow
             parameter.requires_grad_(False)
         self.router.eval().requires_grad_(False).to(self.small, torch.float32)
-
-    def load(self, file: ReleasedFile) -> None:
-        """Reads the released weights into basis and router; InputError for other layers or sizes."""
-        file.load_into(self.basis, self.router)
 
     def save(self, folder: str | Path, **notes: Any) -> None:
         """Writes ``lorweb.safetensors`` in the released layout, and its config.yaml with ``notes``."""

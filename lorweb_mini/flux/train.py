@@ -56,32 +56,20 @@ TRAINING = TrainingConfig(
 
 @dataclass(frozen=True)
 class FluxConfig:
-    """What is trained.
+    """What is trained."""
 
-    Attributes:
-        n_loras: size N of the basis.
-        rank: rank r of its LoRAs.
-        keys_dim: length d of the router's keys.
-        caption_dropout: share of the samples that get the empty prompt.
-        guidance: what the guidance-distilled transformer is told while it learns; 1 is the conditional velocity itself.
-        sample_every: steps between sample grids; 0 draws none.
-        sample_count: analogies in a sample grid, half of seen and half of unseen relations; at least 2.
-        sampling_steps: Euler steps of a sample.
-
-    Raises:
-        InputError: numbers that are not whole or too small, or a share outside [0, 1].
-    """
-
-    n_loras: int = 32
-    rank: int = 4
-    keys_dim: int = 128
-    caption_dropout: float = 0.05
+    n_loras: int = 32  # size N of the basis
+    rank: int = 4  # rank r of its LoRAs
+    keys_dim: int = 128  # length d of the router's keys
+    caption_dropout: float = 0.05  # share of the samples that get the empty prompt
+    # what the guidance-distilled transformer is told while it learns; 1 is the conditional velocity itself
     guidance: float = 1.0
-    sample_every: int = 500
-    sample_count: int = 4
-    sampling_steps: int = 28
+    sample_every: int = 500  # steps between sample grids; 0 draws none
+    sample_count: int = 4  # analogies in a sample grid, half of seen and half of unseen relations; at least 2
+    sampling_steps: int = 28  # Euler steps of a sample
 
     def __post_init__(self) -> None:
+        """InputError for numbers that are not whole or too small, or a share outside [0, 1]."""
         least = {"n_loras": 1, "rank": 1, "keys_dim": 1, "sample_every": 0, "sample_count": 2, "sampling_steps": 1}
         for name, number in least.items():
             object.__setattr__(self, name, whole_number(getattr(self, name), name, number))
@@ -93,11 +81,10 @@ class FluxRecipe(Recipe):
     """Basis and router on a frozen transformer.
 
     Args:
-        transformer: Kontext's; the basis is added to it, everything else is frozen.
+        pipeline: Kontext's; the basis is added to its transformer, and everything else is frozen. It draws the sample
+            grids; its text encoders may be None.
         shards: what to learn from; its ``train`` part.
         config: sizes and sampling.
-        pipeline: draws the sample grids; its transformer must be this one, its text encoders may be None. None: no
-            sample grids.
         accumulate: forward passes that share a step's batch.
         checkpointing: keeps only the blocks' inputs for the backward pass and computes the rest again.
 
@@ -108,22 +95,18 @@ class FluxRecipe(Recipe):
 
     def __init__(
         self,
-        transformer: FluxTransformer2DModel,
+        pipeline: FluxKontextPipeline,
         shards: LatentShards,
         config: FluxConfig | None = None,
-        pipeline: FluxKontextPipeline | None = None,
         accumulate: int = 1,
         checkpointing: bool = True,
     ) -> None:
         super().__init__()
-        self.config, self.shards, self.accumulate = (
-            config or FluxConfig(),
-            shards,
-            whole_number(accumulate, "accumulate"),
-        )
-        _check_fit(transformer, shards)
-        self.transformer = transformer.requires_grad_(False).eval()
-        self.basis = Basis(transformer, self.config.n_loras, self.config.rank)
+        self.pipeline, self.shards, self.config = pipeline, shards, config or FluxConfig()
+        self.accumulate = whole_number(accumulate, "accumulate")
+        self.transformer: FluxTransformer2DModel = pipeline.transformer.requires_grad_(False).eval()
+        self._check_fit()
+        self.basis = Basis(self.transformer, self.config.n_loras, self.config.rank)
         for parameter in self.basis.parameters():
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
@@ -133,14 +116,26 @@ class FluxRecipe(Recipe):
             bound = (low.shape[2] * self.config.rank) ** -0.5
             nn.init.uniform_(low, -bound, bound)
             # Autocast brings the LoRAs to the base's precision; PEFT would bring every input to theirs.
-            module.cast_input_dtype_enabled = transformer.dtype == torch.float32
+            module.cast_input_dtype_enabled = self.transformer.dtype == torch.float32
         width = shards.settings["embedding_dim"]
         self.router = Router(len(self.basis.layers), self.config.n_loras, width, self.config.keys_dim)
         if checkpointing:
-            transformer.enable_gradient_checkpointing()
+            self.transformer.enable_gradient_checkpointing()
         self.bucket_of = {number: bucket for bucket in shards.buckets("train") for number in bucket}
-        # In a list, so that its autoencoder is no part of the module in training.
-        self.drawing = [pipeline] if pipeline is not None else []
+
+    def _check_fit(self) -> None:
+        if not self.shards.count("train"):
+            raise InputError(f"expected train samples in {self.shards.folder}, got none")
+        tensors, about = self.shards.sample("train", 0)
+        embeds, pooled = self.shards.prompt(about["prompt"])
+        config = self.transformer.config
+        given = (4 * tensors["target"].shape[0], embeds.shape[1], pooled.shape[0])
+        needed = (config["in_channels"], config["joint_attention_dim"], config["pooled_projection_dim"])
+        if given != needed:
+            raise InputError(
+                f"expected latents and prompts for a transformer of (channels, prompt, pooled) = {needed}, "
+                f"got {given} in {self.shards.folder}"
+            )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": self.basis.parameters()}, {"params": list(self.router.parameters())}]
@@ -160,8 +155,10 @@ class FluxRecipe(Recipe):
         dropped = rng.random(size) < self.config.caption_dropout
         samples = self._read([("train", i) for i in chosen], dropped.tolist())
         generator = torch_generator(rng)
-        shift = _shift(samples["target"][0, 0].numel() // 4, self.drawing[0] if self.drawing else None)
-        t = random_times(size, generator, shift)
+        # The mean of logit(t): the shift that the pipeline's schedule has for a picture of so many tokens.
+        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+        schedule = [self.pipeline.scheduler.config[name] for name in names]
+        t = random_times(size, generator, calculate_shift(samples["target"][0, 0].numel() // 4, *schedule))
         return {**samples, **flow_sample(samples["target"].float(), t, generator)}
 
     def _read(self, places: Sequence[tuple[str, int]], dropped: Sequence[bool]) -> dict[str, Tensor]:
@@ -201,7 +198,7 @@ class FluxRecipe(Recipe):
 
     def observe(self, step: int, folder: Path, is_main: bool) -> None:
         every = self.config.sample_every
-        if not self.drawing or not every or step % every:
+        if not every or step % every:
             return
         drawn = self.draw()
         if is_main:
@@ -214,26 +211,22 @@ class FluxRecipe(Recipe):
         return [(part, i) for part in ("train", "val") for i in range(min(half, self.shards.count(part)))]
 
     @torch.no_grad()
-    def draw(self, seed: int = 0) -> Tensor:
+    def draw(self) -> Tensor:
         """What the basis draws now, one grid [[a, a'], [b, b']] beside another, in [-1, 1]: [3, H, W].
 
         Lower grids are filled up with white. Every process must call it together where the parameters are sharded.
         """
-        (pipeline,), half = self.drawing, self.transformer.dtype
-        device = next(self.router.parameters()).device
-        pipeline.vae.to(device)
-        pipeline.set_progress_bar_config(disable=True)
+        half, device = self.transformer.dtype, self.router.keys.device
+        self.pipeline.vae.to(device)
+        self.pipeline.set_progress_bar_config(disable=True)
         grids = []
         for place in self.sampled():
             x = {k: v.to(device) for k, v in self._read([place], [False]).items()}
             height, width = (8 * edge for edge in x["target"].shape[2:])
-            prompts: dict[str, Any] = {
-                "prompt_embeds": x["embeds"].to(half),
-                "pooled_prompt_embeds": x["pooled"].to(half),
-            }
+            drawing: dict[str, Any] = {"size": (width, height), "steps": self.config.sampling_steps}
+            drawing |= {"prompt_embeds": x["embeds"].to(half), "pooled_prompt_embeds": x["pooled"].to(half)}
             with self.basis.mixed(self.coefficients(x["query"])), self._precision(device):
-                steps, image = self.config.sampling_steps, x["condition"].to(half)
-                grids.append(run_pipeline(pipeline, image, (width, height), steps, [seed], **prompts))
+                grids.append(run_pipeline(self.pipeline, x["condition"].to(half), **drawing))
         tallest = max(x.shape[-2] for x in grids)
         return torch.cat([F.pad(x, (0, 0, 0, tallest - x.shape[-2]), value=1.0) for x in grids], dim=-1)[0]
 
@@ -251,25 +244,3 @@ class FluxRecipe(Recipe):
 
     def start_from(self, folder: Path) -> None:
         open_released(folder).load_into(self.basis, self.router)
-
-
-def _shift(tokens: int, pipeline: FluxKontextPipeline | None) -> float:
-    """The mean of logit(t): the shift that diffusers' schedule has for a picture of so many tokens."""
-    config = pipeline.scheduler.config if pipeline is not None else {}
-    standard = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
-    return float(calculate_shift(tokens, *[config.get(k, x) for k, x in standard.items()]))
-
-
-def _check_fit(transformer: FluxTransformer2DModel, shards: LatentShards) -> None:
-    if not shards.count("train"):
-        raise InputError(f"expected train samples in {shards.folder}, got none")
-    tensors, about = shards.sample("train", 0)
-    embeds, pooled = shards.prompt(about["prompt"])
-    config = transformer.config
-    given = (4 * tensors["target"].shape[0], embeds.shape[1], pooled.shape[0])
-    needed = (config["in_channels"], config["joint_attention_dim"], config["pooled_projection_dim"])
-    if given != needed:
-        raise InputError(
-            f"expected latents and prompts for a transformer of (channels, prompt, pooled) = {needed}, "
-            f"got {given} in {shards.folder}"
-        )

@@ -57,7 +57,7 @@ def recipe_of(shards: Path, config: FluxConfig = SIZES, filled: bool = False, **
     """A fresh recipe, the same at each call; ``filled`` gives B random values in place of zeros."""
     pipeline = tiny_pipeline()
     torch.manual_seed(0)
-    recipe = FluxRecipe(pipeline.transformer, LatentShards(shards), config, pipeline, **options)
+    recipe = FluxRecipe(pipeline, LatentShards(shards), config, **options)
     if filled:
         for index in range(len(recipe.basis.layers)):
             recipe.basis.factors(index)[1].data.normal_(0, 0.3)
@@ -289,7 +289,7 @@ def test_loss_falls_and_the_file_draws_what_was_trained(made, encoder: PictureEn
     file = open_released(tmp_path, modules_of(pipeline.transformer))
     assert file.config.encoder == str(clip)
     editor = FluxEditor(pipeline, PictureEncoder.load(file.config.encoder), file.config, side=SIDE)
-    editor.load(file)
+    file.load_into(editor.basis, editor.router)
     a, a_prime, b = (squares(1, seed=i) for i in range(3))
     with torch.no_grad():
         query = torch.stack([encoder(x) for x in (a, a_prime, b)], 1)
@@ -298,7 +298,7 @@ def test_loss_falls_and_the_file_draws_what_was_trained(made, encoder: PictureEn
     drawn = editor.edit(a, a_prime, b, steps=3).pictures
     grids = torch.cat([torch.cat([a, a_prime], 3), torch.cat([b, b], 3)], 2)
     with torch.no_grad(), recipe.basis.mixed(trained):
-        expected = drawn_grids(recipe.drawing[0], (grids + 1) / 2, "", steps=3)
+        expected = drawn_grids(recipe.pipeline, (grids + 1) / 2, "", steps=3)
     moved = editor.generate(b, torch.zeros_like(trained), (a, a_prime), steps=3).pictures
     error = (drawn - expected[:, :, SIDE:, SIDE:]).abs().max()
     assert error < 0.02 and (drawn - moved).abs().max() > 5 * error, "the file is in half precision"
@@ -326,7 +326,7 @@ def test_a_run_does_not_go_on_with_other_data(encoder: PictureEncoder, tmp_path:
         settings, splits = ShardSettings(SIDE, TOKENS, each=2), tmp_path / "splits.json"
         pipeline = tiny_pipeline()
         shards = write_shards(pipeline, encoder, root, tmp_path / "shards", settings, splits)
-        return Killed(pipeline.transformer, shards, SIZES)
+        return Killed(pipeline, shards, SIZES)
 
     with pytest.raises(KeyboardInterrupt):
         train(recipe(), CONFIG, tmp_path / "run")
@@ -347,7 +347,7 @@ def test_shards_of_another_model(encoder: PictureEncoder, tmp_path: Path) -> Non
     shards = write_shards(pipeline, encoder, root, tmp_path / "out", settings)
     pipeline.transformer.register_to_config(joint_attention_dim=48)
     with pytest.raises(InputError, match=r"expected latents and prompts for a transformer of .* got \(64, 32, 32\)"):
-        FluxRecipe(pipeline.transformer, shards, SIZES)
+        FluxRecipe(pipeline, shards, SIZES)
 
 
 def _command(made, out: Path, *options: str) -> list[str]:
