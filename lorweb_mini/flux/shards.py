@@ -222,11 +222,8 @@ def _difference(key: str, old: Any, new: Any) -> str:
 class LatentShards:
     """Shards that :func:`write_shards` finished, memory-mapped; every file is opened and counted at once.
 
-    Attributes:
-        settings: contents of settings.json.
-        categories: names of the categories in train, val and test.
-        captions: text of each prompt.
-        digest: of pictures, captions and split, so that a training does not go on with other data.
+    ``settings`` and ``categories`` are those of settings.json and splits.json, ``captions`` the text of each prompt;
+    ``digest`` is of pictures, captions and split, so that a training does not go on with other data.
 
     Raises:
         InputError: no finished shards, or a file that is missing or damaged.

@@ -83,8 +83,7 @@ class FluxRecipe(Recipe):
     Args:
         pipeline: Kontext's; the basis is added to its transformer, and everything else is frozen. It draws the sample
             grids; its text encoders may be None.
-        shards: what to learn from; its ``train`` part.
-        config: sizes and sampling.
+        shards: their ``train`` part is learnt, and a few of ``val`` are drawn.
         accumulate: forward passes that share a step's batch.
         checkpointing: keeps only the blocks' inputs for the backward pass and computes the rest again.
 
