@@ -48,7 +48,7 @@ TOLERANCE = 2e-3  # of a picture in [-1, 1]; a grey level is 8e-3
 GENERATE, FREEZE, RENDERER = "`generate`", "`freeze`, then `generate`", "`Renderer`"
 METHODS = (GENERATE, FREEZE, RENDERER)
 FRAME = "the whole frame"
-PARTS = ("sliders to coefficients", "gates and modulation", "steps", "latent to picture", "picture to PNG", FRAME)
+PARTS = ("sliders to coefficients", "steps", "latent to picture", "picture to PNG", FRAME)
 TURN, MOVE = "a slider of `Mixer` turned", "the point of `Pads` moved"
 RELATIONS = ("edit/invert", "edit/hue=120", "edit/grey", "edit/blur=4")
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,27 +95,20 @@ def pictures_table(editor: Editor, one: Analogy, mixtures: Sequence[Tensor], ste
 
 def parts_table(mixer: Mixer, rounds: int) -> str:
     """Milliseconds of each part of a frame."""
-    renderer, autoencoder = mixer.renderer, mixer.editor.autoencoder
+    renderer = mixer.renderer
     mixer.turn(mixer.loras[0], 2.0)
     with torch.inference_mode():
         mixture = mixer.mixture
-        drawn = renderer.tokens(mixture)[None]
+        drawn = renderer.draw(mixture)
         picture = to_pil(renderer(mixture))
-
-        def decode() -> Tensor:
-            return autoencoder.to_picture(mixer.editor.layout.result(drawn, *renderer.size))
-
         runs: dict[str, Callable[[], object]] = {
             PARTS[0]: lambda: mixer.mixture,
-            PARTS[1]: lambda: renderer._mix(mixture),
-            PARTS[2]: lambda: renderer.tokens(mixture),
-            PARTS[3]: decode,
-            PARTS[4]: lambda: png_url(picture),
+            PARTS[1]: lambda: renderer.draw(mixture),
+            PARTS[2]: lambda: renderer.backend.decode(drawn),
+            PARTS[3]: lambda: png_url(picture),
             FRAME: mixer.refresh,
         }
         seconds = interleaved(runs, rounds)
-    # The steps are what the tokens take beyond the mixture.
-    seconds[PARTS[2]] = [max(a - b, 0.0) for a, b in zip(seconds[PARTS[2]], seconds[PARTS[1]], strict=True)]
     return markdown(["ms", "median", "95 %"], [[name, *spread(seconds[name])] for name in PARTS])
 
 
