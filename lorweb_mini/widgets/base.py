@@ -1,25 +1,26 @@
 """What every widget has in common: its page, its messages, pictures as HTML, a fallback figure.
 
-``base.js`` is the page's side. The page sends ``{"ask": ..., "value": ..., "id": ...}``, one message at a time; while
-it waits, a newer value of the same control replaces the older one, so at most one frame is ever waiting and the last
-picture belongs to the last value. The kernel looks up what to do in the table ``asks``, writes parts and state, and
-then sets ``answered``.
+``base.js``, the page's side, sends ``{"ask": ..., "value": ..., "id": ...}``, one message at a time; while it waits, a
+newer value of the same control replaces the older one, so that the last picture belongs to the last value. The kernel
+looks up what to do in the table ``asks``, writes parts and state, and then sets ``answered``.
 """
 
 from __future__ import annotations
 
 import base64
-import functools
+import inspect
 import io
-import sys
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
 import anywidget
+import matplotlib
 import traitlets
 from matplotlib.figure import Figure
 from PIL import Image
@@ -28,27 +29,25 @@ from torch import Tensor
 from ..errors import InputError
 from ..images import to_pil
 
+PNG = "data:image/png;base64,"
 ONLY_BASE = "export default { render: (view) => openPage(view).close };"
 # JupyterLab may deliver a page's messages on a second thread (a subshell): two frames must not be rendered at once.
 TURN = threading.RLock()
 
 
-# --- HTML -----------------------------------------------------------------------------------------
-
-
-def png_bytes(picture: Figure | Image.Image, dpi: float = 80) -> bytes:
-    """A figure or a picture as the bytes of a PNG file."""
+def png_url(picture: Figure | Image.Image, dpi: float = 80) -> str:
+    """A figure or a picture as a ``data:`` address, which needs no file."""
     file = io.BytesIO()
     if isinstance(picture, Figure):
         picture.savefig(file, format="png", dpi=dpi)
     else:
         picture.save(file, "PNG", compress_level=1)
-    return file.getvalue()
+    return PNG + base64.b64encode(file.getvalue()).decode()
 
 
-def png_url(picture: Figure | Image.Image, dpi: float = 80) -> str:
-    """A figure or a picture as a ``data:`` address, which needs no file."""
-    return f"data:image/png;base64,{base64.b64encode(png_bytes(picture, dpi)).decode()}"
+def coloured(values: Any, colour_map: str) -> Image.Image:
+    """Numbers from 0 to 1, [height, width], as a picture with a pixel each."""
+    return Image.fromarray(matplotlib.colormaps[colour_map](values, bytes=True)[..., :3].copy())
 
 
 def picture_tag(picture: Tensor | Image.Image, alt: str, side: int) -> str:
@@ -77,39 +76,38 @@ def button(ask: str, value: object, text: str, attributes: str = "") -> str:
     return f"<button data-ask='{ask}' data-value='{escape(str(value))}'{attributes}>{text}</button>"
 
 
+def toolbar(name: str, css: str, buttons: Iterable[str]) -> str:
+    """Buttons as one group for the keyboard."""
+    return f"<div role='toolbar' aria-label='{escape(name)}' class='{css}'>{''.join(buttons)}</div>"
+
+
 def options_html(options: Iterable[tuple[object, str]]) -> str:
     """Values and texts as the options of a menu."""
     return "".join(f"<option value='{escape(str(value))}'>{escape(text)}</option>" for value, text in options)
 
 
 def grouped_options_html(options: Iterable[tuple[str, object, str]]) -> str:
-    """As :func:`options_html`, in groups: the name of the group, value and text of each option."""
-    groups: dict[str, list[tuple[object, str]]] = {}
-    for group, value, text in options:
-        groups.setdefault(group, []).append((value, text))
-    return "".join(f"<optgroup label='{escape(x)}'>{options_html(own)}</optgroup>" for x, own in groups.items())
+    """As :func:`options_html`, in groups: the name of the group, value and text of each option, group by group."""
+    groups = ((name, options_html(own[1:] for own in group)) for name, group in groupby(options, itemgetter(0)))
+    return "".join(f"<optgroup label='{escape(name)}'>{inside}</optgroup>" for name, inside in groups)
 
 
-# --- the widget -----------------------------------------------------------------------------------
+def bar_html(key: str) -> str:
+    """A share as a bar with its percentage; the page fills it in from the state's ``bars``."""
+    return f"<span class='bar' data-bar='{escape(key)}'><i></i><b></b></span>"
 
 
-@functools.cache
-def _sources(module: str) -> dict[str, str]:
-    """Page, script and style of the widgets of a module: the common ones, and those beside it."""
-    own = Path(sys.modules[module].__file__ or "")
-    files = {kind: own.with_suffix(f".{kind}") for kind in ("html", "js", "css")}
-    text = {kind: path.read_text("utf-8") if path.exists() else "" for kind, path in files.items()}
-    base = Path(__file__)
-    text["js"] = base.with_suffix(".js").read_text("utf-8") + (text["js"] or ONLY_BASE)
-    text["css"] = base.with_suffix(".css").read_text("utf-8") + text["css"]
-    return text
+def _text(module: str, kind: str) -> str:
+    """The file of this kind beside a module, or nothing."""
+    path = Path(module).with_suffix(f".{kind}")
+    return path.read_text("utf-8") if path.exists() else ""
 
 
 class Widget(anywidget.AnyWidget):
     """Base of all widgets. Where no kernel runs, a notebook shows :meth:`fallback` instead.
 
-    A subclass in ``NAME.py`` may have ``NAME.html`` (its page), ``NAME.js`` and ``NAME.css`` beside it. It sets
-    ``title``, ``parts`` and ``asks``, and writes the elements ``data-part=PART`` of its page with :meth:`write`.
+    A subclass in ``NAME.py`` may have ``NAME.html`` (its page), ``NAME.js`` and ``NAME.css`` beside it. It writes the
+    elements ``data-part=PART`` of its page with :meth:`write`.
 
     Attributes:
         title: what it is, for readers who do not see the fallback figure.
@@ -132,11 +130,11 @@ class Widget(anywidget.AnyWidget):
     answered: traitlets.Dict = traitlets.Dict().tag(sync=True)
 
     def __init__(self) -> None:
-        sources = _sources(type(self).__module__)
-        self._esm, self._css = sources["js"], sources["css"]
-        super().__init__(
-            name=type(self).__name__.lower(), frame=sources["html"] or self.page, part_names=list(self.parts)
-        )
+        own = inspect.getfile(type(self))
+        self._esm = _text(__file__, "js") + (_text(own, "js") or ONLY_BASE)
+        self._css = _text(__file__, "css") + _text(own, "css")
+        frame = _text(own, "html") or self.page
+        super().__init__(name=type(self).__name__.lower(), frame=frame, part_names=list(self.parts))
         self.add_traits(**{f"part_{part}": traitlets.Unicode().tag(sync=True) for part in self.parts})
         self.on_msg(lambda _, message, buffers: self.receive(message, buffers))
 
@@ -145,7 +143,7 @@ class Widget(anywidget.AnyWidget):
         """The figure that a reader without a kernel sees."""
 
     def write(self, **parts: str) -> None:
-        """Replaces the HTML of some parts of the page."""
+        """Replaces the HTML of parts of the page."""
         with self.hold_sync():
             for part, html in parts.items():
                 setattr(self, f"part_{part}", html)
@@ -176,6 +174,6 @@ class Widget(anywidget.AnyWidget):
         """The live widget and the fallback figure, as Jupyter's data and metadata."""
         live = super()._repr_mimebundle_(**named)
         sentence = f"{self.title}, a static picture: the widget itself needs a running kernel"
-        picture = base64.b64encode(png_bytes(self.fallback())).decode()
+        picture = png_url(self.fallback()).removeprefix(PNG)
         data = {**(live[0] if live else {}), "image/png": picture, "text/plain": sentence}
         return data, {"image/png": {"alt": sentence}}

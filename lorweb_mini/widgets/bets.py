@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from ..emoji.relations import Analogy
-from ..errors import InputError
 from ..show.unseen import questions
 from .base import plot_tag
 from .controls import Controls, Menu
 
-CHOICES = {"no bet": "", "it works": "works", "it fails": "fails"}
+CHOICES = {"no bet": None, "it works": True, "it fails": False}
 
 
 class Bets(Controls):
@@ -29,9 +28,8 @@ class Bets(Controls):
     title = "Bets on unseen edits"
 
     def __init__(self, items: Sequence[Analogy], labels: Sequence[str]) -> None:
-        figure = questions(items, labels)
+        self.figure = questions(items, labels)
         super().__init__()
-        self.figure = figure
         menus = {str(i): Menu(f"{i}  {label}", CHOICES) for i, label in enumerate(labels, 1)}
         self._shown = plot_tag(self.figure, "the questions, without answers", 74)
         self.build("Choose for each question; the next cell compares.", **menus)
@@ -39,16 +37,10 @@ class Bets(Controls):
     @property
     def bets(self) -> list[bool | None]:
         """For each question whether the learner bets that it works; None where there is no bet."""
-        return [{"works": True, "fails": False}.get(value) for value in self.values.values()]
+        return list(self.values.values())
 
-    def bet(self, number: int, works: bool | None) -> None:
-        """Places a bet on a question, counted from 1, or takes it back; InputError for a question that is not there."""
-        if str(number) not in self.controls:
-            raise InputError(f"expected a question from 1 to {len(self.controls)}, got {number!r}")
-        self.set(**{str(number): "" if works is None else "works" if works else "fails"})
-
-    def render(self, **values: str) -> None:
-        placed = sum(value != "" for value in values.values())
+    def render(self, **values: bool | None) -> None:
+        placed = sum(value is not None for value in values.values())
         self.write(pictures=self._shown, numbers=f"{placed} of {len(values)} bets placed.")
 
     def fallback(self) -> Figure:

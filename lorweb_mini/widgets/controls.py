@@ -1,24 +1,18 @@
-"""Pictures beside controls.
-
-:class:`Panel` is the page of :class:`Mixer` and :class:`Pads`, too. :class:`Controls` builds it from declared
-:class:`Slider` and :class:`Menu`, keeps their values and calls ``render`` after each change.
-"""
+"""Pictures beside controls: sliders and menus that are declared, and the page that Mixer and Pads have in common."""
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
-from numbers import Integral, Real
 from typing import Any, ClassVar
 
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, finite_number, whole_number
 from ..images import to_pil
 from .base import Widget, button, figure_tag, options_html, plot_tag
 
@@ -34,7 +28,7 @@ class Slider:
     """A number between two ends.
 
     Attributes:
-        start: the value at first. digits: after the decimal point. says: explanation on hovering.
+        start: the value at first. digits: after the decimal point, none for whole numbers. says: what a reader is told.
     """
 
     label: str
@@ -47,12 +41,9 @@ class Slider:
 
     def check(self, value: Any) -> float | int:
         """The value as one that the slider can have; InputError if it is no such number or out of range."""
-        fits = isinstance(value, Real if self.digits else Integral) and not isinstance(value, bool)
-        number = (round(float(value), self.digits) if self.digits else int(value)) if fits else math.nan
-        if not self.low <= number <= self.high:
-            kind = "" if self.digits else " as a whole number"
-            raise InputError(f"expected {self.label}{kind} from {self.low:g} to {self.high:g}, got {value!r}")
-        return number
+        if self.digits:
+            return round(finite_number(value, self.label, self.low, self.high), self.digits)
+        return whole_number(value, self.label, int(self.low), int(self.high))
 
     def html(self, key: str, unit: str = "") -> str:
         """The slider with its label and a read-out, which the page fills in."""
@@ -100,8 +91,7 @@ class Menu:
 class Panel(Widget):
     """A widget with pictures on its left, controls on its right, and a button that takes the controls back.
 
-    A subclass has the methods ``refresh``, which renders and tells the page where the controls stand, ``reset`` and
-    ``change``, which moves a control as the page asks for it.
+    A subclass has the methods ``refresh`` (render, and tell the page where the controls stand), ``reset``, ``change``.
 
     Attributes:
         picture: the result, a PIL picture.
@@ -139,7 +129,6 @@ class Controls(Panel):
     render: ClassVar[Callable[..., None]]
 
     def build(self, hint: str, **controls: Slider | Menu) -> None:
-        """Puts the controls onto the page, at their starts, and renders for the first time."""
         self.controls = controls
         self.starts: dict[str, Any] = {key: control.check(control.start) for key, control in controls.items()}
         self.values = self.starts
@@ -155,7 +144,6 @@ class Controls(Panel):
         self.refresh()
 
     def reset(self) -> None:
-        """All controls back to where they started."""
         self.set(**self.starts)
 
     def refresh(self) -> None:

@@ -13,7 +13,16 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..analysis.layers import CHANGES, difference, layer_changes, perplexity, record_gates, update_norms, variants
+from ..analysis.layers import (
+    CHANGES,
+    difference,
+    layer_changes,
+    layer_label,
+    perplexity,
+    record_gates,
+    update_norms,
+    variants,
+)
 from ..core.editor import Editor
 from ..errors import InputError
 from ..images import read_image
@@ -35,7 +44,7 @@ class Microscope(Widget):
     Args:
         a, a_prime, b: one analogy.
         other: the pair (a, a') of another analogy, routed with the same b; the pair turned round when None.
-        steps, seed: as in :meth:`Editor.edit`.
+        steps: as in :meth:`Editor.edit`.
 
     Raises:
         InputError: an editor without a router, more than one analogy, or a picture that cannot be read.
@@ -49,36 +58,27 @@ class Microscope(Widget):
     }
 
     def __init__(
-        self,
-        editor: Editor,
-        a: Any,
-        a_prime: Any,
-        b: Any,
-        other: tuple[Any, Any] | None = None,
-        steps: int = 4,
-        seed: int = 0,
+        self, editor: Editor, a: Any, a_prime: Any, b: Any, other: tuple[Any, Any] | None = None, steps: int = 4
     ) -> None:
         super().__init__()
-        self.editor, self.steps, self.seed = editor, steps, seed
+        self.editor, self.steps, self.labels = editor, steps, [layer_label(name) for name in editor.basis.layers]
         a, a_prime, self.b = read_image(a, "a"), read_image(a_prime, "a_prime"), read_image(b, "b")
         self.context = (a, a_prime) if editor.layout.needs_context else None
-        self.record = record_gates(editor, a, a_prime, self.b, steps, seed)
+        self.record = record_gates(editor, a, a_prime, self.b, steps)
         self.coefficients = self.record.routed
         self.other = editor.route(*(other or (a_prime, a)), self.b)[0]
         self.norms = update_norms(editor.basis, self.coefficients)
-        self._perplexity = perplexity(self.coefficients)
         self.whole = self._replaced(None)[1]
-        self.write(gates=gates_html(self.record))
-        self.write(sweeps="".join(button("sweep", x, text) for x, text in CHANGES.items()))
+        sweeps = "".join(button("sweep", kind, text) for kind, text in CHANGES.items())
+        self.write(gates=gates_html(self.record), sweeps=sweeps)
         self.layer = 0
         # The layer that the picture needs most is the most telling one to begin with.
         self.choose(int(self.sweep("off").argmax()))
 
     def choose(self, layer: int) -> None:
         """Shows one layer: its coefficients, and the picture with them replaced; InputError if there is none such."""
-        layers = self.editor.basis.layers
-        if not 0 <= layer < len(layers):
-            raise InputError(f"expected a layer from 0 to {len(layers) - 1}, got {layer}")
+        if not 0 <= layer < len(self.labels):
+            raise InputError(f"expected a layer from 0 to {len(self.labels) - 1}, got {layer}")
         self.layer = layer
         self.drawn, self.changes = self._replaced(layer)
         with self.hold_sync():
@@ -87,19 +87,18 @@ class Microscope(Widget):
 
     def sweep(self, kind: str) -> np.ndarray:
         """Replaces each layer's mixture in a way of :data:`CHANGES` and shows the picture's changes: [layers]."""
-        self.profile = layer_changes(
-            self.editor, self.b, self.coefficients, self.other, kind, self.context, self.steps, self.seed
-        )
+        self.profile = layer_changes(self.editor, self.b, self.coefficients, self.other, kind, self.context, self.steps)
         self.kind = kind
         with self.hold_sync():
-            self.write(heat=heat_html(self.coefficients, self.editor.basis.layers, self.profile, kind))
+            self.write(heat=heat_html(self.coefficients, self.labels, self.profile, kind))
             self.tell(chosen={"layer": str(self.layer), "sweep": kind})
         return self.profile
 
-    def measures(self, layer: int) -> str:
-        """A layer's perplexity and the size of its mixture's weight update, in words."""
-        n = self.coefficients.shape[1]
-        return f"perplexity {float(self._perplexity[layer]):.1f} of {n}; ‖ΔW‖ = {float(self.norms[layer]):.1%} of ‖W‖"
+    @property
+    def measures(self) -> str:
+        """The chosen layer's perplexity and the size of its mixture's weight update, in words."""
+        row, size = self.coefficients[self.layer], float(self.norms[self.layer])
+        return f"perplexity {float(perplexity(row)):.1f} of {len(row)}; ‖ΔW‖ = {size:.1%} of ‖W‖"
 
     def fallback(self) -> Figure:
         return microscope_figure(self)
@@ -108,6 +107,6 @@ class Microscope(Widget):
         """Pictures as routed and with a layer's mixture replaced (every layer's for None), and how much they change."""
         mixtures = {"routed": self.coefficients} | variants(self.coefficients, self.other, layer)
         many = torch.stack(list(mixtures.values()))
-        pictures = self.editor.generate(self.b, many, self.context, steps=self.steps, seed=self.seed).pictures
+        pictures = self.editor.generate(self.b, many, self.context, steps=self.steps).pictures
         drawn = dict(zip(mixtures, pictures, strict=True))
         return drawn, {kind: float(difference(drawn[kind], drawn["routed"])) for kind in CHANGES}

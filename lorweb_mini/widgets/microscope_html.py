@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
@@ -15,10 +14,10 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
-from ..analysis.layers import CHANGES, GateRecord, layer_label, perplexity
+from ..analysis.layers import CHANGES, GateRecord, perplexity
 from ..images import to_pil
 from ..show.style import COLOURS, INK, LINE, PALE, figure_of, styled
-from .base import figure_tag, plot_tag, png_url
+from .base import coloured, figure_tag, plot_tag, png_url
 
 if TYPE_CHECKING:
     from .microscope import Microscope
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 COLOUR_MAP = "viridis"
 SAME = 1e-5  # gates are measured as quotients of sums in single precision
 SIDE, CELL = 112, 6  # CSS pixels: of a picture, of a coefficient in the heat map
-NOTE = "Choosing another layer needs a running kernel: run this cell."
 
 
 def norm_of(coefficients: Any) -> PowerNorm:
@@ -34,15 +32,7 @@ def norm_of(coefficients: Any) -> PowerNorm:
     return PowerNorm(0.5, vmin=0, vmax=float(coefficients.max()))
 
 
-# --- the page -------------------------------------------------------------------------------------
-
-
-def _strip_of_colours(values: Any) -> str:
-    """The address of a picture one pixel high, its colours those of values from 0 to 1."""
-    return png_url(Image.fromarray(matplotlib.colormaps[COLOUR_MAP](values, bytes=True)[None, :, :3].copy()))
-
-
-def heat_html(coefficients: Tensor, layers: Sequence[str], profile: np.ndarray, kind: str) -> str:
+def heat_html(coefficients: Tensor, labels: Sequence[tuple[str, str]], profile: np.ndarray, kind: str) -> str:
     """Coefficients [layers, N] as a list box: a row of coloured cells for each layer, grouped by block.
 
     A bar shows each layer's ``profile``, the change of the picture when its mixture is replaced as ``kind`` says.
@@ -50,12 +40,12 @@ def heat_html(coefficients: Tensor, layers: Sequence[str], profile: np.ndarray, 
     norm, n, change = norm_of(coefficients), coefficients.shape[1], escape(CHANGES[kind])
     spread, leading = perplexity(coefficients).tolist(), coefficients.argmax(1).tolist()
     groups: dict[str, str] = {}
-    for i, (block, name) in enumerate(map(layer_label, layers)):
+    for i, (block, name) in enumerate(labels):
         spoken = (
             f"{block}, {name}; perplexity {spread[i]:.1f}; LoRA {leading[i]} leads; "
             f"{CHANGES[kind]}: changes the picture by {profile[i]:.2f}"
         )
-        source = _strip_of_colours(norm(coefficients[i].numpy()))
+        source = png_url(coloured(norm(coefficients[i, None].numpy()), COLOUR_MAP))
         groups[block] = groups.get(block, "") + (
             f"<button role='option' data-ask='layer' data-value='{i}' aria-label='{escape(spoken)}'><span>{name}</span>"
             f"<img alt='' width='{CELL * n}' height='12' src='{source}'><span class='number'>{spread[i]:.1f}</span>"
@@ -63,19 +53,20 @@ def heat_html(coefficients: Tensor, layers: Sequence[str], profile: np.ndarray, 
             f"<span class='number'>{profile[i]:.2f}</span></button>"
         )
     ticks = "".join(f"<span style='left:{(k + 0.5) * CELL:.0f}px'>{k}</span>" for k in range(0, n, max(1, n // 4)))
+    scale = png_url(coloured(np.linspace(0, 1, 64)[None], COLOUR_MAP))
     rows = "".join(f"<div role='group' aria-label='{x}'><h5>{x}</h5>{inside}</div>" for x, inside in groups.items())
     return (
         f"<div class='head'><span>layer</span><div style='width:{CELL * n}px'>LoRA{ticks}</div>"
         f"<span class='number'>perplexity</span><span>change: {change}</span></div>"
         f"<div role='listbox' aria-label='layers'>{rows}</div><p class='pale scale'>coefficient: 0 "
-        f"<img alt='colour scale' width='90' height='10' src='{_strip_of_colours(np.linspace(0, 1, 64))}'> "
+        f"<img alt='colour scale' width='90' height='10' src='{scale}'> "
         f"{float(coefficients.max()):.2f}, colours by its square root</p>"
     )
 
 
 def layer_html(scope: Microscope) -> str:
     """The chosen layer: its coefficients, and the picture with them replaced."""
-    row, other = scope.coefficients[scope.layer], scope.other[scope.layer]
+    row = scope.coefficients[scope.layer]
     leading = ", ".join(f"LoRA {n}: {float(row[n]):.2f}" for n in row.topk(min(3, len(row))).indices.tolist())
     replaced = ""
     for name, text in CHANGES.items():
@@ -84,8 +75,8 @@ def layer_html(scope: Microscope) -> str:
         replaced += figure_tag(scope.drawn[name], f"result, {text}", SIDE, caption)
     routed = figure_tag(scope.drawn["routed"], "result", SIDE, "as routed")
     return (
-        f"<h3>{': '.join(layer_label(scope.editor.basis.layers[scope.layer]))}</h3><p>{scope.measures(scope.layer)}</p>"
-        f"{plot_tag(bars_figure(row, other), f'coefficients of this layer; {leading}')}"
+        f"<h3>{': '.join(scope.labels[scope.layer])}</h3><p>{scope.measures}</p>"
+        f"{plot_tag(bars_figure(row, scope.other[scope.layer]), f'coefficients of this layer; {leading}')}"
         f"<div class='pictures'>{figure_tag(scope.b, 'b', SIDE)}{routed}</div>"
         "<h4>This layer's mixture replaced: change in grey levels of 255</h4>"
         f"<div class='pictures'>{replaced}</div>"
@@ -106,9 +97,6 @@ def gates_html(record: GateRecord) -> str:
     return f"{plot_tag(gate_strip(record), sentence)}<p>{sentence}</p>"
 
 
-# --- plots ----------------------------------------------------------------------------------------
-
-
 def bars_figure(row: Tensor, other: Tensor) -> Figure:
     """One layer's coefficients [N], beside another analogy's [N]."""
     figure, axes = figure_of(4.3, 2.1)
@@ -127,16 +115,15 @@ def gate_strip(record: GateRecord) -> Figure:
 @styled
 def microscope_figure(scope: Microscope) -> Figure:
     """The page as one picture: heat map, the chosen layer, its replacements, the gates."""
-    labels = [layer_label(name) for name in scope.editor.basis.layers]
     figure, empty = figure_of(11, 8.4)
     empty.remove()
     left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(1, 1.5), wspace=0.02))
-    _heat(left, scope, labels)
+    _heat(left, scope)
     upper, middle, lower = right.subfigures(3, 1, height_ratios=(1.1, 0.95, 1.15))
     axes = upper.subplots()
     _bars(axes, scope.coefficients[scope.layer], scope.other[scope.layer])
-    axes.set_title(", ".join(labels[scope.layer]), loc="left", color=COLOURS[4])
-    axes.set_title(scope.measures(scope.layer), loc="right", size=8, weight="normal")
+    axes.set_title(", ".join(scope.labels[scope.layer]), loc="left", color=COLOURS[4])
+    axes.set_title(scope.measures, loc="right", size=8, weight="normal")
     shown = [("b", scope.b, ""), ("as routed", scope.drawn["routed"], "")]
     for kind, text in CHANGES.items():
         change = f"changes by {scope.changes[kind]:.1f}\n(all layers: {scope.whole[kind]:.1f})"
@@ -147,7 +134,7 @@ def microscope_figure(scope: Microscope) -> Figure:
         axis.spines[:].set(visible=True, color=LINE)
     middle.suptitle("This layer's mixture replaced (change in grey levels of 255)", size=9, color=INK)
     _strip(lower.subplots(2, len(scope.record.times), squeeze=False), scope.record)
-    figure.supxlabel(NOTE, size=9, color=PALE)
+    figure.supxlabel("Choosing another layer needs a running kernel: run this cell.", size=9, color=PALE)
     return figure
 
 
@@ -159,15 +146,15 @@ def _label(axes: Axes, title: str, text: str) -> None:
     axes.set_xlabel(text, size=8)
 
 
-def _heat(figure: SubFigure, scope: Microscope, labels: Sequence[tuple[str, str]]) -> None:
+def _heat(figure: SubFigure, scope: Microscope) -> None:
     """Coefficients of all layers, and beside each the change of the picture when it is replaced."""
     heat, bars = figure.subplots(1, 2, width_ratios=(4, 1), sharey=True)
     heat.set_xlabel("LoRA")
-    norm = norm_of(scope.coefficients)
+    norm, places = norm_of(scope.coefficients), range(len(scope.labels))
     image = heat.imshow(scope.coefficients, norm=norm, cmap=COLOUR_MAP, aspect="auto", interpolation="nearest")
-    heat.set_yticks(range(len(labels)), [": ".join(label) for label in labels], size=6)
+    heat.set_yticks(places, [": ".join(label) for label in scope.labels], size=6)
     heat.set_title("Coefficients by layer", loc="left")
-    bars.barh(range(len(labels)), scope.profile, color=COLOURS[1], height=0.8)
+    bars.barh(places, scope.profile, color=COLOURS[1], height=0.8)
     bars.set_xlabel(f"grey levels,\n{CHANGES[scope.kind]}", size=7.5)
     for axes in (heat, bars):
         axes.grid(False)

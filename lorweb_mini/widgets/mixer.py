@@ -1,25 +1,22 @@
-"""Sliders over the LoRA space: change a mixture, and see what the editor renders with it.
-
-:class:`MixturePanel` is what :class:`Mixer` and :class:`~lorweb_mini.widgets.pads.Pads` share.
-"""
+"""Sliders over the LoRA space: change a mixture, and see what the editor renders with it."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from html import escape
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..analysis.layers import layer_label
 from ..analysis.mixtures import remix, shares, strongest
 from ..core.editor import Editor
 from ..images import read_image
 from ..show.pictures import picture_rows
-from .base import grouped_options_html
+from .base import bar_html, grouped_options_html
 from .controls import Panel, Slider
 from .rendering import Renderer, one_mixture
 
@@ -27,25 +24,15 @@ GAIN_MAX = 8.0
 GAIN = Slider("LoRA", 0, GAIN_MAX, 0.25, 1, 2)
 GAINS = (0.0, 1.0, 2.0, 4.0, 8.0)  # in the fallback figure
 ALL_LAYERS = ""
-KINDS = {"transformer_blocks": "double", "single_transformer_blocks": "single"}
-
-
-def bar_html(key: str) -> str:
-    """A share as a bar with its percentage; the page fills it in from the state's ``bars``."""
-    return f"<span class='bar' data-bar='{escape(key)}'><i></i><b></b></span>"
 
 
 class MixturePanel(Panel):
-    """Controls that decide on a mixture, with b edited by it.
+    """Controls that decide on a mixture, with b edited by it; the arguments are those of :class:`Renderer`."""
 
-    Attributes:
-        mixture: coefficients as the controls stand, [layers, N].
-    """
-
-    def prepare(self, editor: Editor, b: Any, context: tuple[Any, Any] | None, steps: int, seed: int) -> None:
-        """Gets the renderer ready; the arguments are those of :class:`Renderer`."""
-        self.editor, self.b, self.context, self.steps, self.seed = editor, read_image(b, "b"), context, steps, seed
-        self.renderer = Renderer(editor, self.b, context, steps, seed)
+    def __init__(self, editor: Editor, b: Any, context: tuple[Any, Any] | None, steps: int) -> None:
+        super().__init__()
+        self.editor, self.b, self.context, self.steps = editor, read_image(b, "b"), context, steps
+        self.renderer = Renderer(editor, self.b, context, steps)
 
     @property
     @abstractmethod
@@ -67,18 +54,15 @@ class MixturePanel(Panel):
 class Mixer(MixturePanel):
     """The router's mixture with a slider for each LoRA, and the result beside b.
 
-    Each slider is the gain of one LoRA (:func:`remix`), in all layers or in the one that was chosen above; 1 is as the
-    router decided. Gains of one layer multiply those of all layers. Beside each slider stands the LoRA's share of the
-    mixture.
+    Each slider is the gain of one LoRA (:func:`remix`), in all layers or in the chosen one; 1 is as the router decided.
+    Gains of one layer multiply those of all layers. Beside each slider stands the LoRA's share of the mixture.
 
     Args:
-        editor: any editor.
-        b: one picture.
         coefficients: the mixture to start from, [layers, N] or [1, layers, N].
         context: (a, a_prime) for layouts whose transformer sees them.
         loras: which LoRAs come first; the four with the largest shares when None. The others are folded away.
-        steps, seed: as in :meth:`Editor.generate`. Two steps take half as long as four, and on validation analogies
-            their errors are no larger (``benchmarks.mixer``).
+        steps: as in :meth:`Editor.generate`. Two take half as long as four, and on validation analogies their errors
+            are no larger (``benchmarks.mixer``).
 
     Attributes:
         layer: the chosen one, None for all. loras: in the order of the sliders that come first.
@@ -98,13 +82,11 @@ class Mixer(MixturePanel):
         context: tuple[Any, Any] | None = None,
         loras: Sequence[int] | None = None,
         steps: int = 2,
-        seed: int = 0,
     ) -> None:
         self.coefficients = one_mixture(editor, coefficients).detach()
         self.loras = strongest(self.coefficients) if loras is None else tuple(loras)
         remix(self.coefficients, dict.fromkeys(self.loras, 1.0))  # refuses LoRAs that are not there
-        super().__init__()
-        self.prepare(editor, b, context, steps, seed)
+        super().__init__(editor, b, context, steps)
         self.layer: int | None = None
         self._gains: dict[int | None, dict[int, float]] = {}
         hint = "Gain of each LoRA: 1 is the router's choice. Tab moves from slider to slider, arrow keys change them."
@@ -112,7 +94,6 @@ class Mixer(MixturePanel):
 
     @property
     def mixture(self) -> Tensor:
-        """Coefficients as the sliders stand, [layers, N]."""
         mixture = self.coefficients
         for layer, gains in self._gains.items():
             mixture = remix(mixture, gains, layer)
@@ -137,7 +118,6 @@ class Mixer(MixturePanel):
         self.refresh()
 
     def reset(self) -> None:
-        """All gains back to 1 in all layers, the router's own mixture."""
         self._gains = {}
         self.refresh()
 
@@ -159,7 +139,7 @@ class Mixer(MixturePanel):
         """The first slider as a strip of pictures: b, then the result at rising gains of one LoRA."""
         lora = (self.loras or strongest(self.coefficients, 1))[0]
         mixtures = torch.stack([remix(self.coefficients, {lora: gain}) for gain in GAINS])
-        pictures = self.editor.generate(self.b, mixtures, self.context, steps=self.steps, seed=self.seed).pictures
+        pictures = self.editor.generate(self.b, mixtures, self.context, steps=self.steps).pictures
         return picture_rows(
             {"": [self.b, *pictures]},
             captions={"": ["", *(f"{float(shares(mixture)[lora]):.0%}" for mixture in mixtures)]},
@@ -171,10 +151,9 @@ class Mixer(MixturePanel):
         )
 
     def _controls(self) -> str:
-        options = []
-        for i, name in enumerate(self.editor.basis.layers):
-            kind, number, rest = name.split(".", 2)
-            options.append((f"{KINDS[kind]} block {number}", i, f"{KINDS[kind]} {number} · {rest}"))
+        blocks = [layer_label(name)[0] for name in self.editor.basis.layers]
+        texts = [f"{block} · {x.split('.', 2)[2]}" for block, x in zip(blocks, self.editor.basis.layers, strict=True)]
+        options = grouped_options_html(zip(blocks, range(len(blocks)), texts, strict=True))
         folded = [n for n in range(self.coefficients.shape[-1]) if n not in self.loras]
         fold = (
             f"<details><summary>The other {len(folded)} LoRAs {bar_html('others')}</summary>"
@@ -182,7 +161,7 @@ class Mixer(MixturePanel):
         )
         return (
             "<label>Change in <select data-set='layer' aria-label='layers that the sliders change'>"
-            f"<option value='{ALL_LAYERS}'>all {len(options)} layers</option>{grouped_options_html(options)}</select>"
+            f"<option value='{ALL_LAYERS}'>all {len(blocks)} layers</option>{options}</select>"
             "</label><div class='row head'><span></span><span>gain</span><span></span><span>share of the mixture</span>"
             f"</div>{''.join(map(_slider, self.loras))}{fold if folded else ''}"
         )

@@ -20,8 +20,8 @@ from ..errors import InputError
 from ..images import read_image
 from ..show.pictures import relation_label
 from ..show.style import PALE, Board
-from .base import picture_tag
-from .mixer import MixturePanel, bar_html
+from .base import bar_html, picture_tag
+from .mixer import MixturePanel
 
 Point = tuple[float, float]
 TRIANGLE: tuple[Point, ...] = ((0.5, 0.0), (0.0, 1.0), (1.0, 1.0))
@@ -71,7 +71,7 @@ def places(corners: int, side: int) -> list[Point]:
 
 @dataclass(frozen=True)
 class Corner:
-    """An analogy at a corner of a pad: its pair, [3, 64, 64] each, and its relation or the number of the pair."""
+    """A pair at a corner of a pad, [3, 64, 64] each; ``label`` is its relation or its number."""
 
     a: Tensor
     a_prime: Tensor
@@ -82,18 +82,15 @@ class Pads(MixturePanel):
     """A pad between three analogies (a triangle) or four (a square), and the result beside b.
 
     The router gives each pair (a_k, a'_k) its coefficients c_k for the same b, and a point of the pad mixes them,
-    c = sum_k w_k c_k (:func:`weights_at`). Arrow keys move the point, with Shift by smaller steps; the keys 1 to 4 take
-    it to a corner and 0 to the middle.
+    c = sum_k w_k c_k (:func:`weights_at`).
 
     Args:
         editor: one whose transformer sees b alone (layout b): where it sees a and a' too, there is no half-way pair.
         analogies: three or four; their own b are not used. Pairs (a, a_prime) of pictures do as well.
-        b: one picture.
-        steps, seed: as in :meth:`Editor.generate`.
+        steps: as in :meth:`Editor.generate`.
 
     Attributes:
-        corners: what lies at the corners. coefficients: their mixtures, [corners, layers, N].
-        point: where the pad stands, (x, y).
+        coefficients: the mixtures at the corners, [corners, layers, N]. point: where the pad stands, (x, y).
 
     Raises:
         InputError: another number of analogies, a picture that cannot be read, an editor of another layout, or what
@@ -103,15 +100,12 @@ class Pads(MixturePanel):
     title = "Pad between analogies"
     back = "Back to the middle"
 
-    def __init__(
-        self, editor: Editor, analogies: Sequence[Analogy | tuple[Any, Any]], b: Any, steps: int = 2, seed: int = 0
-    ) -> None:
+    def __init__(self, editor: Editor, analogies: Sequence[Analogy | tuple[Any, Any]], b: Any, steps: int = 2) -> None:
         if editor.layout.needs_context:
             raise InputError(f"expected an editor with the layout 'b', got {editor.config.layout!r}")
         if len(analogies) not in (3, 4):
             raise InputError(f"expected 3 or 4 analogies, got {len(analogies)}")
-        super().__init__()
-        self.prepare(editor, b, None, steps, seed)
+        super().__init__(editor, b, None, steps)
         self.corners = [_corner(analogy, k) for k, analogy in enumerate(analogies, 1)]
         self._shape = TRIANGLE if len(analogies) == 3 else SQUARE
         self.coefficients = editor.route([c.a for c in self.corners], [c.a_prime for c in self.corners], self.b)
@@ -143,7 +137,6 @@ class Pads(MixturePanel):
         self.refresh()
 
     def reset(self) -> None:
-        """The point back to the middle."""
         self.move(*self._middle)
 
     def change(self, key: str, value: Any) -> None:
@@ -156,22 +149,22 @@ class Pads(MixturePanel):
         points = places(len(self.corners), STATIC)
         weights = torch.stack([weights_at(*point, len(self.corners)) for point in points])
         mixtures = torch.einsum("pk,kln->pln", weights, self.coefficients)
-        pictures = self.editor.generate(self.b, mixtures, steps=self.steps, seed=self.seed).pictures
+        pictures = self.editor.generate(self.b, mixtures, steps=self.steps).pictures
         size, apart, left, top = 0.72, 0.77, 3.1, 0.34
         across = (STATIC - 1) * apart
         board = Board(left + across + apart + 0.1, top + across + apart + 0.32)
         for (x, y), picture in zip(points, pictures, strict=True):
             board.picture(picture, left + x * across, top + y * across, size)
+        bold: dict[str, Any] = {"size": 9, "weight": "bold", "ha": "center"}
         for k, (x, y) in enumerate(self._shape, 1):
-            above = top - 0.12 if y == 0 else board.height - 0.17
-            board.text(left + x * across + size / 2, above, f"{k}", size=9, weight="bold", ha="center")
+            board.text(left + x * across + size / 2, top - 0.12 if y == 0 else board.height - 0.17, f"{k}", **bold)
         each = (board.height - 0.3) / (len(self.corners) + 1)
         edge = min(0.5, each - 0.14)
-        board.text(0.2, 0.15 + edge / 2, "b", size=9, weight="bold", ha="center")
+        board.text(0.2, 0.15 + edge / 2, "b", **bold)
         board.picture(self.b, 0.4, 0.15, edge)
         for k, corner in enumerate(self.corners, 1):
             y = 0.15 + k * each
-            board.text(0.2, y + edge / 2, f"{k}", size=9, weight="bold", ha="center")
+            board.text(0.2, y + edge / 2, f"{k}", **bold)
             board.picture(corner.a, 0.4, y, edge)
             board.text(0.51 + edge, y + edge / 2, "→", size=9, ha="center")
             board.picture(corner.a_prime, 0.62 + edge, y, edge)
@@ -187,7 +180,7 @@ class Pads(MixturePanel):
     def _pad(self, labels: Sequence[str]) -> str:
         """The pad with its analogies at the corners, as HTML."""
         count = len(self.corners)
-        height = HEIGHT[count]
+        height, upper = HEIGHT[count], count - 2
         keys = {str(k): place for k, place in enumerate((self._middle, *self._shape))}
         names = [corner.label for corner in self.corners]
         shape = escape(json.dumps({"corners": CLOCKWISE[count], "ratio": height, "places": keys, "labels": names}))
@@ -196,7 +189,6 @@ class Pads(MixturePanel):
             f"{picture_tag(corner.a_prime, 'a′', 40)}</div>{label}</div>"
             for corner, label in zip(self.corners, labels, strict=True)
         ]
-        upper = count - 2
         return (
             f"<div class='field'><div class='corners{' single' if upper == 1 else ''}'>{''.join(blocks[:upper])}</div>"
             f"<div class='pad' data-shape='{shape}'>"

@@ -27,7 +27,7 @@ class RankSlider(Controls):
     Args:
         editor: what :func:`by_direction` returned, with a layout whose transformer sees b alone.
         pairs: name to (b, true b'), the pictures on offer; the first is chosen at the start.
-        steps, seed: as in :meth:`Editor.generate`.
+        steps: as in :meth:`Editor.generate`.
 
     Raises:
         InputError: no pictures, LoRAs of a rank above one, or a layout that needs a context.
@@ -36,14 +36,14 @@ class RankSlider(Controls):
     title = "Sliders for rank and strength of one LoRA"
     back = "Back to the whole LoRA"
 
-    def __init__(self, editor: Editor, pairs: Mapping[str, tuple[Any, Any]], steps: int = 4, seed: int = 0) -> None:
+    def __init__(self, editor: Editor, pairs: Mapping[str, tuple[Any, Any]], steps: int = 4) -> None:
         if not pairs:
             raise InputError("expected at least one pair (b, true b'), got none")
         if editor.layout.needs_context:
             raise InputError(f"expected the layout b, got {editor.config.layout!r}")
         strengths(editor.basis)  # refuses what has no directions
         super().__init__()
-        self.editor, self.steps, self.seed = editor, steps, seed
+        self.editor, self.steps = editor, steps
         self.pairs = {name: (read_image(b, "b"), read_image(truth, "b_prime")) for name, (b, truth) in pairs.items()}
         most = editor.basis.n_loras
         self.build(
@@ -84,4 +84,4 @@ class RankSlider(Controls):
     def _drawn(self, name: str, settings: list[tuple[int, float]]) -> tuple[Tensor, Any]:
         """Pictures and errors of a pair at ranks and strengths."""
         mixtures = torch.stack([kept(self.editor.basis, rank, strength) for rank, strength in settings])
-        return render(self.editor, *self.pairs[name], mixtures, steps=self.steps, seed=self.seed)
+        return render(self.editor, *self.pairs[name], mixtures, steps=self.steps)

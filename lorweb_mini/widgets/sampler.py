@@ -1,19 +1,15 @@
-"""How the base renders a picture: the way from noise to picture, and a widget for steps and guidance.
-
-:func:`trajectory` records one rendering, :func:`strip` shows it, :func:`draw` is one edit by instruction, and
-:class:`Sampler` shows it for any setting of its controls.
-"""
+"""How the base renders a picture: the way from noise to picture, and a widget for steps and guidance."""
 
 from __future__ import annotations
 
-import threading
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.layout import unpack
 from ..errors import InputError, check_seed
@@ -53,7 +49,6 @@ def trajectory(
     Args:
         latent: normalised latent of the reference picture, [16, h, w].
         instruction: sentence vector [384]; None for no instruction.
-        seed, steps, guidance: as in :func:`draw`.
 
     Raises:
         InputError: a latent that is not [16, h, w], or what :func:`draw` refuses.
@@ -62,20 +57,15 @@ def trajectory(
     if latent.ndim != 3:
         raise InputError(f"expected the latent of one picture, [16, h, w], got shape {list(latent.shape)}")
     seen: list[Tensor] = []
-    thread = threading.get_ident()
 
-    def note(module: nn.Module, arguments: tuple, named: dict[str, Any]) -> None:
-        if threading.get_ident() != thread:
-            return  # another one draws with the same base
-        # The first half of the sequence is the noisy picture, the second the reference.
-        seen.append(named["hidden_states"].chunk(2, dim=1)[0])
+    def recording(noisy: Tensor, *arguments: Any) -> Tensor:
+        seen.append(noisy)
+        return base.velocity(noisy, *arguments)
 
-    handle = base.transformer.register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        result = base.edit(latent[None], None if instruction is None else instruction[None], [seed], steps, guidance)
-    finally:
-        handle.remove()
-    # With guidance the transformer looks at every state twice.
+    own = copy.copy(base)  # other threads may draw with the base itself
+    vars(own)["velocity"] = recording
+    result = own.edit(latent[None], None if instruction is None else instruction[None], [seed], steps, guidance)
+    # With guidance there are two velocities of every state.
     tokens = torch.cat(seen[:: len(seen) // steps])
     states = torch.cat([unpack(tokens, *latent.shape[1:]), result])
     times = 1 - torch.arange(steps + 1, dtype=torch.float32, device="cpu") / steps
@@ -83,13 +73,8 @@ def trajectory(
     return Trajectory(times, states, states[:-1] - times[:-1, None, None, None] * velocity)
 
 
-def strip(
-    autoencoder: MiniAutoencoder, path: Trajectory, b: Any, b_prime: Any = None, title: str = "", size: float = 0.84
-) -> Figure:
-    """A trajectory as two rows of pictures: z_t above, the estimate x̂ below; b (and the true b') to their left.
-
-    ``size`` is the side of a picture in inches.
-    """
+def strip(autoencoder: MiniAutoencoder, path: Trajectory, b: Any, b_prime: Any = None, title: str = "") -> Figure:
+    """A trajectory as two rows of pictures: z_t above, the estimate x̂ below; b (and the true b') to their left."""
     with torch.no_grad():
         upper, lower = autoencoder.to_picture(path.states), autoencoder.to_picture(path.estimates)
     times = [f"{float(t):.3g}" for t in path.times[:-1]]
@@ -102,7 +87,7 @@ def strip(
             heading: ["" if truth is None else "true b′", *(f"seen from {t}" for t in times)],
         },
         title=title,
-        size=size,
+        size=0.84,
         label_width=1.15,
     )
 
@@ -131,18 +116,12 @@ def draw(
         return autoencoder.to_picture(base.edit(latent, vectors_of([instruction]), [seed], steps, guidance))[0]
 
 
-def cost(steps: int, guidance: float, instruction: str) -> int:
-    """How often the transformer runs for one picture: once a step, twice where guidance has something to compare."""
-    return steps * (1 if guidance == 1 or not instruction else 2)
-
-
 class Sampler(Controls):
     """A widget for instruction, steps and guidance, with the result beside b.
 
     Args:
-        b: one picture.
         instructions: the sentences on offer; the first is chosen at the start. "" is no instruction.
-        steps, guidance, seed: where the sliders start, see :func:`draw`.
+        steps, guidance: where the sliders start. seed: of the noise.
 
     Raises:
         InputError: no instruction, or what :func:`draw` refuses.
@@ -175,7 +154,8 @@ class Sampler(Controls):
         )
 
     def render(self, instruction: str, steps: int, guidance: float) -> None:
-        runs = cost(steps, guidance, instruction)
+        # Twice a step where guidance has something to compare.
+        runs = steps * (1 if guidance == 1 or not instruction else 2)
         self.write(
             pictures=self.show(self.b, self._drawn(instruction, steps, guidance)),
             numbers=f"The transformer runs <b>{runs}</b> time{'s' if runs > 1 else ''} for this picture.",

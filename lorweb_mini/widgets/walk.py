@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -28,25 +30,21 @@ class Look:
     Attributes:
         picture: what is rendered there, [3, 64, 64].
         truth: b'(t) as the autoencoder reconstructs it, [3, 64, 64]; light grey where it is not known.
-        error: ‖picture − b'(t)‖² / ‖b'(1) − b'(0)‖²; None without a truth.
+        error: ‖picture − b'(t)‖² / ‖b'(1) − b'(0)‖²; NaN without a truth.
     """
 
     picture: Tensor
     truth: Tensor
-    error: float | None
+    error: float
 
 
-def look(editor: Editor, truth: Truth, path: str, ts: Sequence[float], steps: int = 4, seed: int = 0) -> list[Look]:
-    """Renders and measures the first ladder of a :class:`Truth` at fractions ts of a path; InputError as `walk`."""
-    looks = []
-    for t, picture in zip(ts, walk(editor, truth.items[:1], path, ts, steps=steps, seed=seed)[0], strict=True):
-        if t in truth.known:
-            true = truth.pictures[0, truth.known.index(t)]
-            error = float((picture - true).double().pow(2).sum() / truth.length[0])
-            looks.append(Look(picture, true, error))
-        else:
-            looks.append(Look(picture, picture * 0 + 0.9, None))
-    return looks
+def look(editor: Editor, truth: Truth, path: str, ts: Sequence[float], steps: int = 4) -> list[Look]:
+    """Renders and measures the one ladder of a :class:`Truth` at fractions ts of a path; InputError as `walk`."""
+    pictures = walk(editor, truth.items, path, ts, steps=steps)
+    errors = truth.trace(pictures, ts).error[0] / truth.length[0]
+    unknown = torch.full_like(pictures[0, 0], 0.9)
+    trues = [truth.pictures[0, truth.known.index(t)] if t in truth.known else unknown for t in ts]
+    return [Look(*place) for place in zip(pictures[0], trues, errors.tolist(), strict=True)]
 
 
 class Walk(Controls):
@@ -56,7 +54,7 @@ class Walk(Controls):
         items: a name on the menu to a ladder; the first is chosen at the start.
         path: where the menu of paths starts. ``logits`` is on it only if no ladder starts from nothing.
         t: where the slider starts, from -0.5 to 1.5.
-        steps, seed: as in :meth:`Editor.generate`.
+        steps: as in :meth:`Editor.generate`.
 
     Raises:
         InputError: no ladders, a path that is not on offer, or t out of range.
@@ -71,14 +69,13 @@ class Walk(Controls):
         path: str = "coefficients",
         t: float = 0.5,
         steps: int = 4,
-        seed: int = 0,
     ) -> None:
         if not items:
             raise InputError("expected at least one ladder, got none")
         nothing = any(item.scale.nothing for item in items.values())
         self.paths = tuple(p for p in PATHS if p != "asked" and not (nothing and p == "logits"))
         super().__init__()
-        self.editor, self.items, self.steps, self.seed = editor, dict(items), steps, seed
+        self.editor, self.items, self.steps = editor, dict(items), steps
         self._truths: dict[str, Truth] = {}
         says = "t: 0 is the first analogy, 1 the second; outside lies what is beyond them"
         self.build(
@@ -90,11 +87,9 @@ class Walk(Controls):
 
     def render(self, walk: str, path: str, t: float) -> None:
         (place,) = self._looks(walk, path, [t])
-        if place.error is None:
+        name, text = "true b′", f"error <b>{place.error:.3f}</b> (1 is the squared distance of the two true ends)"
+        if math.isnan(place.error):
             name, text = "true b′: not known here", "There is no true picture here, so there is no error."
-        else:
-            name = "true b′"
-            text = f"error <b>{place.error:.3f}</b> (1 is the squared distance of the two true ends)"
         shown = self.show(self.items[walk].b, place.picture, f"the walk at t = {t:.2f}")
         self.write(pictures=shown + figure_tag(place.truth, name, self.side), numbers=text)
 
@@ -104,7 +99,7 @@ class Walk(Controls):
         looks = self._looks(walk, path, SHOWN)
         return picture_rows(
             {path: [x.picture for x in looks], "truth": [x.truth for x in looks]},
-            captions={"truth": ["not known" if x.error is None else f"error {x.error:.2f}" for x in looks]},
+            captions={"truth": ["not known" if math.isnan(x.error) else f"error {x.error:.2f}" for x in looks]},
             columns=[f"t = {t:g}" for t in SHOWN],
             title=walk,
             note="Error: squared distance to the true b′(t), the distance of the two true ends being 1. "
@@ -116,4 +111,4 @@ class Walk(Controls):
     def _looks(self, name: str, path: str, ts: Sequence[float]) -> list[Look]:
         if name not in self._truths:
             self._truths[name] = Truth([self.items[name]], PLACES, self.editor.autoencoder)
-        return look(self.editor, self._truths[name], path, ts, self.steps, self.seed)
+        return look(self.editor, self._truths[name], path, ts, self.steps)

@@ -26,12 +26,12 @@ def test_bets_are_kept_as_the_page_places_them(widget: Bets) -> None:
 
 
 def test_bets_are_placed_and_taken_back_by_code(widget: Bets) -> None:
-    widget.bet(2, False)
+    widget.set(**{"2": False})
     assert widget.bets == [None, False, None]
-    widget.bet(2, None)
+    widget.set(**{"2": None})
     assert widget.bets == [None, None, None]
-    with pytest.raises(InputError, match="expected a question from 1 to 3, got 4"):
-        widget.bet(4, True)
+    with pytest.raises(InputError, match=r"expected controls out of \['1', '2', '3'\], got \['4'\]"):
+        widget.set(**{"4": True})
 
 
 def test_the_page_shows_questions_and_labelled_menus(widget: Bets) -> None:

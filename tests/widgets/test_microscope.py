@@ -101,7 +101,7 @@ def test_a_sweep_puts_a_bar_beside_every_layer(scope: Microscope, editor: Editor
 
 def test_the_heat_map_has_a_labelled_row_for_every_layer(editor: Editor) -> None:
     mixture = mixtures(1, editor)[0]
-    html = heat_html(mixture, editor.basis.layers, np.arange(LAYERS) / 4, "uniform")
+    html = heat_html(mixture, [layer_label(x) for x in editor.basis.layers], np.arange(LAYERS) / 4, "uniform")
     options = re.findall(r"<button role='option'[^>]*aria-label='([^']*)'", html)
     assert len(options) == LAYERS and html.count("role='group'") == 2
     assert html.count("<div") == html.count("</div>")

@@ -19,7 +19,7 @@ from lorweb_mini.models.autoencoder import MiniAutoencoder
 from lorweb_mini.models.base import Base, noise_for
 from lorweb_mini.models.text import vectors_of
 from lorweb_mini.widgets import sampler as module
-from lorweb_mini.widgets.sampler import NO_INSTRUCTION, Sampler, cost, draw, strip, trajectory
+from lorweb_mini.widgets.sampler import NO_INSTRUCTION, Sampler, draw, strip, trajectory
 
 INVERT, OTHER = "invert the colours", "make it grey"
 
@@ -114,8 +114,11 @@ def test_every_control_changes_the_picture(
     ("steps", "guidance", "instruction", "runs"),
     [(4, 1.0, INVERT, 4), (4, 1.5, INVERT, 8), (4, 1.5, "", 4), (1, 1, "", 1)],
 )
-def test_cost(steps: int, guidance: float, instruction: str, runs: int) -> None:
-    assert cost(steps, guidance, instruction) == runs
+def test_how_often_the_transformer_runs_is_said(
+    base: Base, autoencoder: MiniAutoencoder, b: Tensor, steps: int, guidance: float, instruction: str, runs: int
+) -> None:
+    sampler = Sampler(base, autoencoder, b, [instruction], steps=steps, guidance=guidance)
+    assert f"runs <b>{runs}</b> time{'s' if runs > 1 else ''} for" in part(sampler, "numbers")
 
 
 def test_a_slider_changes_the_picture_to_what_draw_draws(base: Base, autoencoder: MiniAutoencoder, b: Tensor) -> None:
