@@ -1,8 +1,4 @@
-"""The LoRA space as a map: the plane of its first two principal components, and one picture edited from anywhere on it.
-
-:mod:`~lorweb_mini.analysis.plane` has the geometry, :mod:`~lorweb_mini.widgets.atlas_html` the parts of the page and
-the fallback figure.
-"""
+"""The LoRA space as a map: the plane of its first two principal components, and one picture edited from any place."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..algebra import pca
-from ..analysis.plane import Decoded, decode, thin, view_of
+from ..analysis.plane import decode, thin, view_of
 from ..analysis.space import routing_vectors
 from ..analysis.walking import render
 from ..core.editor import Editor
@@ -41,7 +37,7 @@ KINDS = {
 }
 
 
-def some_of_each_family(each: int = EACH, seed: int = 0) -> list[Analogy]:
+def some_of_each_family(each: int = EACH) -> list[Analogy]:
     """Test analogies, at most so many of each family of relations, spread over its relations."""
     families: dict[str, list[str]] = {}
     for name, relation in relations().items():
@@ -49,7 +45,7 @@ def some_of_each_family(each: int = EACH, seed: int = 0) -> list[Analogy]:
     items: list[Analogy] = []
     for names in families.values():
         spread = names[:: -(-len(names) // each)]
-        items += analogies("test", spread, seed=seed, n=-(-each // len(spread)))[:each]
+        items += analogies("test", spread, n=-(-each // len(spread)))[:each]
     return items
 
 
@@ -69,7 +65,7 @@ class Atlas(Widget):
         items: analogies; a few test analogies of each family when None.
         b: the picture to edit; that of the first analogy when None.
         vectors: routing vectors of the items where they are known already.
-        steps, seed: as in :meth:`Editor.generate`.
+        steps: as in :meth:`Editor.generate`.
 
     Raises:
         InputError: such an editor, fewer than two items, other vectors than items, or a b that cannot be read.
@@ -94,15 +90,13 @@ class Atlas(Widget):
         b: Any = None,
         vectors: np.ndarray | None = None,
         steps: int = 4,
-        seed: int = 0,
     ) -> None:
         if editor.router is None or editor.layout.needs_context:
-            raise InputError(
-                "expected an editor with a router and the layout 'b', whose mixture alone determines the picture; "
-                f"got layout {editor.config.layout!r}{'' if editor.router is not None else ' without a router'}"
-            )
+            got = f"layout {editor.config.layout!r}{' without a router' if editor.router is None else ''}"
+            expected = "a router and the layout 'b', whose mixture alone determines the picture"
+            raise InputError(f"expected an editor with {expected}; got {got}")
         super().__init__()
-        self.editor, self.steps, self.seed = editor, steps, seed
+        self.editor, self.steps = editor, steps
         self.items = list(some_of_each_family() if items is None else items)
         self.vectors = routing_vectors(editor, self.items) if vectors is None else np.asarray(vectors)
         if len(self.vectors) != len(self.items):
@@ -122,36 +116,30 @@ class Atlas(Widget):
         self.show(self.kind)
         self.home()
 
-    def move_to(self, x: float, y: float) -> Decoded:
+    def move_to(self, x: float, y: float) -> None:
         """Puts the crosshair on a place of the map and renders b with the mixture that the place decodes to."""
         decoded = decode(self.map, np.array([[x, y]]), self.editor.config.n_loras)
-        moved, rows, away = float(decoded.moved[0]), float(decoded.rows[0]), math.hypot(x, y)
-        if rows:
-            text = (
-                f"To become a mixture it was moved by {moved:.3f} (the mean is {away:.3f} away), in "
-                f"{rows:.0%} of the layers. The ring shows where it landed."
-            )
+        text = "This place is decoded. "
+        if rows := float(decoded.rows[0]):
+            moved = f"{decoded.moved[0]:.3f} (the mean is {math.hypot(x, y):.3f} away)"
+            text += f"To become a mixture it was moved by {moved}, in {rows:.0%} of the layers. "
+            text += "The ring shows where it landed."
         else:
-            text = "It is a mixture as it stands: nothing had to be moved onto the simplex."
+            text += "It is a mixture as it stands: nothing had to be moved onto the simplex."
         nearest = int(np.linalg.norm(self.map.points - (x, y), axis=1).argmin())
-        self._put(
-            np.array([x, y]), decoded.coefficients[0], decoded.landed[0], f"This place is decoded. {text}", nearest
-        )
-        return decoded
+        self._put(np.array([x, y]), decoded.coefficients[0], decoded.landed[0], text, nearest)
 
-    def home(self) -> Decoded:
+    def home(self) -> None:
         """The crosshair to the middle of the cloud, whose mixture is the mean of all analogies' mixtures."""
-        return self.move_to(0.0, 0.0)
+        self.move_to(0.0, 0.0)
 
     def take(self, index: int) -> None:
         """Edits b with the mixture of one analogy as the router gave it, and puts the crosshair there."""
         self._item(index)
         place, total = self.map.points[index], float(((self.vectors[index].astype(float) - self.map.centre) ** 2).sum())
         kept = float((place**2).sum()) / total if total else 1.0
-        text = (
-            f"Rendered with this analogy's own mixture, not a decoded one. The plane holds {kept:.0%} of what sets "
-            "it apart from the mean (squared distance)."
-        )
+        text = "Rendered with this analogy's own mixture, not a decoded one. "
+        text += f"The plane holds {kept:.0%} of what sets it apart from the mean (squared distance)."
         self._put(place, self._mixtures([index])[0], place, text, index)
 
     def look(self, index: int) -> None:
@@ -198,7 +186,7 @@ class Atlas(Widget):
         grid = np.meshgrid(view.x0 + cell * (np.arange(columns) + 0.5), bottom + cell * (np.arange(rows) + 0.5))
         places = np.stack(grid, -1)
         mixtures = decode(self.map, places.reshape(-1, 2), self.editor.config.n_loras).coefficients
-        (pictures,) = render(self.editor, self.b[None], mixtures[None], self.steps, self.seed)
+        (pictures,) = render(self.editor, self.b[None], mixtures[None], self.steps)
         return atlas_figure(self.map, self.families, view, places, pictures, self.b)
 
     def _item(self, index: int) -> Analogy:
@@ -208,7 +196,7 @@ class Atlas(Widget):
 
     def _read(self, b: Any) -> None:
         self.b = read_image(b, "b")
-        self._render = Renderer(self.editor, self.b, steps=self.steps, seed=self.seed)
+        self._render = Renderer(self.editor, self.b, steps=self.steps)
 
     def _mixtures(self, indices: Sequence[int]) -> Tensor:
         """The items' own mixtures, [k, layers, N]."""
@@ -216,7 +204,6 @@ class Atlas(Widget):
         return vectors.unflatten(1, (-1, self.editor.config.n_loras))
 
     def _put(self, place: np.ndarray, coefficients: Tensor, landed: np.ndarray, text: str, nearest: int) -> None:
-        """Puts the crosshair on a place; its mixture lies where it ``landed``."""
         self.place = (float(place[0]), float(place[1]))
         self.coefficients, self._landed, self._text = coefficients, landed, text
         with self.hold_sync():
@@ -248,7 +235,7 @@ class Atlas(Widget):
             shown = torch.stack([self.items[i].b_prime for i in kept])
         else:
             b = torch.stack([self.b if self.kind == "chosen" else self.items[i].b for i in kept])
-            shown = render(self.editor, b, self._mixtures(kept)[:, None], self.steps, self.seed)[:, 0]
+            shown = render(self.editor, b, self._mixtures(kept)[:, None], self.steps)[:, 0]
         looks = appearance(self.families)
         return "".join(
             f"<span data-family='{escape(self.families[i])}' style='left:{page[i, 0]:.1f}px; top:{page[i, 1]:.1f}px; "

@@ -27,8 +27,6 @@ from .base import button, figure_tag
 
 CARD = 72  # side of a picture in CSS pixels
 RIGHT, BOTTOM = 8, 40  # room beside and below the plane, for ticks and labels
-TITLE = "An atlas of the LoRA space: one picture, edited by every place on the map"
-NOTE = "Dragging over it needs a running kernel: run this cell."
 
 
 def axis_labels(explained: Sequence[float]) -> list[str]:
@@ -134,7 +132,8 @@ def atlas_figure(
     left.set_ylabel(second)
     left.set_title(f"{len(families):,} analogies by family", loc="left")
     right.set_title("b, edited by the mixture of each place", loc="left")
-    figure.suptitle(TITLE, x=0.01, ha="left", size=12, weight="bold")
+    title = "An atlas of the LoRA space: one picture, edited by every place on the map"
+    figure.suptitle(title, x=0.01, ha="left", size=12, weight="bold")
     figure.legend(loc="outside lower left", ncols=6, fontsize=7.5, handletextpad=0.2, markerscale=1.4)
     inset = min(0.8, legend) - 0.1
     corner = figure.add_axes((1 - (inset + 0.15) / width, 0.05 / height, inset / width, inset / height))
@@ -142,5 +141,6 @@ def atlas_figure(
     corner.set(xticks=[], yticks=[])
     corner.set_ylabel("b", size=9, rotation=0, ha="right", va="center")
     corner.spines[:].set(visible=True, color=LINE)
-    figure.text(1 - 0.12 / width, 1 - 0.1 / height, NOTE, size=8.5, color=PALE, ha="right", va="top")
+    note = "Dragging over it needs a running kernel: run this cell."
+    figure.text(1 - 0.12 / width, 1 - 0.1 / height, note, size=8.5, color=PALE, ha="right", va="top")
     return figure

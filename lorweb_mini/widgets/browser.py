@@ -1,12 +1,7 @@
-"""A widget to look through the data: search an emoji, see its drawings, its relations, and the pairs of one of them.
-
-:mod:`~lorweb_mini.widgets.search` finds, the functions here write HTML, :class:`Browser` puts both on a page. Its
-results are on the page of :class:`~lorweb_mini.widgets.explorer.Explorer`, too (:class:`Results`).
-"""
+"""A widget to look through the data: search an emoji, see its drawings, its relations, and the pairs of one of them."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from html import escape
 from typing import ClassVar
@@ -19,7 +14,7 @@ from ..emoji.relations import SPLITS, STYLE_NAMES, concept_sides, differ, get_re
 from ..emoji.sheets import STYLES, load_emoji
 from ..errors import InputError
 from ..show.pictures import picture_rows, relation_label
-from .base import Widget, button, picture_tag
+from .base import Widget, button, picture_tag, toolbar
 from .search import column_of, pairs_of, position_of, relations_of, search
 
 PAGE = 48  # emojis in the grid of results
@@ -29,13 +24,7 @@ SORTS = {"style": "Another artist's style", "edit": "Exact edits", "compose": "T
 DRAWN = "Drawn by artists"
 
 
-def toolbar(name: str, css: str, buttons: Sequence[str]) -> str:
-    """Buttons as one group for the keyboard."""
-    return f"<div role='toolbar' aria-label='{escape(name)}' class='{css}'>{''.join(buttons)}</div>"
-
-
-@functools.lru_cache(maxsize=16)
-def results_html(positions: tuple[int, ...], page: int, style: str) -> str:
+def results_html(positions: Sequence[int], page: int, style: str) -> str:
     """One page of search results as buttons; an emoji that ``style`` lacks appears in the first style that has it."""
     emoji = load_emoji()
     shown = np.asarray(positions[page * PAGE : (page + 1) * PAGE], dtype=int)
@@ -54,14 +43,6 @@ def results_html(positions: tuple[int, ...], page: int, style: str) -> str:
     turn += button("page", page + 1, "next →", "" if page < last else " disabled")
     pages = f"<nav aria-label='pages of results'>{turn} page {page + 1} of {last + 1}</nav>"
     return toolbar("results", "grid", cells) + pages
-
-
-def status_text(query: str, positions: Sequence[int]) -> str:
-    """How many emojis a query finds, or what to try if none."""
-    if not positions:
-        return f"No emoji has these words in its name or keywords: “{query}”. Try a single word, such as cat or rain."
-    plural, asked = "" if len(positions) == 1 else "s", f" for “{query}”" if query.strip() else ""
-    return f"{len(positions):,} emoji{plural}{asked}"
 
 
 def emoji_html(position: int, style: str) -> str:
@@ -92,7 +73,6 @@ def emoji_html(position: int, style: str) -> str:
 
 
 def _pairs(relation: str, rows: np.ndarray, side: int, caption: str = "") -> str:
-    """Pairs of pictures with an arrow between them."""
     tags = []
     for row, first, second in zip(rows, *get_relation(relation).pictures(rows), strict=True):
         name = load_emoji().emojis[row[0]].name
@@ -121,12 +101,7 @@ def pairs_html(relation: str | None, emoji: int, style: str) -> str:
 
 
 class Results(Widget):
-    """A widget with a search box and pages of emojis: its parts ``status`` and ``results``.
-
-    Attributes:
-        query, number, positions: what was searched for, the page that is shown, the emojis of the result.
-        style: whose drawings are shown.
-    """
+    """A widget with a search box and pages of emojis drawn in a ``style``: its parts ``status`` and ``results``."""
 
     asks: ClassVar = {"search": lambda self, query: self.search(query), "page": lambda self, page: self.turn(int(page))}
     style: str
@@ -146,8 +121,14 @@ class Results(Widget):
 
     def show_results(self) -> None:
         """Writes the results as they stand."""
-        status = escape(status_text(self.query, self.positions))
-        self.write(status=status, results=results_html(tuple(self.positions), self.number, self.style))
+        count, query = len(self.positions), escape(self.query)
+        if count:
+            status = f"{count:,} emoji{'' if count == 1 else 's'}{f' for “{query}”' if query.strip() else ''}"
+        else:
+            status = (
+                f"No emoji has these words in its name or keywords: “{query}”. Try a single word, such as cat or rain."
+            )
+        self.write(status=status, results=results_html(self.positions, self.number, self.style))
 
 
 class Browser(Results):

@@ -1,8 +1,4 @@
-"""A widget for analogies of one's own: choose, upload or draw a, a' and b; see b', its mixture, and what it resembles.
-
-:mod:`~lorweb_mini.widgets.questions` asks and answers, :mod:`~lorweb_mini.widgets.explorer_html` shows,
-:class:`Explorer` puts both on a page.
-"""
+"""A widget for analogies of one's own: choose, upload or draw a, a' and b; see b', its mixture, what it resembles."""
 
 from __future__ import annotations
 
@@ -21,18 +17,10 @@ from ..emoji.relations import relations as all_relations
 from ..emoji.sheets import STYLES, load_emoji
 from ..errors import InputError, check_seed, check_steps
 from ..images import SIZE, read_image
+from ..show.pictures import relation_label
+from .base import button, grouped_options_html
 from .browser import Results
-from .explorer_html import (
-    NEAREST,
-    answer_html,
-    constant_parts,
-    mixture_html,
-    neighbours_html,
-    slots_html,
-    static,
-    title_text,
-    waiting_html,
-)
+from .explorer_html import NEAREST, answer_html, mixture_html, neighbours_html, slots_html, static, title_text
 from .questions import NAMES, NEIGHBOURS, Slot, drawn, nearest, paint, read_upload, relation_means, slots_of, solve
 from .search import column_of, position_of
 
@@ -95,7 +83,9 @@ class Explorer(Results):
         self._turns, self._past = 0, list[dict[str, Slot]]()
         drawing = self.slots["b"].drawing
         self.style = STYLES[drawing[1] if drawing else 0]
-        self.write(**constant_parts())
+        options = grouped_options_html((name.split("/")[0], name, relation_label(name)) for name in all_relations())
+        styles = "".join(button("style", style, escape(name)) for style, name in STYLE_NAMES.items())
+        self.write(relations=f"<option value=''>any</option>{options}", styles=styles)
         self.search("")
         self._solve()
 
@@ -181,7 +171,7 @@ class Explorer(Results):
         self._solve()
 
     def change(self, key: str, value: str) -> None:
-        """What the page asks for with a control: steps or seed, or the menu of relations."""
+        """Sets steps, seed or the relation of random analogies, as the page does."""
         if key == "relation":
             self.relation = value and get_relation(value).name
             self._tell()
@@ -198,18 +188,19 @@ class Explorer(Results):
         if self.editor.router is None:
             return []
         self.prepare(len(self._missing))
-        return self._nearest(count)
+        return nearest(self.answer.coefficients.flatten().numpy(), self._means, count)
 
     def prepare(self, count: int | None = None) -> None:
         """Takes the means of the next relations; the page asks for it, so that it stays responsive meanwhile."""
         count = SLICE if count is None else count
         part, self._missing = self._missing[:count], self._missing[count:]
-        self._means |= relation_means(self.editor, part)
-        self._show_neighbours()
-        self._tell()
+        if part:
+            self._means |= relation_means(self.editor, part)
+            self._show_neighbours()
+            self._tell()
 
     def fallback(self) -> Figure:
-        return static(self.slots, self.answer, [] if self._missing else self._nearest())
+        return static(self.slots, self.answer, [] if self._missing else self.nearest())
 
     def _change(self, slots: dict[str, Slot], keep: bool = True) -> None:
         if keep:
@@ -228,9 +219,6 @@ class Explorer(Results):
         )
         self._show_neighbours()
 
-    def _nearest(self, count: int = NEIGHBOURS) -> list[tuple[str, float]]:
-        return nearest(self.answer.coefficients.flatten().numpy(), self._means, count)
-
     def _show_style(self, style: str) -> None:
         self.style = style
         self.show_results()
@@ -247,12 +235,14 @@ class Explorer(Results):
 
     def _show_neighbours(self) -> None:
         if self.editor.router is None:
-            html = f"<h3>{NEAREST}</h3><p>Without a router every mixture is the same.</p>"
+            html = "<p>Without a router every mixture is the same.</p>"
         elif self._missing:
-            html = waiting_html(self._all - len(self._missing), self._all)
+            done = self._all - len(self._missing)
+            html = f"<p>Taking the mean routing of every relation: {done} of {self._all} …</p>"
+            html += f"<progress value='{done}' max='{self._all}'></progress>"
         else:
-            html = neighbours_html(self._nearest(), self.answer.names)
-        self.write(neighbours=html)
+            html = neighbours_html(self.nearest(), self.answer.names)
+        self.write(neighbours=f"<h3>{NEAREST}</h3>{html}")
 
 
 def _name(slot: str) -> str:

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from html import escape
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from ..analysis.mixtures import shares, strongest
-from ..emoji.relations import SPLITS, STYLE_NAMES, concept_sides, relations
+from ..emoji.relations import SPLITS, concept_sides
 from ..show.pictures import relation_label
-from ..show.style import COLOURS, INK, PALE, Board, styled
-from .base import button, grouped_options_html, picture_tag, png_url
+from ..show.style import COLOURS, PALE, Board, styled
+from .base import coloured, picture_tag, png_url
 from .questions import NAMES, Answer, Slot
 
 SIDE = 128  # of a picture in CSS pixels
 NEAREST = "Nearest known relations"
 
 
-@functools.lru_cache(maxsize=1)
-def constant_parts() -> dict[str, str]:
-    """The parts of the page that never change: relations and styles."""
-    options = grouped_options_html((name.split("/")[0], name, relation_label(name)) for name in relations())
-    styles = (button("style", style, escape(name)) for style, name in STYLE_NAMES.items())
-    return {"relations": f"<option value=''>any</option>{options}", "styles": "".join(styles)}
-
-
 def _picture(title: str, picture: Tensor, caption: str) -> str:
-    """A picture below its title."""
     alt = f"{title}: {caption}".replace("\n", ", ")
     return f"<b>{title}</b>{picture_tag(picture, alt, SIDE)}"
 
@@ -67,8 +56,7 @@ def answer_html(answer: Answer) -> str:
 
 def heat_map(coefficients: Tensor) -> Image.Image:
     """Coefficients [layers, N] as a picture, a pixel each, layers downwards; cividis from 0 to the largest."""
-    values = coefficients.numpy() / max(float(coefficients.max()), 1e-12)
-    return Image.fromarray(matplotlib.colormaps["cividis"](values, bytes=True)[..., :3].copy(), "RGB")
+    return coloured(coefficients.numpy() / max(float(coefficients.max()), 1e-12), "cividis")
 
 
 def mixture_html(coefficients: Tensor) -> str:
@@ -103,16 +91,8 @@ def neighbours_html(nearest: Sequence[tuple[str, float]], own: Sequence[str] = (
         for name, cosine in nearest
     )
     return (
-        f"<h3>{NEAREST}</h3><p>By the cosine of this routing to each relation’s mean routing.</p>"
+        "<p>By the cosine of this routing to each relation’s mean routing.</p>"
         f"<table aria-label='nearest known relations and their cosine'>{rows}</table>"
-    )
-
-
-def waiting_html(done: int, total: int) -> str:
-    """What stands there until the mean of every relation is known."""
-    return (
-        f"<h3>{NEAREST}</h3><p>Taking the mean routing of every relation: {done} of {total} …</p>"
-        f"<progress value='{done}' max='{total}'></progress>"
     )
 
 
@@ -143,10 +123,8 @@ def static(slots: Mapping[str, Slot], answer: Answer, neighbours: Sequence[tuple
     for i, (name, picture, caption) in enumerate(pictures):
         x, y, colour = margin + i * (size + apart), 0.98, COLOURS[0] if i == 3 else None
         board.picture(picture, x, y, size, colour)
-        weight = "bold" if colour else "normal"
-        board.text(
-            x + size / 2, y - 0.07, name, ha="center", va="baseline", size=9.5, color=colour or INK, weight=weight
-        )
+        style = {"color": colour, "weight": "bold"} if colour else {}
+        board.text(x + size / 2, y - 0.07, name, ha="center", va="baseline", size=9.5, **style)
         board.text(x + size / 2, y + size + 0.08, _short(caption), ha="center", va="top", size=7, color=PALE)
         if i < 3:
             board.text(x + size + apart / 2, y + size / 2, "::" if i == 1 else ":", ha="center", size=12)
@@ -169,7 +147,6 @@ def static(slots: Mapping[str, Slot], answer: Answer, neighbours: Sequence[tuple
 
 
 def _bars(board: Board, neighbours: Sequence[tuple[str, float]], left: float, width: float) -> None:
-    """The nearest relations as bars."""
     axes, (names, cosines) = board.axes(left, 3.1, width, 1.93), zip(*neighbours, strict=True)
     axes.barh(range(len(names)), cosines, color=COLOURS[0], height=0.6)
     axes.set(yticks=range(len(names)), xlim=(0, 1), xlabel="cosine of the routings")

@@ -8,8 +8,6 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +20,7 @@ from ..core.editor import Editor
 from ..emoji.edits import Strength
 from ..emoji.relations import STYLE_NAMES, Analogy, analogies, differ, get_relation, relations
 from ..emoji.sheets import STYLES, load_emoji
-from ..errors import InputError
+from ..errors import InputError, finite_number
 from ..images import MAX_PIXELS, SIZE, read_image
 
 NAMES = {"a": "a", "a_prime": "a′", "b": "b"}
@@ -36,10 +34,9 @@ class Slot:
     """One of the three pictures of a question.
 
     Attributes:
-        picture: [3, 64, 64] in [-1, 1].
-        caption: what it is, for the reader, in one or two lines.
+        picture: [3, 64, 64] in [-1, 1]. caption: what it is, for the reader, in one or two lines.
         drawing: emoji and style (their positions) if it is an artist's drawing, else None.
-        edits: edits applied to that drawing, as in :attr:`~lorweb_mini.emoji.relations.Relation.edits`.
+        edits: applied to that drawing, as in :attr:`~lorweb_mini.emoji.relations.Relation.edits`.
     """
 
     picture: Tensor
@@ -51,9 +48,8 @@ class Slot:
 def drawn(emoji: int, style: int, edits: tuple[tuple[str, Strength], ...] = (), picture: Tensor | None = None) -> Slot:
     """The slot of an artist's drawing, or of ``picture``, which shows that drawing after some edits."""
     data = load_emoji()
-    if picture is None:
-        picture = data.tensor(emoji, style)[0]
     name = f"{data.emojis[emoji].name}{', edited' if edits else ''}"
+    picture = data.tensor(emoji, style)[0] if picture is None else picture
     return Slot(picture, f"{name}\n{STYLE_NAMES[STYLES[style]]}", (emoji, style), edits)
 
 
@@ -93,20 +89,18 @@ def paint(picture: Tensor, points: Sequence[Sequence[float]], colour: str, size:
     Raises:
         InputError: no points, too many, one that is not a pair of finite numbers; another colour or size.
     """
-    if not _is_number(size) or not 0 < size <= PEN_MAX:
-        raise InputError(f"expected a pen of more than 0 and at most {PEN_MAX:g} pixels, got {size!r}")
+    radius = FINER * finite_number(size, "a pen's size", 0, PEN_MAX, above=True) / 2
     if not isinstance(colour, str) or not re.fullmatch("#[0-9a-fA-F]{6}", colour):
         raise InputError(f"expected a colour as #rrggbb, got {colour!r}")
-    if not 1 <= len(points) <= POINTS_MAX:
-        raise InputError(f"expected 1 to {POINTS_MAX:,} points, got {len(points)}")
-    for point in points:
-        if not isinstance(point, Sequence) or len(point) != 2 or not all(_is_number(x) for x in point):
-            raise InputError(f"expected points [x, y] of finite numbers, got {point!r}")
+    if not 1 <= len(points) <= POINTS_MAX or any(np.shape(point) != (2,) for point in points):
+        raise InputError(f"expected 1 to {POINTS_MAX:,} points [x, y], got {len(points)}: {points!r:.80}")
+    where = np.array(points)
+    if where.dtype.kind not in "iuf" or not np.isfinite(where).all():
+        raise InputError(f"expected points [x, y] of finite numbers, got {points!r:.80}")
     # Far outside nothing is seen, and Pillow's numbers are small.
-    places = [tuple(FINER * min(max(float(x), -SIZE), 2 * SIZE) for x in point) for point in points]
+    places = [tuple(place) for place in (FINER * where.clip(-SIZE, 2 * SIZE)).tolist()]
     cover = Image.new("L", (FINER * SIZE, FINER * SIZE))
     pen = ImageDraw.Draw(cover)
-    radius = FINER * size / 2
     pen.line(places, fill=255, width=max(1, round(2 * radius)))
     for place in places:
         pen.circle(place, radius, fill=255)
@@ -115,17 +109,13 @@ def paint(picture: Tensor, points: Sequence[Sequence[float]], colour: str, size:
     return torch.lerp(picture, ink.expand_as(picture), alpha.expand_as(picture))
 
 
-def _is_number(x: Any) -> bool:
-    return isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x)
-
-
 def known_relations(a: Slot, a_prime: Slot) -> list[str]:
     """Names of the relations that have (a, a') as one of their pairs; a drawing with an edit starts none."""
     if a.drawing is None or a_prime.drawing is None or a.edits:
         return []
     row = (*a.drawing, *a_prime.drawing)
-    same = {name: relation for name, relation in relations().items() if relation.edits == a_prime.edits}
-    return [name for name, relation in same.items() if (relation.all_pairs == row).all(1).any()]
+    known = relations().items()
+    return [name for name, x in known if x.edits == a_prime.edits and (x.all_pairs == row).all(1).any()]
 
 
 def true_answers(names: Iterable[str], b: Slot) -> list[tuple[str, Tensor]]:
@@ -151,12 +141,10 @@ class Answer:
     """What the editor makes of three pictures.
 
     Attributes:
-        picture: its b', [3, 64, 64].
-        coefficients: its mixture, [layers, N].
+        picture: its b', [3, 64, 64]. coefficients: its mixture, [layers, N].
         names: relations that have (a, a') as a pair.
-        relation, truth: the relation that leads on from b and the true b', of several the nearest to ``picture``;
-            None where there is none.
-        truths: how many different true b' there are.
+        relation, truth: the relation that leads on from b and the true b', of ``truths`` different ones the nearest to
+            ``picture``; None where there is none.
         error: normalised error against the truth (see :mod:`~lorweb_mini.analysis.evaluation`), NaN without one.
     """
 

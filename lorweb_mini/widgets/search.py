@@ -32,14 +32,11 @@ def _vocabulary() -> list[tuple[list[str], list[str]]]:
 
 
 def search(query: str) -> list[int]:
-    """Positions of the emojis that a query finds, the best first; all of them for an empty query.
+    """Positions of the emojis that a query finds, the best first; all for an empty query; InputError for no string.
 
     An emoji is found if every word of the query begins a word of its name or of its keywords. Whole words of the name
     come first, then beginnings in the name, then keywords; among equals the order of Unicode. A character or a key
     (``1f525``) finds its emoji.
-
-    Raises:
-        InputError: not a string.
     """
     if not isinstance(query, str):
         raise InputError(f"expected words to search for, got {type(query).__name__}")
@@ -56,7 +53,7 @@ def search(query: str) -> list[int]:
 
 
 def _rank(word: str, name: Sequence[str], keywords: Sequence[str]) -> int:
-    """How well a word fits: 0 a word of the name, 1 begins one, 2 a keyword, 3 begins one, :data:`NOWHERE`."""
+    """0 for a word of the name, 1 where it begins one, 2 for a keyword, 3 where it begins one, :data:`NOWHERE`."""
     for rank, words in ((0, name), (2, keywords)):
         if word in words:
             return rank
@@ -82,11 +79,9 @@ def position_of(emoji: int | str) -> int:
 
 
 def relations_of(emoji: int, style: str) -> list[str]:
-    """Names of the relations that apply to a drawing, those with a pair that starts at it, in the order of the data.
+    """Names of the relations with a pair that starts at a drawing, in the order of the data.
 
-    Args:
-        emoji: its position.
-        style: one of :data:`~lorweb_mini.emoji.sheets.STYLES`; a style that lacks the emoji gives an empty list.
+    ``emoji`` is a position, ``style`` one of :data:`~lorweb_mini.emoji.sheets.STYLES`; one that lacks it has none.
     """
     start = (emoji, column_of(style))
     return [name for name, relation in relations().items() if (relation.all_pairs[:, :2] == start).all(1).any()]
@@ -95,12 +90,9 @@ def relations_of(emoji: int, style: str) -> list[str]:
 def pairs_of(relation: str, emoji: int, style: str, others: int = OTHERS) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of a relation that start at a drawing, and some that start at other drawings in the same style.
 
-    Returns:
-        Rows [P, 4] and [Q, 4] as in :attr:`Relation.all_pairs`, Q at most ``others``: concepts not shown yet come
-        first, and only pairs whose two pictures differ visibly. The same call gives the same rows.
-
-    Raises:
-        InputError: an unknown relation or style.
+    Rows [P, 4] and [Q, 4] as in :attr:`Relation.all_pairs`, Q at most ``others``: concepts not shown yet come first,
+    and only pairs whose two pictures differ visibly. The same call gives the same rows; InputError for an unknown
+    relation or style.
     """
     chosen = get_relation(relation)
     rows = chosen.all_pairs[chosen.all_pairs[:, 1] == column_of(style)]

@@ -25,7 +25,7 @@ from lorweb_mini.images import read_image, to_pil
 from lorweb_mini.widgets import explorer as module
 from lorweb_mini.widgets.browser import PAGE
 from lorweb_mini.widgets.explorer import Explorer
-from lorweb_mini.widgets.explorer_html import constant_parts, heat_map, mixture_html, neighbours_html, static
+from lorweb_mini.widgets.explorer_html import heat_map, mixture_html, neighbours_html, static
 from lorweb_mini.widgets.questions import (
     NAMES,
     Slot,
@@ -337,7 +337,8 @@ def test_the_pairs_own_relation_is_marked_among_the_neighbours() -> None:
 
 
 def test_the_page_names_every_control_and_asks_for_a_kernel() -> None:
-    html = Explorer(tiny_editor(), relations=FEW).frame
+    explorer = Explorer(tiny_editor(), relations=FEW)
+    html = explorer.frame
     assert "running kernel" in html and "a\n        mouse, a finger or a stylus" in html
     for tag in re.findall(r"<(?:input|select)\b[^>]*>", html):
         before = html[: html.index(tag)]
@@ -346,7 +347,7 @@ def test_the_page_names_every_control_and_asks_for_a_kernel() -> None:
         assert "aria-label" in attributes or re.sub(r"<[^>]+>", "", inside).strip()
     for attributes in re.findall(r'<(?:div|canvas|section)([^>]*role="(?:tablist|toolbar|img)[^>]*)>', html):
         assert "aria-label" in attributes
-    assert constant_parts()["relations"].count("<option") == 1 + len(relations())
+    assert part(explorer, "relations").count("<option") == 1 + len(relations())
     assert html.count("data-pen=") == 10
 
 
