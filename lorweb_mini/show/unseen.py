@@ -14,7 +14,7 @@ from sklearn.metrics import roc_curve
 from torch import Tensor
 
 from ..analysis.bootstrap import Estimate
-from ..analysis.fitted import Curves
+from ..analysis.fitting import Curves
 from ..analysis.generalisation import WORKS
 from ..emoji.relations import Analogy
 from ..errors import InputError
