@@ -173,7 +173,7 @@ def crossed(relation: str, n: int, seed: int = 0, subgroup: str | None = None) -
         pairs = pairs[[all(emojis[e].subgroup == subgroup for e in row[[0, 2]]) for row in pairs]]
     rng = np.random.default_rng([seed, zlib.crc32(relation.encode())])
     pairs = rng.permutation(pairs)[:CANDIDATES]
-    if len(pairs) == 0 or n == 0:
+    if len(pairs) == 0:
         return []
     first, second = source.pictures(pairs)
     visible = differ(first, second).numpy()
@@ -184,7 +184,7 @@ def crossed(relation: str, n: int, seed: int = 0, subgroup: str | None = None) -
         apart = (pairs[:, None, [0, 2]] != pairs[:, [0, 2]]).all(-1)
     items = []
     for i, j in rng.permutation(np.argwhere(apart))[:n]:
-        keys = (_key(*pairs[i, :2]), _key(*pairs[i, 2:]), _key(*pairs[j, :2]), _key(*pairs[j, 2:]))
+        keys = tuple(_key(*drawing) for drawing in pairs[[i, j]].reshape(4, 2))
         items.append(Analogy(first[i], second[i], first[j], second[j], relation, "test", keys))
     return items
 
