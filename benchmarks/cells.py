@@ -20,7 +20,7 @@ class Change:
         basis: in its :class:`~lorweb_mini.core.editor.BasisConfig`.
         recipe: in the options of :func:`~lorweb_mini.commands.train.recipe_of`.
         training: in its :class:`~lorweb_mini.training.config.TrainingConfig`.
-        adapter: a :class:`~lorweb_mini.analysis.pair_adapter.PairAdapter` takes the router's place.
+        adapter: a :class:`~benchmarks.pair_adapter.PairAdapter` takes the router's place.
     """
 
     basis: dict[str, Any] = field(default_factory=dict)

@@ -15,9 +15,8 @@ import os
 import torch
 from tqdm.auto import tqdm
 
-from lorweb_mini.analysis.generalisation import cut
 from lorweb_mini.analysis.methods import key_of
-from lorweb_mini.analysis.unseen import panel
+from lorweb_mini.analysis.unseen import cut, panel
 from lorweb_mini.commands.run import PROFILES
 from lorweb_mini.commands.train import STARTER_KINDS
 from lorweb_mini.emoji.distributions import Distribution, Memoriser, held_out

@@ -31,13 +31,10 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from lorweb_mini.analysis.controls import controls_of
 from lorweb_mini.analysis.evaluation import Method, Truth, evaluate, reconstruct
-from lorweb_mini.analysis.foresight import seen_analogies
-from lorweb_mini.analysis.methods import methods_of
-from lorweb_mini.analysis.pair_adapter import load_pair_editor, new_pair_editor
+from lorweb_mini.analysis.methods import controls_of, methods_of
 from lorweb_mini.analysis.scores import Evaluation
-from lorweb_mini.analysis.unseen import DRAWN, PARTS, Panel, panel, part_shares
+from lorweb_mini.analysis.unseen import DRAWN, PARTS, Panel, panel, part_shares, seen_analogies
 from lorweb_mini.commands.run import PROFILES
 from lorweb_mini.commands.train import BASES, DEFAULTS, STARTER_KINDS, recipe_of
 from lorweb_mini.core.editor import Editor, load
@@ -52,6 +49,7 @@ from lorweb_mini.training.log import LOG, read_log
 from lorweb_mini.training.loop import train
 
 from .cells import SAMPLES, STUDIES, Cell, cells
+from .pair_adapter import load_pair_editor, new_pair_editor
 
 LISTED = 16  # of the M relations of a cell are judged as seen ones
 TRUTHS: dict[Any, Truth] = {}

@@ -801,7 +801,7 @@ conclude(
 # > trained.)
 
 # %%
-from lorweb_mini.analysis.levels import crossed, dial
+from lorweb_mini.analysis.ladders import crossed, dial
 from lorweb_mini.analysis.order import CIRCLE, LINE, corrected, held_out_order, order_of, verdict
 
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")

@@ -520,7 +520,7 @@ walker
 # also for a router with fresh weights.
 
 # %%
-from lorweb_mini.analysis.controls import untrained_router
+from lorweb_mini.analysis.methods import untrained_router
 from lorweb_mini.analysis.mixtures import matched
 
 known = [x for name in names for x in lw.analogies("val", name, n=2 if SMOKE else 6)]

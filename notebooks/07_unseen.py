@@ -22,8 +22,7 @@ import torch
 from IPython.display import HTML, Markdown, display
 
 import lorweb_mini as lw
-from lorweb_mini.analysis.generalisation import one_of_each
-from lorweb_mini.analysis.unseen import panel
+from lorweb_mini.analysis.unseen import cut, one_of_each, panel
 from lorweb_mini.commands.run import PROFILES
 from lorweb_mini.commands.train import STARTER_KINDS
 from lorweb_mini.show.ablations import prediction
@@ -157,7 +156,7 @@ bets
 # And now the answers, in the same order. Beside what the editor drew stands the memoriser's answer.
 
 # %%
-from lorweb_mini.analysis.generalisation import WORKS, cut, failures, judge, shares_right
+from lorweb_mini.analysis.generalisation import WORKS, failures, judge, shares_right
 from lorweb_mini.analysis.methods import memoriser_method, methods_of, remembered
 
 asked_of_each = cut(tests, 3)
@@ -208,8 +207,8 @@ display(
 # relation's the nearest to the result? A result may have a low error and still be nearer to the answer of another edit.
 
 # %%
-from lorweb_mini.analysis.generalisation import merged_groups
 from lorweb_mini.analysis.space import spread_out
+from lorweb_mini.analysis.unseen import merged_groups
 
 NAMES = {
     "could have been sampled": ("drawn edit", "drawn pair", "drawn triple"),
@@ -352,9 +351,9 @@ display(HTML(prediction(ask, [(words, right, said) for words, right in options.i
 # The last one knows more than the router: it is told the relation.
 
 # %%
-from lorweb_mini.analysis.controls import CONTROLS, controls_of
-from lorweb_mini.analysis.foresight import seen_analogies
 from lorweb_mini.analysis.generalisation import together
+from lorweb_mini.analysis.methods import CONTROLS, controls_of
+from lorweb_mini.analysis.unseen import seen_analogies
 
 seen = seen_analogies(KINDS, 24 if SMOKE else 600)  # one analogy of each of so many trained relations
 everything_unseen = [name for g, names in groups.items() if g.startswith("unseen") for name in names]
@@ -457,7 +456,7 @@ display(Markdown("\n".join(lines)) if dialled else NO_DIAL)
 # makes it wide.
 
 # %%
-from lorweb_mini.analysis.foresight import distance_to_seen, foreseen, ranking
+from lorweb_mini.analysis.generalisation import distance_to_seen, foreseen, ranking
 from lorweb_mini.analysis.space import routing_vectors
 from lorweb_mini.show.unseen import foresight
 
@@ -552,7 +551,7 @@ picture_rows(
 # the seconds that it takes.
 
 # %%
-from lorweb_mini.analysis.fitted import fit_curves
+from lorweb_mini.analysis.fitting import fit_curves
 from lorweb_mini.show.unseen import fit_curves as fit_curves_figure
 
 MARKS = (2, 4) if SMOKE else (10, 30, 60)
@@ -567,7 +566,7 @@ display(HTML(prediction(ask, asked_of)))
 fit_curves_figure(curves, {degree: tests.groups.get(degree, []) for degree in dict.fromkeys(degree_of.values())})
 
 # %%
-from lorweb_mini.analysis.fitted import diagnosis
+from lorweb_mini.analysis.fitting import diagnosis
 
 searched = {e["name"]: e["nearest_chain"] for e in considered}
 at_start, at_end = curves.on_b["mixture"][0].relative("mixture"), curves.on_b["mixture"][-1].relative("mixture")
@@ -627,7 +626,7 @@ ANSWERS.append(
 # or fit **one** mixture to all K pairs. The examples are other analogies of the relation, on other concepts than b.
 
 # %%
-from lorweb_mini.analysis.fitted import few_shot
+from lorweb_mini.analysis.combining import few_shot
 from lorweb_mini.show.unseen import lines
 
 KS = (1, 2) if SMOKE else (1, 2, 4)
@@ -1003,7 +1002,7 @@ display(
 #   [arXiv 2306.15063](https://arxiv.org/abs/2306.15063) and [arXiv 2212.04458](https://arxiv.org/abs/2212.04458).
 # - Fitting an adapter to one pair is the way of PairEdit and its relatives; a basis with a router is meant to save it.
 # - In this repository: `data/unseen.json`, `lorweb_mini/emoji/distributions.py` (memoriser),
-#   `lorweb_mini/analysis/unseen.py`, `controls.py`, `foresight.py`, `fitting.py` and `fitted.py`; the dial's trainings
+#   `lorweb_mini/analysis/unseen.py`, `methods.py`, `generalisation.py` and `fitting.py`; the dial's trainings
 #   are in `benchmarks/cells.py` and `data/results/dial.csv`.
 
 # %%

@@ -726,7 +726,7 @@ display(
 # - LoRWeB ([arXiv 2602.15727](https://arxiv.org/abs/2602.15727)) varies the size of the basis and the rank, and the
 #   encoder; here cells have several seeds, at a size where that is affordable. `figures/claims.md` goes through its
 #   claims one by one.
-# - RelationAdapter is the kind of rival that `lorweb_mini/analysis/pair_adapter.py` re-implements at this size.
+# - RelationAdapter is the kind of rival that `benchmarks/pair_adapter.py` re-implements at this size.
 # - In this repository: `benchmarks/cells.py` (what each cell changes), `benchmarks/studies.py` (trains and judges),
 #   `data/results/` (one row a cell, group and method), `lorweb_mini/analysis/results.py` (effects and intervals).
 

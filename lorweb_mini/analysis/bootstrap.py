@@ -16,6 +16,8 @@ from ..errors import InputError
 
 ENOUGH = 6  # concepts, for a verdict: all of them agree by chance once in 32 times
 
+Names = Sequence[str] | np.ndarray
+"""A label or a concept of each of k items, [k]."""
 Statistic = Callable[[np.ndarray], np.ndarray]
 """Weights [R, k] of k items to R values."""
 Resampled = tuple[float, np.ndarray]
@@ -33,15 +35,13 @@ class Estimate:
     @classmethod
     def of(cls, value: float, resampled: np.ndarray) -> Estimate:
         """From a value and its resamples [R], of which some may be NaN."""
-        if math.isnan(value):
-            return cls(math.nan, math.nan, math.nan)
-        low, high = np.nanquantile(resampled, [0.025, 0.975])
-        return cls(float(value), float(low), float(high))
+        return MISSING if math.isnan(value) else cls(float(value), *np.nanquantile(resampled, [0.025, 0.975]).tolist())
 
     def __str__(self) -> str:
-        if math.isnan(self.value):
-            return "–"
-        return f"{self.value:.2f} ({self.low:.2f}–{self.high:.2f})"
+        return "–" if math.isnan(self.value) else f"{self.value:.2f} ({self.low:.2f}–{self.high:.2f})"
+
+
+MISSING = Estimate(math.nan, math.nan, math.nan)
 
 
 def resampling_weights(k: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
@@ -81,7 +81,7 @@ def summary(parts: Sequence[Resampled], mean: bool = False) -> Estimate:
     """Median (or mean) over relations; those whose value is NaN are left out."""
     kept = [part for part in parts if not math.isnan(part[0])]
     if not kept:
-        return Estimate(math.nan, math.nan, math.nan)
+        return MISSING
     values, again = np.array([value for value, _ in kept]), np.stack([each for _, each in kept])
     # A resample may miss every analogy that has the measure; it then counts with the relation's own value.
     again = np.where(np.isnan(again), values[:, None], again)
@@ -89,10 +89,8 @@ def summary(parts: Sequence[Resampled], mean: bool = False) -> Estimate:
     return Estimate.of(float(reduce(values)), reduce(again, axis=0))
 
 
-def interval(
-    statistic: Statistic, concepts: Sequence[str] | np.ndarray, resamples: int = 1000, seed: int = 0
-) -> Estimate:
-    """A statistic of k items with its 95 % bootstrap interval, whole concepts resampled; NaN where the statistic is.
+def interval(statistic: Statistic, concepts: Names, resamples: int = 1000) -> Estimate:
+    """A statistic of k items with its 95 % interval, whole concepts resampled; InputError for fewer than two concepts.
 
     The tones and styles of one concept are not independent samples: they are resampled, or left out, together.
 
@@ -100,16 +98,12 @@ def interval(
         concepts: of each item, [k] or, for items that show several, [k, m]. An item then counts as often as the
             product of how often each of its concepts was resampled (the pigeonhole bootstrap of Owen, Annals of
             Applied Statistics 1, 2007), which gives rather too wide an interval than too narrow a one.
-
-    Raises:
-        InputError: fewer than two concepts.
     """
-    groups = np.asarray(concepts)
-    names, index = np.unique(groups, return_inverse=True)
+    names, index = np.unique(np.asarray(concepts), return_inverse=True)
     if len(names) < 2:
         raise InputError(f"expected items of at least two concepts, got {len(names)}")
-    index = index.reshape(len(groups), -1)
-    counts = resampling_weights(len(names), resamples, np.random.default_rng(seed))
+    index = index.reshape(len(concepts), -1)
+    counts = resampling_weights(len(names), resamples, np.random.default_rng(0))
     weights = counts[:, index[:, 0]]
     for column in range(1, index.shape[1]):
         repeated = (index[:, :column] == index[:, column : column + 1]).any(1)  # a concept shown twice counts once
@@ -117,16 +111,12 @@ def interval(
     return Estimate.of(*resampled(statistic, weights))
 
 
-def over_concepts(values: np.ndarray, concepts: Sequence[str] | np.ndarray, seed: int = 0) -> Estimate:
-    """Mean of values [k] with its :func:`interval` over concepts; values that are NaN are left out.
-
-    Raises:
-        InputError: no value at all, or fewer than two concepts.
-    """
+def over_concepts(values: np.ndarray, concepts: Names) -> Estimate:
+    """Mean of those values [k] that are not NaN, with its :func:`interval`; InputError where all are NaN."""
     known = ~np.isnan(values := np.asarray(values, dtype=float))
     if not known.any():
         raise InputError("expected at least one value that is not NaN, got none")
-    return interval(mean_of(values[known]), np.asarray(concepts)[known], seed=seed)
+    return interval(mean_of(values[known]), np.asarray(concepts)[known])
 
 
 def beyond_doubt(gap: Estimate, concepts: Sequence[str], least: float = 0.0) -> int:

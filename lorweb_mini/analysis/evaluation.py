@@ -28,12 +28,9 @@ TOUCHED = 0.1  # a pixel is edited where a channel of [-1, 1] moves by more than
 LEAST_PRESERVED = 0.01  # share of untouched pixels below which an edit counts as touching everything
 
 Sums = tuple[np.ndarray, np.ndarray]
-"""Numerators and denominators [n] of a measure on n analogies."""
+"""Numerators and denominators [n] of a measure on n analogies; where the denominator is 0 one is left out."""
 Method = Callable[[list[Analogy]], Tensor]
 """k analogies to pictures [k, 3, 64, 64]. It may look at a, a' and b; the oracle also at the relation's name."""
-
-
-# --- pictures -------------------------------------------------------------------------------------
 
 
 def reconstruct(autoencoder: MiniAutoencoder, x: Tensor) -> Tensor:
@@ -85,9 +82,6 @@ def answers(analogy: Analogy, relations: Sequence[Relation]) -> Tensor:
     return torch.stack(kept)
 
 
-# --- methods compared -----------------------------------------------------------------------------
-
-
 def by_relation(items: Sequence[Analogy]) -> dict[str, list[Analogy]]:
     """Analogies sorted by their relation, in the order in which the relations first occur."""
     sorted_items: dict[str, list[Analogy]] = {}
@@ -105,9 +99,8 @@ def _spans(data: Mapping[str, Sequence[Analogy]]) -> dict[str, np.ndarray]:
 class Truth:
     """What results on the analogies of several relations are compared with, and the bootstrap's weights.
 
-    Making it takes most of the time of a short evaluation, so several of the same analogies share one.
-
-    Args: those of :func:`evaluate`; limit is its retrieval_limit.
+    Making it takes most of the time of a short evaluation, so several of the same analogies share one. Arguments as
+    those of :func:`evaluate`; ``limit`` is its retrieval_limit.
     """
 
     def __init__(
@@ -136,22 +129,20 @@ class Truth:
         self.candidates = {i: reconstruct(autoencoder, x) for i, x in true.items() if len(x) > 1}
 
     def sums(self, result: Tensor) -> dict[str, Sums]:
-        """Every measure's numerators and denominators; a denominator of 0 leaves an analogy out."""
+        """Every measure's numerators and denominators."""
         counted, right = np.zeros((2, len(result)))
         for i, candidates in self.candidates.items():
             counted[i], right[i] = 1, nearest(result[i], candidates) == 0
-        edited, preserved = self.edited, self.preserved
+
+        def against(b: Tensor, b_prime: Tensor, where: Tensor | None = None) -> Sums:
+            return squared(result, b_prime, where), squared(b, b_prime, where)
+
+        kept = 127.5**2 * squared(result, self.seen_b_prime, self.preserved)
         return {
-            "error": (squared(result, self.seen_b_prime), squared(self.seen_b, self.seen_b_prime)),
-            "pixel_error": (squared(result, self.b_prime), squared(self.b, self.b_prime)),
-            "edited_error": (
-                squared(result, self.seen_b_prime, edited),
-                squared(self.seen_b, self.seen_b_prime, edited),
-            ),
-            "preserved_error": (
-                127.5**2 * squared(result, self.seen_b_prime, preserved),
-                3 * preserved.sum((1, 2)).double().numpy(),
-            ),
+            "error": against(self.seen_b, self.seen_b_prime),
+            "pixel_error": against(self.b, self.b_prime),
+            "edited_error": against(self.seen_b, self.seen_b_prime, self.edited),
+            "preserved_error": (kept, 3 * self.preserved.sum((1, 2)).double().numpy()),
             "retrieval": (right, counted),
             **self.distances(result),
         }
@@ -193,11 +184,9 @@ def evaluate(
     report: Callable[[str], None] = lambda line: None,
     truth: Truth | None = None,
 ) -> Evaluation:
-    """Judges methods on analogies with true b'.
+    """Judges methods (see :func:`~lorweb_mini.analysis.methods.methods_of`) on analogies with true b', by relation.
 
     Args:
-        methods: name to method, see :func:`~lorweb_mini.analysis.methods.methods_of`.
-        analogies_by_relation: relation to its analogies, see :func:`by_relation`.
         groups: name to relations that are summed up together; by default one group, ``all``.
         judge: adds its feature distances.
         retrieval_limit: retrieval and the judge look at so many analogies a relation at most, since every candidate
@@ -216,10 +205,10 @@ def evaluate(
         if lacking := [n for n in names if n not in data] or not names:
             raise InputError(f"expected relations with analogies in the group {group!r}, got none for {lacking}")
     truth = truth or Truth(data, autoencoder, judge, retrieval_limit, resamples, seed)
-    if (sizes := {name: len(span) for name, span in truth.spans.items()}) != {n: len(x) for n, x in data.items()}:
-        raise InputError(f"expected the truth of { ({n: len(x) for n, x in data.items()}) } analogies, got {sizes}")
-    seconds: dict[str, float] = {}
-    values: dict[str, dict[str, dict[str, Resampled]]] = {}
+    wanted, sizes = ({name: len(x) for name, x in some.items()} for some in (data, truth.spans))
+    if wanted != sizes:
+        raise InputError(f"expected the truth of {wanted} analogies, got {sizes}")
+    seconds, values = dict[str, float](), dict[str, dict[str, dict[str, Resampled]]]()
     for method_name, method in methods.items():
         started = time.perf_counter()
         result = draw(method, truth.items)
@@ -235,11 +224,9 @@ def evaluate(
         groups={g: {m: _score(parts, names) for m, parts in values.items()} for g, names in groups.items()},
         relations={n: {m: {x: values[m][x][n][0] for x in MEASURES} for m in methods} for n in data},
         members={group: list(names) for group, names in groups.items()},
-        analogies={name: len(part) for name, part in data.items()},
+        analogies=wanted,
         chance={group: truth.chance(names) for group, names in groups.items()},
-        judge={
-            g: {m: summary([x[n] for n in names]) for m, x in judged.items()} for g, names in groups.items() if judged
-        },
+        judge={g: {m: summary([x[n] for n in ns]) for m, x in judged.items()} for g, ns in groups.items() if judged},
         seconds=seconds,
         resamples=resamples,
         seed=seed,
@@ -253,15 +240,10 @@ def _score(values: Mapping[str, Mapping[str, Resampled]], names: Sequence[str]) 
 
 @dataclass(frozen=True)
 class Counterfactuals:
-    """How far results move, as ‖new − old‖² / ‖b − b'‖² summed within relations, the median over them.
+    """How far results move, as ‖new − old‖² / ‖b − b'‖² summed within relations, the median over them."""
 
-    Attributes:
-        same: the pair (a, a') replaced by another pair of the same relation; should be small.
-        other: replaced by a pair of another relation; should be large.
-    """
-
-    same: Estimate
-    other: Estimate
+    same: Estimate  # the pair (a, a') replaced by another pair of the same relation; should be small
+    other: Estimate  # replaced by a pair of another relation; should be large
 
 
 def counterfactuals(
@@ -272,15 +254,10 @@ def counterfactuals(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Counterfactuals:
-    """Swaps the example pair under a method; see :class:`Counterfactuals`.
-
-    Raises:
-        InputError: fewer than two relations with at least two analogies each.
-    """
+    """Swaps the example pair under a method; InputError for fewer than two relations with two analogies each."""
     data = {n: list(x)[:limit] for n, x in analogies_by_relation.items() if len(x) > 1}
     if len(data) < 2:
         raise InputError(f"expected two relations with two analogies each, got {list(data)}")
-    rng = np.random.default_rng(seed)
     items, same, other = [], [], []
     following = [*list(data.values())[1:], next(iter(data.values()))]
     for own, strangers in zip(data.values(), following, strict=True):
@@ -291,13 +268,11 @@ def counterfactuals(
             other.append(replace(item, a=stranger.a, a_prime=stranger.a_prime))
     before = draw(method, items)
     scale = squared(*(reconstruct(autoencoder, x) for x in as_batch(items)[2:]))
+    spans, rng = _spans(data).values(), np.random.default_rng(seed)
 
     def moved(changed: list[Analogy]) -> Estimate:
         change = squared(draw(method, changed), before)
-        parts = []
-        for span in _spans(data).values():
-            weights = resampling_weights(len(span), resamples, rng)
-            parts.append(resampled(ratio(change[span], scale[span]), weights))
-        return summary(parts)
+        weights = [resampling_weights(len(span), resamples, rng) for span in spans]
+        return summary([resampled(ratio(change[span], scale[span]), w) for span, w in zip(spans, weights, strict=True)])
 
     return Counterfactuals(moved(same), moved(other))

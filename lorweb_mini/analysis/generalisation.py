@@ -1,4 +1,4 @@
-"""Methods drawn once on the same analogies, so that any two of them can be compared analogy by analogy."""
+"""Methods drawn once on the same analogies and compared analogy by analogy; whether a failure can be foreseen."""
 
 from __future__ import annotations
 
@@ -7,35 +7,29 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from ..emoji.relations import UNSEEN_DEGREES, Analogy, as_batch
-from ..errors import InputError, whole_number
+from ..emoji.relations import Analogy, as_batch
+from ..errors import InputError
 from ..models.autoencoder import MiniAutoencoder
-from .bootstrap import Estimate, Statistic, beyond_doubt, interval, median_ratio
+from .bootstrap import ENOUGH, MISSING, Estimate, Statistic, beyond_doubt, interval, median_ratio
 from .evaluation import Method, draw, reconstruct, squared
-from .space import concepts_of, spread_out
-from .unseen import Panel
+from .space import concepts_of
 
 WORKS = 0.15  # a normalised error above which hardly any answer looks right, chosen by eye on validation pictures
 LEAST_GAP = 0.01  # a smaller difference of two errors is no verdict, however certain it is
+NEIGHBOURS = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """The pictures of some methods on k analogies and their distances to the truth.
-
-    Attributes:
-        items: the analogies.
-        pictures: method to its results, [k, 3, 64, 64].
-        errors: method to ‖result − b'‖², float64 [k], b' as the autoencoder reconstructs it.
-        size: ‖b − b'‖², both reconstructed, float64 [k].
-    """
+    """The pictures of some methods on k analogies and their distances to the truth."""
 
     items: list[Analogy]
-    pictures: dict[str, Tensor]
-    errors: dict[str, np.ndarray]
-    size: np.ndarray
+    pictures: dict[str, Tensor]  # method to its results, [k, 3, 64, 64]
+    errors: dict[str, np.ndarray]  # method to ‖result − b'‖², float64 [k], b' as the autoencoder reconstructs it
+    size: np.ndarray  # ‖b − b'‖², both reconstructed, float64 [k]
 
     @cached_property
     def relations(self) -> np.ndarray:
@@ -61,11 +55,7 @@ class Judged:
         return {name: looked_up(pictures) for name, pictures in self.pictures.items()}
 
     def error(self, method: str, relations: Collection[str] | None = None) -> Estimate:
-        """Normalised error, the median over relations (all by default), with its interval over concepts.
-
-        Raises:
-            InputError: no analogy of these relations, or analogies of a single concept.
-        """
+        """Normalised error, the median over relations (all by default), with its interval over concepts."""
         kept = self._kept(relations)
         return interval(self._median(method, kept), self.concepts[kept])
 
@@ -93,11 +83,7 @@ class Judged:
 
 
 def judged(pictures: Mapping[str, Tensor], items: Sequence[Analogy], autoencoder: MiniAutoencoder) -> Judged:
-    """Compares pictures [k, 3, 64, 64] of each method with the truth of k analogies.
-
-    Raises:
-        InputError: another number of pictures than analogies, or none.
-    """
+    """Compares pictures [k, 3, 64, 64] of each method with the truth of k ≥ 1 analogies; InputError for other sizes."""
     if not items or any(len(x) != len(items) for x in pictures.values()):
         raise InputError(f"expected {len(items)} pictures of each method, got {[len(x) for x in pictures.values()]}")
     b, b_prime = (reconstruct(autoencoder, x) for x in as_batch(items)[2:])
@@ -114,54 +100,65 @@ def together(first: Judged, second: Judged) -> Judged:
     """The methods of two on the same analogies in one; InputError if the analogies differ."""
     if list(map(id, first.items)) != list(map(id, second.items)):
         raise InputError(f"expected the same analogies, got {len(first.items)} and {len(second.items)} others")
-    both = {**first.pictures, **second.pictures}
-    return Judged(first.items, both, {**first.errors, **second.errors}, first.size)
+    return Judged(first.items, first.pictures | second.pictures, first.errors | second.errors, first.size)
 
 
-def one_of_each(panel: Panel, count: int = 12) -> list[Analogy]:
-    """The first analogy of ``count`` unseen relations, as many of each degree as there are, in a fixed order.
-
-    Which relations these are depends on their names alone: of each degree they are evenly spaced in the alphabet. No
-    answer is looked at.
-
-    Raises:
-        InputError: a count below 1, or a panel without unseen relations.
-    """
-    left = {degree: list(panel.groups[degree]) for degree in UNSEEN_DEGREES if degree in panel.groups}
-    if not left:
-        raise InputError(f"expected a panel with unseen relations, got the groups {list(panel.groups)}")
-    shares = dict.fromkeys(left, 0)
-    for _ in range(min(whole_number(count, "count"), sum(map(len, left.values())))):
-        # One after the other to the degree that has fewest so far, of those with relations to spare.
-        shares[min((d for d in left if shares[d] < len(left[d])), key=lambda d: shares[d])] += 1
-    chosen = [name for degree, share in shares.items() for name in spread_out(left[degree], share)]
-    return [panel.analogies[name][0] for name in chosen]
-
-
-def failures(judged: Judged, method: str, above: float = WORKS) -> np.ndarray:
-    """Which analogies a method gets wrong: with a normalised error beyond the limit, bool [k]."""
-    return judged.relative(method) > above
+def failures(judged: Judged, method: str) -> np.ndarray:
+    """Which analogies a method gets wrong: with a normalised error above :data:`WORKS`, bool [k]."""
+    return judged.relative(method) > WORKS
 
 
 def shares_right(bets: Sequence[bool | None], works: Sequence[bool]) -> tuple[int, int]:
-    """How many bets were right, and how many were placed; None is no bet.
-
-    Raises:
-        InputError: another number of bets than of outcomes.
-    """
+    """How many bets on as many outcomes were right, and how many were placed; None is no bet."""
     if len(bets) != len(works):
         raise InputError(f"expected {len(works)} bets, got {len(bets)}")
     placed = [(bet, bool(outcome)) for bet, outcome in zip(bets, works, strict=True) if bet is not None]
     return sum(bet == outcome for bet, outcome in placed), len(placed)
 
 
-def cut(panel: Panel, count: int) -> Panel:
-    """The first ``count`` analogies of each relation of a panel."""
-    few = {name: items[: whole_number(count, "count")] for name, items in panel.analogies.items()}
-    return Panel(few, panel.groups)
+# --- numbers that are known before the answer is drawn --------------------------------------------
 
 
-def merged_groups(panel: Panel, names: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Groups of relations under new names, each the union of some of a panel's; those without relations left out."""
-    found = {name: [x for part in parts for x in panel.groups.get(part, [])] for name, parts in names.items()}
-    return {name: members for name, members in found.items() if members}
+def distance_to_seen(vectors: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Mean Euclidean distance of each of k vectors [k, d] to its :data:`NEIGHBOURS` nearest of m [m, d], [k]."""
+    if vectors.ndim != 2 or seen.ndim != 2 or vectors.shape[1] != seen.shape[1]:
+        raise InputError(f"expected vectors of one width, got {list(vectors.shape)} and {list(seen.shape)}")
+    if len(seen) < NEIGHBOURS:
+        raise InputError(f"expected at least {NEIGHBOURS} seen vectors, got {len(seen)}")
+    return NearestNeighbors(n_neighbors=NEIGHBOURS).fit(seen).kneighbors(vectors)[0].mean(1)
+
+
+def ranking(score: np.ndarray, failed: np.ndarray, units: np.ndarray) -> Estimate:
+    """AUC: the chance that a failure has a larger score [k] than a success, ties counted half, with its interval.
+
+    0.5 is chance; NaN where all failed or none did. The interval resamples units, [k] or [k, m]: relation and concept
+    of each analogy, for example, since those of a relation mostly fail or succeed together.
+    """
+    failed = np.asarray(failed, bool)
+    if not len(score) == len(failed) == len(units):
+        raise InputError(f"expected a score and a unit of each outcome, got {len(score)}, {len(units)}, {len(failed)}")
+    return MISSING if failed.all() or not failed.any() else interval(_auc(np.asarray(score, float), failed), units)
+
+
+def foreseen(auc: Estimate, failed: np.ndarray, relations: np.ndarray) -> int:
+    """1 where failures have larger scores beyond doubt, -1 where they have smaller ones, 0 where it is undecided.
+
+    Never where failures or successes come from fewer than :data:`~lorweb_mini.analysis.bootstrap.ENOUGH` relations,
+    however narrow the interval: a resample of one success knows nothing of other ones.
+    """
+    if min(len(set(relations[failed])), len(set(relations[~failed]))) < ENOUGH:
+        return 0
+    return int(auc.low > 0.5) - int(auc.high < 0.5)
+
+
+def _auc(score: np.ndarray, failed: np.ndarray) -> Statistic:
+    # The AUC as a mean over pairs needs no sorting, so that all resamples are two products of matrices.
+    gaps = score[failed][:, None] - score[~failed]
+    won = (gaps > 0) + 0.5 * (gaps == 0)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        failures, successes = weights[:, failed], weights[:, ~failed]
+        with np.errstate(invalid="ignore"):  # a resample may hold no failure, or nothing else
+            return ((failures @ won) * successes).sum(1) / (failures.sum(1) * successes.sum(1))
+
+    return statistic

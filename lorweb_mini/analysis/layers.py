@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,15 +34,11 @@ KINDS = {
     "ff.net.2": "MLP out, picture",
     "ff_context.net.0.proj": "MLP in, text",
     "ff_context.net.2": "MLP out, text",
-}
-KINDS_SINGLE = {
     "norm.linear": "modulation",
-    "attn.to_q": "query",
-    "attn.to_k": "key",
-    "attn.to_v": "value",
     "proj_mlp": "MLP in",
     "proj_out": "attention and MLP out",
 }
+"""Linears of the double blocks, then those of the single blocks that have names of their own."""
 
 
 def layer_label(name: str) -> tuple[str, str]:
@@ -50,8 +46,9 @@ def layer_label(name: str) -> tuple[str, str]:
     "query, picture"). Double blocks have weights of their own for picture and text tokens, single blocks share them.
     """
     first, number, rest = name.split(".", 2)
-    single = first.startswith("single")
-    return f"{'single' if single else 'double'} block {int(number) + 1}", (KINDS_SINGLE if single else KINDS)[rest]
+    sort = "single" if first.startswith("single") else "double"
+    kind = KINDS[rest].removesuffix(", picture") if sort == "single" else KINDS[rest]
+    return f"{sort} block {int(number) + 1}", kind
 
 
 def perplexity(coefficients: Tensor) -> Tensor:
@@ -72,22 +69,16 @@ def update_norms(basis: Basis, coefficients: Tensor) -> Tensor:
 class GateRecord:
     """What hooks counted and measured during one edit.
 
-    Attributes:
-        router_calls: how often the router ran.
-        times: time t of each run of the transformer, [steps].
-        routed: the router's coefficients, [layers, N].
-        gates: the gate that each run applied, measured as ⟨A_n x, gated A_n x⟩ / ⟨A_n x, A_n x⟩ over the first
-            sample's tokens, [steps, layers, N].
-        inputs: root mean square of A_n x, what the gate had to weigh, [steps, layers, N].
-        picture: the result [3, 64, 64].
+    The gate that each run of the transformer applied is ⟨A_n x, gated A_n x⟩ / ⟨A_n x, A_n x⟩ over the first sample's
+    tokens.
     """
 
     router_calls: int
-    times: list[float]
-    routed: Tensor
-    gates: Tensor
-    inputs: Tensor
-    picture: Tensor
+    times: list[float]  # time t of each run, [steps]
+    routed: Tensor  # the router's coefficients, [layers, N]
+    gates: Tensor  # [steps, layers, N]
+    inputs: Tensor  # root mean square of A_n x, what the gate had to weigh, [steps, layers, N]
+    picture: Tensor  # the result [3, 64, 64]
 
     @property
     def spread(self) -> Tensor:
@@ -104,16 +95,11 @@ def record_gates(editor: Editor, a: Any, a_prime: Any, b: Any, steps: int = 8, s
     """Edits b as :meth:`Editor.edit` does, with a hook on the router and on every layer's A.
 
     The gate is read off the activations, before and after it, not from where it is stored.
-
-    Raises:
-        InputError: an editor without a router, or what :meth:`Editor.edit` refuses.
     """
     if editor.router is None:
         raise InputError("expected an editor with a router, got one without")
     basis = editor.basis
-    answers: list[Tensor] = []
-    times: list[float] = []
-    gates, inputs = list[Tensor](), list[Tensor]()
+    answers, gates, inputs, times = list[Tensor](), list[Tensor](), list[Tensor](), list[float]()
 
     def begin(module: nn.Module, arguments: tuple, named: dict[str, Any]) -> None:
         times.append(float(named["timestep"][0]))
@@ -122,9 +108,8 @@ def record_gates(editor: Editor, a: Any, a_prime: Any, b: Any, steps: int = 8, s
 
     def measure(layer: int, module: nn.Linear, arguments: tuple[Tensor], gated: Tensor) -> None:
         # This hook comes after the basis's own, so what it is given is gated.
-        plain, after = (
-            x[0].double().reshape(-1, basis.n_loras, basis.rank) for x in (F.linear(arguments[0], module.weight), gated)
-        )
+        both = F.linear(arguments[0], module.weight), gated
+        plain, after = (x[0].double().reshape(-1, basis.n_loras, basis.rank) for x in both)
         square = plain.pow(2).sum((0, 2))
         gates[-1][layer] = (plain * after).sum((0, 2)) / square.clamp_min(1e-30)
         inputs[-1][layer] = (square / (len(plain) * basis.rank)).sqrt()
@@ -133,8 +118,7 @@ def record_gates(editor: Editor, a: Any, a_prime: Any, b: Any, steps: int = 8, s
         hooks.callback(editor.router.register_forward_hook(lambda m, i, o: answers.append(o.detach())).remove)
         hooks.callback(basis.transformer.register_forward_pre_hook(begin, with_kwargs=True).remove)
         for layer, module in enumerate(basis.modules):
-            hook = functools.partial(measure, layer)
-            hooks.callback(module.lora_A[ADAPTER].register_forward_hook(hook).remove)
+            hooks.callback(module.lora_A[ADAPTER].register_forward_hook(partial(measure, layer)).remove)
         result = editor.edit(a, a_prime, b, steps=steps, seed=seed)
     return GateRecord(len(answers), times, answers[0][0], torch.stack(gates), torch.stack(inputs), result.pictures[0])
 
@@ -144,14 +128,11 @@ def variants(coefficients: Tensor, other: Tensor, layer: int | None) -> dict[str
 
     ``other`` is another analogy's mixture, [layers, N].
     """
-    replacements = {
-        "uniform": torch.full_like(coefficients, 1 / coefficients.shape[-1]),
-        "other": other,
-        "off": torch.zeros_like(coefficients),
-    }
+    uniform = torch.full_like(coefficients, 1 / coefficients.shape[-1])
     replaced = torch.zeros(len(coefficients), 1, dtype=torch.bool)
     replaced[slice(None) if layer is None else layer] = True
-    return {kind: torch.where(replaced, replacement, coefficients) for kind, replacement in replacements.items()}
+    rows = (uniform, other, torch.zeros_like(coefficients))
+    return {kind: torch.where(replaced, row, coefficients) for kind, row in zip(CHANGES, rows, strict=True)}
 
 
 def difference(x: Tensor, y: Tensor) -> Tensor:
@@ -171,8 +152,7 @@ def layer_changes(
 ) -> np.ndarray:
     """How much the picture changes (:func:`difference`) when one layer's mixture is replaced, for each layer: [layers].
 
-    Raises:
-        InputError: a kind outside :data:`CHANGES`, or what :meth:`Editor.generate` refuses.
+    ``kind`` is one of :data:`CHANGES`.
     """
     if kind not in CHANGES:
         raise InputError(f"expected one of {', '.join(CHANGES)}, got {kind!r}")

@@ -1,29 +1,37 @@
-"""The methods that are compared: LoRWeB, its baselines, and a memoriser of the training distribution."""
+"""The methods compared: LoRWeB, its baselines, a memoriser of the training distribution, and controls.
+
+A control removes one part of a result and keeps the rest: the same frozen base, the same basis, as many steps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..core.editor import Editor
+from ..core.router import Router
 from ..emoji.distributions import Distribution, Memoriser, held_out
 from ..emoji.relations import Analogy, as_batch, get_relation
 from ..emoji.words import relation_vectors
+from ..errors import InputError
 from ..files import data_dir, read_json
 from ..models.autoencoder import MiniAutoencoder
 from .evaluation import Method, reconstruct
+from .generalisation import judge
+from .space import coefficients_of
+
+CONTROLS = ("bare base", "mean mixture", "uniform mixture", "untrained router", "shuffled examples", "best single LoRA")
 
 
 def methods_of(editor: Editor, one_lora: Editor | None = None, steps: int = 8, seed: int = 0) -> dict[str, Method]:
     """LoRWeB and its baselines, all drawing through the same autoencoder.
 
-    Args:
-        editor: the basis under test; its frozen base is the oracle's.
-        one_lora: one LoRA without router that sees a and a' as context; left out when None.
-
-    The oracle is told the relation in words and sees neither a nor a': what the frozen base knows of the relation.
+    ``one_lora`` has no router and sees a and a' as context. The oracle, the editor's frozen base, is told the relation
+    in words and sees neither a nor a'.
     """
     autoencoder = editor.autoencoder
 
@@ -51,6 +59,9 @@ def methods_of(editor: Editor, one_lora: Editor | None = None, steps: int = 8, s
         methods["one LoRA"] = edit_with(one_lora)
     methods["LoRWeB"] = edit_with(editor)
     return methods
+
+
+# --- the memoriser --------------------------------------------------------------------------------
 
 
 def memoriser_method(
@@ -82,3 +93,91 @@ def remembered(autoencoder: MiniAutoencoder, items: Sequence[Analogy], kinds: Se
 def key_of(item: Analogy) -> str:
     """What an analogy is called in ``data/memoriser.json``: its relation and the picture a."""
     return f"{item.relation} {item.keys[0]}"
+
+
+# --- controls -------------------------------------------------------------------------------------
+
+
+def controls_of(
+    editor: Editor,
+    training: Sequence[Analogy],
+    items: Sequence[Analogy],
+    chosen_on: Mapping[str, Sequence[Analogy]],
+    steps: int = 8,
+) -> dict[str, Method]:
+    """The methods of :data:`CONTROLS`, in that order.
+
+    Args:
+        editor: a basis with a router and layout ``b``.
+        training: analogies of the training split, whose mean coefficients are the mean mixture.
+        items: the analogies that will be judged, of at least two relations; the shuffled examples come from these.
+        chosen_on: relation to analogies of another split, on which its best single LoRA is chosen; a relation without
+            any takes the LoRA that is best over all of them.
+    """
+    if editor.router is None or editor.layout.needs_context:
+        raise InputError(f"expected an editor with a router and layout b, got layout {editor.layout.name!r}")
+    mean = coefficients_of(editor, training).mean(0)
+    untrained = untrained_router(editor.router)
+    others = shuffled(items)
+    best = best_single(editor, chosen_on, steps)
+
+    def drawn(b: Tensor, coefficients: Tensor) -> Tensor:
+        return editor.generate(b, coefficients, steps=steps).pictures
+
+    def with_untrained(part: list[Analogy]) -> Tensor:
+        latents = [editor.autoencoder.to_latent(x) for x in as_batch(part)[:3]]
+        return drawn(as_batch(part)[2], untrained(*editor.embeddings(*latents)))
+
+    def with_others(part: list[Analogy]) -> Tensor:
+        a, a_prime = as_batch([others[x.relation, x.keys] for x in part])[:2]
+        b = as_batch(part)[2]
+        return drawn(b, editor.route(a, a_prime, b))
+
+    def with_best(part: list[Analogy]) -> Tensor:
+        rows = torch.tensor([best.get(x.relation, best[""]) for x in part])
+        one = torch.nn.functional.one_hot(rows, mean.shape[-1]).float()
+        return drawn(as_batch(part)[2], one[:, None].expand(-1, len(mean), -1))
+
+    def constant(coefficients: Tensor) -> Method:
+        return lambda part: drawn(as_batch(part)[2], coefficients)
+
+    fixed = (torch.zeros_like(mean), mean, torch.full_like(mean, 1 / mean.shape[-1]))
+    return dict(zip(CONTROLS, (*map(constant, fixed), with_untrained, with_others, with_best), strict=True))
+
+
+def untrained_router(router: Router, seed: int = 0) -> Router:
+    """A router of the same shape with fresh weights, standardised like the trained one."""
+    fresh = copy.deepcopy(router)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        fresh.reset_parameters()
+    return fresh.requires_grad_(False)
+
+
+def shuffled(items: Sequence[Analogy], seed: int = 0) -> dict[tuple[str, tuple[str, ...]], Analogy]:
+    """For each analogy, by relation and keys, one of another relation; InputError where all are of one relation."""
+    relations = np.array([x.relation for x in items])
+    if len(set(relations)) < 2:
+        raise InputError(f"expected analogies of at least two relations, got {sorted(set(relations.tolist()))}")
+    rng = np.random.default_rng(seed)
+    return {(x.relation, x.keys): items[rng.choice(np.flatnonzero(relations != x.relation))] for x in items}
+
+
+def best_single(editor: Editor, chosen_on: Mapping[str, Sequence[Analogy]], steps: int = 8) -> dict[str, int]:
+    """For each relation the index n of the LoRA that draws its analogies best when it alone is used, c_n = 1.
+
+    The name "" stands for all relations together, by the sum of their normalised errors.
+    """
+    items = [x for some in chosen_on.values() for x in some]
+    if not items:
+        raise InputError("expected analogies to choose the best LoRA on, got none")
+    alone = torch.eye(editor.config.n_loras)[:, None].expand(-1, len(editor.basis.layers), -1)
+
+    def with_one(coefficients: Tensor) -> Method:
+        return lambda part: editor.generate(as_batch(part)[2], coefficients, steps=steps).pictures
+
+    drawn = judge({str(n): with_one(c) for n, c in enumerate(alone)}, items, editor.autoencoder)
+    errors, names = np.stack(list(drawn.errors.values())), drawn.relations
+    relative = {x: errors[:, names == x].sum(1) / drawn.size[names == x].sum() for x in dict.fromkeys(names.tolist())}
+    best = {name: int(value.argmin()) for name, value in relative.items()}
+    return {"": int(np.sum(list(relative.values()), axis=0).argmin()), **best}

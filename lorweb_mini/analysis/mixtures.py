@@ -23,20 +23,17 @@ def remix(coefficients: Tensor, gains: Mapping[int, float], layer: int | None = 
 
     Args:
         coefficients: [..., layers, N], not negative.
-        gains: index of a LoRA to its gain, at least 0.
+        gains: index of a LoRA to its gain, at least 0 and finite.
         layer: the only one that changes; None for all.
-
-    Raises:
-        InputError: a LoRA or a layer that the basis does not have, or a gain that is negative or not finite.
     """
-    count = coefficients.shape[-2]
-    if layer is not None and not 0 <= layer < count:
-        raise InputError(f"expected a layer from 0 to {count - 1}, got {layer}")
+    layers, count = coefficients.shape[-2:]
+    if layer is not None and not 0 <= layer < layers:
+        raise InputError(f"expected a layer from 0 to {layers - 1}, got {layer}")
     factor = torch.ones_like(coefficients)
     rows = slice(None) if layer is None else layer
     for n, gain in gains.items():
-        if not 0 <= n < factor.shape[-1]:
-            raise InputError(f"expected LoRAs 0..{factor.shape[-1] - 1}, got {n}")
+        if not 0 <= n < count:
+            raise InputError(f"expected LoRAs 0..{count - 1}, got {n}")
         if not 0 <= gain < float("inf"):
             raise InputError(f"expected a gain of at least 0 for LoRA {n}, got {gain}")
         factor[..., rows, n] = gain
@@ -57,7 +54,7 @@ def strongest(coefficients: Tensor, count: int = 4) -> tuple[int, ...]:
     return tuple(shares(coefficients).topk(min(count, coefficients.shape[-1])).indices.tolist())
 
 
-def matched(coefficients: Tensor, rounds: int = 20) -> tuple[np.ndarray, float]:
+def matched(coefficients: Tensor) -> tuple[np.ndarray, float]:
     """Groups LoRAs of different layers that the router turns up and down together.
 
     In every layer the N LoRAs may be renumbered, with their keys, without any change of what is drawn: *LoRA n across
@@ -65,31 +62,29 @@ def matched(coefficients: Tensor, rounds: int = 20) -> tuple[np.ndarray, float]:
     analogies by correlation, and the profiles become the means of what was assigned to them, in turn.
 
     Args:
-        coefficients: of k analogies, [k, layers, N].
+        coefficients: of k ≥ 3 analogies in at least two layers, [k, layers, N].
 
     Returns:
         The LoRA of each layer that belongs to each group, int [layers, N], and the mean correlation of the members with
         their group's profile in the other layers.
-
-    Raises:
-        InputError: fewer than three analogies or two layers.
     """
     k, layers, count = coefficients.shape
     if k < 3 or layers < 2:
         raise InputError(f"expected coefficients of at least 3 analogies in 2 layers, got {list(coefficients.shape)}")
     own = coefficients.permute(1, 2, 0).double().numpy()  # [layers, N, k]
-    own = own - own.mean(-1, keepdims=True)
-    own = own / np.linalg.norm(own, axis=-1, keepdims=True).clip(1e-12)
+    own = _of_length_one(own - own.mean(-1, keepdims=True))
     groups = np.tile(np.arange(count), (layers, 1))
     profiles = own[int(coefficients.std(0).sum(-1).argmax())]
-    for _ in range(rounds):
+    for _ in range(20):
         new = np.stack([linear_sum_assignment(profiles @ layer.T, maximize=True)[1] for layer in own])
-        members = np.stack([layer[order] for layer, order in zip(own, new, strict=True)])
-        profiles = members.sum(0)
-        profiles = profiles / np.linalg.norm(profiles, axis=-1, keepdims=True).clip(1e-12)
+        members = np.take_along_axis(own, new[..., None], 1)
+        profiles = _of_length_one(members.sum(0))
         if (new == groups).all():
             break
         groups = new
-    others = members.sum(0) - members
-    others = others / np.linalg.norm(others, axis=-1, keepdims=True).clip(1e-12)
+    others = _of_length_one(members.sum(0) - members)
     return groups, float((others * members).sum(-1).mean())
+
+
+def _of_length_one(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True).clip(1e-12)

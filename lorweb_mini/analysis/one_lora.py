@@ -33,9 +33,6 @@ def by_direction(editor: Editor, base: Base) -> Editor:
     Args:
         editor: with N = 1; it stays as it is.
         base: the frozen base without adapters that the editor stands on; it is copied.
-
-    Raises:
-        InputError: N other than 1, or a rank above the width of a layer.
     """
     if editor.config.n_loras != 1:
         raise InputError(f"expected an editor with one LoRA, got one with {editor.config.n_loras}")
@@ -54,13 +51,7 @@ def by_direction(editor: Editor, base: Base) -> Editor:
 
 
 def strengths(basis: Basis) -> Tensor:
-    """Frobenius norm of each single update B_n A_n of rank-one LoRAs, [layers, N].
-
-    After :func:`by_direction` these are the singular values of the layers' updates.
-
-    Raises:
-        InputError: LoRAs of a rank above one.
-    """
+    """Frobenius norms of rank-one updates B_n A_n, [layers, N]: the singular values after :func:`by_direction`."""
     if basis.rank != 1:
         raise InputError(f"expected LoRAs of rank 1, got rank {basis.rank}")
     factors = [basis.factors(layer) for layer in range(len(basis.layers))]
@@ -74,11 +65,7 @@ def energy_kept(basis: Basis, rank: int) -> float:
 
 
 def kept(basis: Basis, rank: int, strength: float = 1.0) -> Tensor:
-    """Coefficients [layers, N] that keep the first ``rank`` directions, scaled by ``strength``, and none of the others.
-
-    Raises:
-        InputError: a rank outside 0 … N, or a strength that is not finite.
-    """
+    """Coefficients [layers, N] that keep the first 0 … N directions, scaled by ``strength``, and none of the others."""
     rank = whole_number(rank, "a rank", 0, basis.n_loras)
     if isinstance(strength, bool) or not isinstance(strength, Real) or not math.isfinite(strength):
         raise InputError(f"expected a finite strength, got {strength!r}")

@@ -1,8 +1,7 @@
 """Do ordered relations lie in order: on a line, or on a circle?
 
-*Levels* are relations with a position that we know: five tones, seven steps of the moon, a blur of rising radius. Each
-level has a cloud of routing vectors, whose mean is its centre. Two statistics test whether the centres are arranged
-as the positions:
+*Levels* are relations with a position that we know: tones, steps of the moon, a blur of rising radius. Each has a cloud
+of routing vectors, whose mean is its centre. Two statistics test whether the centres are arranged as the positions:
 
 * **held out**: the first principal component of the levels' centres (for a circle the plane of the first two) is fitted
   on half of the concepts, and the centres of the *other* concepts are projected onto it. Line: Spearman's rank
@@ -11,9 +10,8 @@ as the positions:
 * **Mantel**: rank correlation of the centres' distances with the positions' distances (Mantel, Cancer Research 27,
   1967). Nothing is fitted.
 
-Both are tested by permuting the positions of **whole levels**. Permuting them over single analogies would test whether
-the levels differ at all, another and a much easier question: levels that lie apart can be sorted into
-*any* order, on held-out concepts too, along a direction that was fitted to that order.
+Both permute the positions of **whole levels**. Permuting those of single analogies would test whether the levels differ
+at all, a much easier question: levels that lie apart can be sorted into *any* order along a direction fitted to it.
 """
 
 from __future__ import annotations
@@ -27,10 +25,11 @@ import numpy as np
 from scipy.stats import false_discovery_control, rankdata
 
 from ..errors import InputError
-from .bootstrap import Estimate, resampling_weights
+from .bootstrap import Estimate, Names, resampling_weights
 
 LINE, CIRCLE = "line", "circle"
 TURN = 2 * np.pi
+LEVEL = 0.05  # of significance
 CLEAR, LIKELY = 0.8, 0.5  # correlations from which a verdict is plain, or left open
 SPLITS, SPLITS_TRIED = 5, 2000  # random halves of the concepts, each taken both ways
 LEAST = 0.2  # the smaller half's share of the analogies
@@ -48,8 +47,7 @@ def circular_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
         ρ = sum_{i<j} sin(x_i − x_j) sin(y_i − y_j) / sqrt( sum_{i<j} sin²(x_i − x_j) · sum_{i<j} sin²(y_i − y_j) )
 
-    1 where y is x turned by any angle, −1 where it is also mirrored; 0 where one of them is constant. Computed from
-    sums over single angles, without the pairs.
+    1 where y is x turned, −1 where it is also mirrored; 0 where one is constant. Computed without the pairs.
     """
     cc, ss = (np.cos(x) * np.cos(y)).sum(-1), (np.sin(x) * np.sin(y)).sum(-1)
     cs, sc = (np.cos(x) * np.sin(y)).sum(-1), (np.sin(x) * np.cos(y)).sum(-1)
@@ -67,32 +65,26 @@ def position_distances(positions: np.ndarray, shape: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Order:
-    """Whether levels lie in order on a line or a circle.
+    """Whether levels lie in order on a line or a circle; intervals are over concepts.
 
-    Attributes:
-        shape, levels, analogies: what was tested, and how many there were.
-        held_out: correlation of place and position on concepts that the direction or plane was not fitted on, the mean
-            over several random halves, with a 95 % bootstrap interval over concepts.
-        p: share of arrangements of the levels with a correlation at least as large, the true one among them.
-        mantel, mantel_p: the same for the correlation of distances.
-        share: of the variance between centres, what the fitted direction or plane holds.
+    A p is the share of arrangements of the levels with a correlation at least as large, the true one among them.
     """
 
     shape: str
     levels: int
     analogies: int
-    held_out: Estimate
+    held_out: Estimate  # correlation on concepts that nothing was fitted on, the mean over several random halves
     p: float
     mantel: Estimate
     mantel_p: float
-    share: float
+    share: float  # of the variance between centres, what the fitted direction or plane holds
 
 
 class _Levels:
     """Vectors [k, d] of m levels, each with a group, and the axes fitted to the centres of halves of the groups."""
 
     def __init__(
-        self, vectors: np.ndarray, labels: np.ndarray, names: list[str], groups: np.ndarray, shape: str
+        self, vectors: np.ndarray, labels: np.ndarray, names: list[str], groups: np.ndarray, shape: str, seed: int
     ) -> None:
         self.vectors, self.shape = np.asarray(vectors, np.float64), shape
         self.axes = 1 if shape == LINE else 2
@@ -101,9 +93,13 @@ class _Levels:
         # Below this a difference is rounding: a picture's embedding depends a little on the batch it was in.
         self.least = 1e-5 * float(np.sqrt(self.vectors.var(0).sum()))
         self.halves: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        for half in (half for side in self._sides(seed) for half in (side, ~side)):
+            centres = self.centres(self.vectors, half)
+            axes = np.linalg.svd(centres, full_matrices=False)[2][: self.axes]
+            self.halves.append((centres @ axes.T, self.vectors @ axes.T, (~half).astype(float)))
 
-    def fit(self, seed: int) -> None:
-        """Halves the groups so that every level has analogies on both sides, and fits axes to either half."""
+    def _sides(self, seed: int) -> list[np.ndarray]:
+        """Random halves of the groups, bool, such that every level has analogies in both."""
         rng, sides = np.random.default_rng(seed), dict[bytes, np.ndarray]()
         for side in rng.integers(2, size=(SPLITS_TRIED, len(self.groups))).astype(bool):
             mine = side[self.group]
@@ -114,10 +110,7 @@ class _Levels:
                 break
         if not sides:
             raise InputError("expected groups that can be halved so that every level is in both halves, found no such")
-        for half in (half for side in sides.values() for half in (side, ~side)):
-            centres = self.centres(self.vectors, half)
-            axes = np.linalg.svd(centres, full_matrices=False)[2][: self.axes]
-            self.halves.append((centres @ axes.T, self.vectors @ axes.T, (~half).astype(float)))
+        return list(sides.values())
 
     def centres(self, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Levels' mean points, seen from their own mean [m, q]; groups count by weight, NaN for a level without any."""
@@ -160,11 +153,7 @@ class _Levels:
 
 
 def held_out_order(
-    vectors: np.ndarray,
-    labels: Sequence[str] | np.ndarray,
-    positions: Mapping[str, float],
-    groups: Sequence[str] | np.ndarray,
-    shape: str = LINE,
+    vectors: np.ndarray, labels: Names, positions: Mapping[str, float], groups: Names, shape: str = LINE
 ) -> float:
     """The held-out correlation of :func:`order_of` alone, without tests and intervals: for comparisons."""
     return order_of(vectors, labels, positions, groups, shape, arrangements=1, resamples=1).held_out.value
@@ -172,38 +161,31 @@ def held_out_order(
 
 def order_of(
     vectors: np.ndarray,
-    labels: Sequence[str] | np.ndarray,
+    labels: Names,
     positions: Mapping[str, float],
-    groups: Sequence[str] | np.ndarray,
+    groups: Names,
     shape: str = LINE,
     arrangements: int = 2000,
     resamples: int = 500,
     seed: int = 0,
 ) -> Order:
-    """Tests whether levels lie in order, see the head of this module.
+    """Tests whether at least 4 levels lie in order, see the head of this module.
 
     Args:
         vectors: [k, dimensions]; labels: the level of each, [k]; groups: what is held out together, the concept, [k].
         positions: level to position, any number on a line, a share of a full turn on a circle.
         arrangements: all are tried where the levels have no more, else as many random ones; at least 1.
-
-    Raises:
-        InputError: fewer than 4 levels, a label without a position, lengths that differ, or groups of which no two
-            halves both have every level.
     """
     if shape not in (LINE, CIRCLE):
         raise InputError(f"expected the shape {LINE} or {CIRCLE}, got {shape!r}")
-    if not len(vectors) == len(labels) == len(groups):
-        raise InputError(
-            f"expected one label and one group a vector, got {len(vectors)}, {len(labels)} and {len(groups)}"
-        )
+    if len(set(sizes := (len(vectors), len(labels), len(groups)))) > 1:
+        raise InputError(f"expected one label and one group a vector, got {sizes}")
     if unknown := set(labels) - set(positions):
         raise InputError(f"expected a position for every label, got none for {sorted(unknown)}")
     names = [name for name in positions if name in set(labels)]
     if len(names) < 4:
         raise InputError(f"expected at least 4 levels, since 3 lie on a circle in any order; got {len(names)}")
-    levels = _Levels(vectors, np.asarray(labels), names, np.asarray(groups), shape)
-    levels.fit(seed)
+    levels = _Levels(vectors, np.asarray(labels), names, np.asarray(groups), shape, seed)
     rng = np.random.default_rng(seed)
     truth, everyone = np.array([positions[name] for name in names], np.float64), np.ones(len(levels.groups))
     arranged = truth[_arrangements(len(truth), arrangements, rng)]  # the first row is the truth
@@ -219,7 +201,7 @@ def order_of(
 
 
 def _arrangements(m: int, limit: int, rng: np.random.Generator) -> np.ndarray:
-    """Orders of m levels, [n, m], the true one first: all of them, or ``limit`` at random where there are more."""
+    """Orders of m levels, [n, m], the true one first."""
     if math.factorial(m) <= limit:
         return np.array(list(itertools.permutations(range(m))))
     return np.stack([np.arange(m), *(rng.permutation(m) for _ in range(limit - 1))])
@@ -231,14 +213,14 @@ def corrected(orders: Sequence[Order]) -> list[Order]:
     return [replace(x, p=float(a), mantel_p=float(b)) for x, (a, b) in zip(orders, p, strict=True)]
 
 
-def verdict(orders: Sequence[Order], level: float = 0.05) -> str:
+def verdict(orders: Sequence[Order]) -> str:
     """What the tests of one set of levels, for one shape or for both, allow to say.
 
-    In order on a shape: both p-values are below ``level``, and roughly so where the held-out correlation is below
+    In order on a shape: both p-values are below :data:`LEVEL`, and roughly so where the held-out correlation is below
     :data:`CLEAR`; of two such shapes the one with the larger correlations. Undecided: no such shape, but both
     correlations with one are above :data:`LIKELY`.
     """
-    certain = [x for x in orders if max(x.p, x.mantel_p) < level]
+    certain = [x for x in orders if max(x.p, x.mantel_p) < LEVEL]
     if certain:
         best = max(certain, key=lambda x: x.held_out.value + x.mantel.value)
         return f"{'in order' if best.held_out.value >= CLEAR else 'roughly in order'} on a {best.shape}"
@@ -246,8 +228,9 @@ def verdict(orders: Sequence[Order], level: float = 0.05) -> str:
     if likely:
         return f"undecided: as if on a {likely[0].shape}, which {likely[0].levels} levels may be by luck"
     nowhere = "not on a " + " nor on a ".join(x.shape for x in orders)
-    if any(x.mantel_p < level for x in orders):
+    if any(x.mantel_p < LEVEL for x in orders):
         return f"{nowhere}, though near positions lie near each other"
-    if any(x.p < level for x in orders):
-        return f"{nowhere}, though in order along the widest direction"
+    if some := next((x for x in orders if x.p < LEVEL), None):
+        where = "round the widest plane" if some.shape == CIRCLE else "along the widest direction"
+        return f"{nowhere}, though in order {where}"
     return nowhere

@@ -22,36 +22,26 @@ def onto_simplex(x: Tensor) -> Tensor:
 
         argmin_c ‖c − x‖²  =  max(x − θ, 0),        θ such that the coordinates sum to 1
 
-    θ is one of N candidates after sorting (Held, Wolfe and Crowder 1974; Duchi et al. 2008).
-
-    Raises:
-        InputError: no last dimension, an empty one, or values that are not finite.
+    θ is one of N candidates after sorting (Held, Wolfe and Crowder 1974; Duchi et al. 2008). InputError for values
+    that are not finite, and where N is 0.
     """
     if x.ndim == 0 or x.shape[-1] == 0 or not torch.isfinite(x).all():
         raise InputError(f"expected finite numbers [..., N] with N at least 1, got shape {list(x.shape)}")
     falling = x.double().sort(dim=-1, descending=True).values
     excess = falling.cumsum(-1) - 1
-    rank = torch.arange(1, x.shape[-1] + 1)
     # The first always stays; rounding says otherwise for numbers of 1e16.
-    kept = (falling * rank > excess).sum(-1, keepdim=True).clamp_min(1)
+    kept = (falling * torch.arange(1, x.shape[-1] + 1) > excess).sum(-1, keepdim=True).clamp_min(1)
     return (x.double() - excess.gather(-1, kept - 1) / kept).clamp_min(0).to(x.dtype)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Places on a map as mixtures.
+    """Places on a map as mixtures."""
 
-    Attributes:
-        coefficients: [m, layers, N], rows on the simplex.
-        landed: where these mixtures lie on the map, [m, 2]: the places themselves where nothing had to be moved.
-        moved: Euclidean distance of the coefficients to what inverse PCA gave, [m].
-        rows: share of layers whose row inverse PCA had put outside the simplex, [m].
-    """
-
-    coefficients: Tensor
-    landed: np.ndarray
-    moved: np.ndarray
-    rows: np.ndarray
+    coefficients: Tensor  # [m, layers, N], rows on the simplex
+    landed: np.ndarray  # where these lie on the map, [m, 2]: the places themselves where nothing had to be moved
+    moved: np.ndarray  # Euclidean distance of the coefficients to what inverse PCA gave, [m]
+    rows: np.ndarray  # share of layers whose row inverse PCA had put outside the simplex, [m]
 
 
 def decode(plane: Map, places: np.ndarray, n_loras: int) -> Decoded:
@@ -59,9 +49,6 @@ def decode(plane: Map, places: np.ndarray, n_loras: int) -> Decoded:
 
     Inverse PCA gives ``place @ axes + centre``, whose rows of N sum to 1, since those of all analogies do; but they
     may be negative. So each layer's row is projected onto the simplex.
-
-    Raises:
-        InputError: places that are not finite or not [m, 2], a map of one component, or one of other vectors.
     """
     places = np.asarray(places, dtype=np.float64)
     if places.ndim != 2 or places.shape[1] != 2 or not np.isfinite(places).all():
@@ -78,13 +65,13 @@ def decode(plane: Map, places: np.ndarray, n_loras: int) -> Decoded:
     return Decoded(coefficients.float(), landed, apart.norm(dim=-1).numpy(), (apart > MOVED).double().mean(-1).numpy())
 
 
-def thin(places: np.ndarray, side: float, order: Sequence[int] | None = None) -> list[int]:
+def thin(places: np.ndarray, side: float, order: Sequence[int]) -> list[int]:
     """Which of k squares of this side, centred at places [k, 2], to keep so that none overlap: indices, in ``order``.
 
     Greedy: a square is kept if it overlaps none that was kept before, so no other could be added.
     """
     kept: list[int] = []
-    for i in range(len(places)) if order is None else order:
+    for i in order:
         if not kept or bool((np.abs(places[kept] - places[i]).max(1) >= side).all()):
             kept.append(int(i))
     return kept
@@ -106,7 +93,7 @@ class View:
     def to_page(self, places: np.ndarray) -> np.ndarray:
         """Places [m, 2] on the map to pixels from the upper left corner."""
         scale = self.width / (self.x1 - self.x0)
-        return np.stack([self.left + (places[:, 0] - self.x0) * scale, self.top + (self.y1 - places[:, 1]) * scale], 1)
+        return (places - [self.x0, self.y1]) * [scale, -scale] + [self.left, self.top]
 
 
 def view_of(points: np.ndarray) -> View:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,20 +27,15 @@ STUDIES = ("dial", "headline", "ablations", "controls")
 Row = Mapping[str, str]
 
 
-def results_path(study: str) -> Path:
-    """The file of a study, in ``LORWEB_RESULTS`` or in ``data/results``; InputError for an unknown study."""
-    if study not in STUDIES:
-        raise InputError(f"expected a study out of {STUDIES}, got {study!r}")
-    return Path(os.environ.get("LORWEB_RESULTS") or data_dir() / "results") / f"{study}.csv"
-
-
 def rows_of(study: str) -> list[Row]:
-    """The rows of a study's file, none where there is no file yet.
+    """The rows of a study's file in ``LORWEB_RESULTS`` or ``data/results``, none where there is no file yet.
 
     Raises:
         InputError: an unknown study, or a file without the columns that are needed.
     """
-    path = results_path(study)
+    if study not in STUDIES:
+        raise InputError(f"expected a study out of {STUDIES}, got {study!r}")
+    path = Path(os.environ.get("LORWEB_RESULTS") or data_dir() / "results") / f"{study}.csv"
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -67,7 +62,7 @@ def by_seed(
 
 def over_seeds(values: Sequence[float] | np.ndarray) -> Estimate:
     """Mean of trainings from k seeds with its 95 % t interval; the bounds are NaN where k = 1, all where k = 0."""
-    return _t_interval(np.asarray(values, float), lambda k: math.sqrt(1 / k))
+    return _t_interval(np.asarray(values, float), 0)
 
 
 def next_training(values: Sequence[float] | np.ndarray) -> Estimate:
@@ -75,28 +70,24 @@ def next_training(values: Sequence[float] | np.ndarray) -> Estimate:
 
     It is wider than the interval of the mean by the spread of a single training, :math:`t s \\sqrt{1 + 1/k}`.
     """
-    return _t_interval(np.asarray(values, float), lambda k: math.sqrt(1 + 1 / k))
+    return _t_interval(np.asarray(values, float), 1)
 
 
-def _t_interval(values: np.ndarray, factor: Callable[[int], float]) -> Estimate:
+def _t_interval(values: np.ndarray, more: int) -> Estimate:
+    """Of the mean, or with ``more`` = 1 of one more value."""
     k = len(values)
     if k < 2:
         return Estimate(float(values.mean()) if k else math.nan, math.nan, math.nan)
-    half = float(stats.t.ppf(0.975, k - 1) * values.std(ddof=1) * factor(k))
-    mean = float(values.mean())
-    return Estimate(mean, mean - half, mean + half)
+    mean, half = values.mean(), stats.t.ppf(0.975, k - 1) * values.std(ddof=1) * math.sqrt(more + 1 / k)
+    return Estimate(float(mean), float(mean - half), float(mean + half))
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What one change does to the error: its own value minus that of the reference, for each seed that has both.
-
-    Attributes:
-        gaps: seed to difference; below 0 the change is an improvement.
-    """
+    """What one change does to the error: its own value minus that of the reference, for each seed that has both."""
 
     cell: str
-    gaps: dict[int, float]
+    gaps: dict[int, float]  # seed to difference; below 0 the change is an improvement
 
     @cached_property
     def estimate(self) -> Estimate:
@@ -105,10 +96,7 @@ class Effect:
 
     @property
     def sign(self) -> int:
-        """1 where the change helps, -1 where it hurts; 0 where the seeds leave that open, as a single one always does.
-
-        As with methods, a difference below 0.01 is no verdict.
-        """
+        """1 where the change helps, -1 where it hurts; 0 where the seeds leave it open, as one does, or below 0.01."""
         gap = self.estimate
         if math.isnan(gap.low) or abs(gap.value) < LEAST_GAP:
             return 0

@@ -17,43 +17,31 @@ MEASURES = ("error", "pixel_error", "edited_error", "preserved_error", "retrieva
 class Score:
     """One method on one group of relations.
 
-    Attributes:
-        error: sum ‖result − b'‖² / sum ‖b − b'‖², b and b' as the autoencoder reconstructs them. Copying b scores 1.
-        pixel_error: the same with the true pixels of b and b'.
-        edited_error: as ``error``, over the edited pixels alone.
-        preserved_error: root mean square error over the pixels that should stay, in grey levels of 255.
-        retrieval: share of results that lie nearest to the right relation's answer; the mean over relations.
+    The normalised error is sum ‖result − b'‖² / sum ‖b − b'‖²; copying b scores 1.
     """
 
-    error: Estimate
-    pixel_error: Estimate
-    edited_error: Estimate
-    preserved_error: Estimate
-    retrieval: Estimate
+    error: Estimate  # normalised, b and b' as the autoencoder reconstructs them
+    pixel_error: Estimate  # the same with the true pixels of b and b'
+    edited_error: Estimate  # as error, over the edited pixels alone
+    preserved_error: Estimate  # root mean square over the pixels that should stay, in grey levels of 255
+    retrieval: Estimate  # share of results that lie nearest to the right relation's answer; the mean over relations
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What :func:`evaluate` returns; ``as_json`` and ``from_json`` keep it in a file.
+    """What :func:`~lorweb_mini.analysis.evaluation.evaluate` returns; ``as_json`` and ``from_json`` keep it in a file.
 
-    Attributes:
-        groups: group to method to :class:`Score`.
-        relations: relation to method to measure to value; missing values are NaN.
-        members: group to the names of its relations.
-        analogies: how many analogies of each relation were judged.
-        chance: for each group the mean of 1 / K, what retrieval scores by guessing.
-        judge: for each group the feature distance (see :mod:`~lorweb_mini.models.encoders`) of every method, and of the
-            ``true answer`` and ``shuffled answers``; empty without a judge.
-        seconds: seconds a picture, for each method.
+    ``judge`` has the feature distance (see :mod:`~lorweb_mini.models.encoders`) of every method, and of the
+    ``true answer`` and ``shuffled answers``; it is empty without a judge.
     """
 
-    groups: dict[str, dict[str, Score]]
-    relations: dict[str, dict[str, dict[str, float]]]
-    members: dict[str, list[str]]
-    analogies: dict[str, int]
-    chance: dict[str, float]
+    groups: dict[str, dict[str, Score]]  # group to method to score
+    relations: dict[str, dict[str, dict[str, float]]]  # relation to method to measure to value, NaN where missing
+    members: dict[str, list[str]]  # group to the names of its relations
+    analogies: dict[str, int]  # how many of each relation were judged
+    chance: dict[str, float]  # for each group the mean of 1 / K, what retrieval scores by guessing
     judge: dict[str, dict[str, Estimate]]
-    seconds: dict[str, float]
+    seconds: dict[str, float]  # a picture, for each method
     resamples: int
     seed: int
 
@@ -65,14 +53,12 @@ class Evaluation:
     def from_json(cls, stored: Mapping[str, Any]) -> Evaluation:
         """The inverse of :meth:`as_json`."""
         stored = _each_number(stored, lambda x: math.nan if x is None else x)
-        groups = {
-            group: {
-                method: Score(**{measure: Estimate(**x) for measure, x in score.items()})
-                for method, score in scores.items()
-            }
-            for group, scores in stored["groups"].items()
-        }
-        judge = {g: {method: Estimate(**x) for method, x in part.items()} for g, part in stored["judge"].items()}
+
+        def estimates(values: Mapping[str, Any]) -> dict[str, Estimate]:
+            return {name: Estimate(**x) for name, x in values.items()}
+
+        groups = {g: {m: Score(**estimates(x)) for m, x in methods.items()} for g, methods in stored["groups"].items()}
+        judge = {group: estimates(values) for group, values in stored["judge"].items()}
         return cls(**{**stored, "groups": groups, "judge": judge})
 
 
@@ -91,11 +77,7 @@ def _each_number(x: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def table(evaluation: Evaluation, measure: str = "error") -> str:
-    """One measure as a Markdown table: a method a row, a group of relations a column, 95 % intervals in brackets.
-
-    Raises:
-        InputError: a measure outside :data:`MEASURES`.
-    """
+    """One of :data:`MEASURES` as a Markdown table: a method a row, a group a column, 95 % intervals in brackets."""
     if measure not in MEASURES:
         raise InputError(f"expected a measure out of {MEASURES}, got {measure!r}")
     groups = list(evaluation.groups)

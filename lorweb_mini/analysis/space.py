@@ -25,8 +25,11 @@ def coefficients_of(editor: Editor, items: Sequence[Analogy]) -> Tensor:
     """Mixing coefficients of k analogies, [k, layers, N]."""
     if not items:
         raise InputError("expected at least one analogy, got none")
-    parts = [list(items[i : i + CHUNK]) for i in range(0, len(items), CHUNK)]
-    return torch.cat([editor.route(*as_batch(part)[:3]) for part in parts])
+    return torch.cat([editor.route(*as_batch(part)[:3]) for part in _parts(items)])
+
+
+def _parts(items: Sequence[Analogy]) -> list[Sequence[Analogy]]:
+    return [items[i : i + CHUNK] for i in range(0, len(items), CHUNK)]
 
 
 def routing_vectors(editor: Editor, items: Sequence[Analogy]) -> np.ndarray:
@@ -54,18 +57,14 @@ def _concept(key: str) -> str:
 class Cloud:
     """Routing of k analogies, without their pictures, which would need a gigabyte for every few thousand.
 
-    Attributes:
-        coefficients: [k, layers, N].
-        queries: the router's input [k, Q]: the standardised embeddings of a, a' and b, then that of the pair if it is
-            used (see :meth:`~lorweb_mini.core.router.Standardised.query`).
-        relations: k names.
-        keys: the four pictures of each, as in :class:`~lorweb_mini.emoji.relations.Analogy`.
+    The router's input is the standardised embeddings of a, a' and b, then that of the pair if it is used
+    (:meth:`~lorweb_mini.core.router.Standardised.query`).
     """
 
-    coefficients: Tensor
-    queries: Tensor
-    relations: np.ndarray
-    keys: tuple[tuple[str, ...], ...]
+    coefficients: Tensor  # [k, layers, N]
+    queries: Tensor  # the router's input, [k, Q]
+    relations: np.ndarray  # k names
+    keys: tuple[tuple[str, ...], ...]  # the four pictures of each
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -77,9 +76,9 @@ class Cloud:
 
     @cached_property
     def families(self) -> np.ndarray:
-        """Family of each relation (:class:`~lorweb_mini.emoji.relations.Relation`); an edit may have any strength."""
+        """Family of each relation (:class:`~lorweb_mini.emoji.relations.Relation`)."""
         names, index = np.unique(self.relations, return_inverse=True)
-        return np.array([n.split("=")[0] if n.startswith("edit/") else get_relation(n).family for n in names])[index]
+        return np.array([get_relation(name).family for name in names])[index]
 
     @cached_property
     def styles(self) -> np.ndarray:
@@ -99,21 +98,12 @@ class Cloud:
 
 @torch.no_grad()
 def cloud_of(editor: Editor, batches: Iterable[Sequence[Analogy]]) -> Cloud:
-    """Routes analogies and keeps no pictures.
-
-    Args:
-        batches: lists of analogies, one a relation for example. A generator of them is taken one list at a time, so
-            that only one list's pictures are in memory.
-
-    Raises:
-        InputError: no analogies, or an editor without a router.
-    """
+    """Routes lists of analogies by a router, and keeps no pictures: a generator is taken one list at a time."""
     if editor.router is None:
         raise InputError("expected an editor with a router, got one without")
     coefficients, queries, names, keys = [], [], [], []
     for items in batches:
-        for start in range(0, len(items), CHUNK):
-            part = list(items[start : start + CHUNK])
+        for part in _parts(items):
             latents = editor.autoencoder.to_latent(torch.cat(as_batch(part)[:3]))
             query = editor.router.query(*editor.embeddings(*latents.chunk(3)))
             queries.append(query)
@@ -127,16 +117,10 @@ def cloud_of(editor: Editor, batches: Iterable[Sequence[Analogy]]) -> Cloud:
 
 @dataclass(frozen=True)
 class Usage:
-    """How a set of analogies uses the basis.
+    """How a set of analogies uses the basis, also by :func:`~lorweb_mini.training.log.routing_statistics`."""
 
-    Attributes:
-        mean: average coefficient, [layers, N].
-        effective: for each layer exp(entropy of the mean), the number of LoRAs in use, 1 to N, [layers].
-        entropy, usage, variation: see :func:`~lorweb_mini.core.router.routing_statistics`.
-    """
-
-    mean: np.ndarray
-    effective: np.ndarray
+    mean: np.ndarray  # coefficients, [layers, N]
+    effective: np.ndarray  # exp(entropy of the mean), the number of LoRAs in use, 1 to N, [layers]
     entropy: float
     usage: float
     variation: float
@@ -145,26 +129,18 @@ class Usage:
 def basis_usage(coefficients: Tensor) -> Usage:
     """Usage of the basis from coefficients [k, layers, N] whose rows sum to 1."""
     mean = coefficients.mean(0)
-    effective = torch.special.entr(mean).sum(-1).exp()
-    return Usage(mean.numpy(), effective.numpy(), **routing_statistics(coefficients))
+    return Usage(mean.numpy(), torch.special.entr(mean).sum(-1).exp().numpy(), **routing_statistics(coefficients))
 
 
 def update_gram(basis: Basis, layer: int) -> Tensor:
-    """Inner products ⟨ΔW_m, ΔW_n⟩ of one layer's weight updates ΔW_n = B_n A_n, float64 [N, N].
-
-    See :func:`~lorweb_mini.algebra.gram`; :class:`InputError` for a layer that is not there.
-    """
+    """Inner products ⟨ΔW_m, ΔW_n⟩ of one layer's updates, float64 [N, N], see :func:`~lorweb_mini.algebra.gram`."""
     return algebra.gram(*_factors(basis, layer))
 
 
 def update_spectrum(basis: Basis, layer: int, mixture: Tensor, chance: torch.Generator | None = None) -> Tensor:
     """Singular values of one layer's mixed update ΔW = sum_n c_n B_n A_n, largest first, float64 [min(N·r, in, out)].
 
-    Args:
-        chance: puts random LoRAs in place of the basis' own: normal entries, and of every A_n and B_n the same norm.
-
-    Raises:
-        InputError: no such layer, or a mixture that has not the shape [N].
+    ``chance`` puts random LoRAs in place of the basis' own: normal entries, and of every A_n and B_n the same norm.
     """
     low, high = _factors(basis, layer)
     if mixture.shape != (basis.n_loras,):
@@ -178,8 +154,7 @@ def update_spectrum(basis: Basis, layer: int, mixture: Tensor, chance: torch.Gen
 def _random_like(factors: Tensor, generator: torch.Generator) -> Tensor:
     """Normal numbers [N, ...] with the norm of each of N matrices."""
     drawn = torch.randn(factors.shape, generator=generator, dtype=factors.dtype)
-    norms = (x.flatten(1).norm(dim=1).view(-1, 1, 1) for x in (factors, drawn))
-    return drawn * next(norms) / next(norms)
+    return drawn * factors.norm(dim=(1, 2), keepdim=True) / drawn.norm(dim=(1, 2), keepdim=True)
 
 
 def _factors(basis: Basis, layer: int) -> tuple[Tensor, Tensor]:

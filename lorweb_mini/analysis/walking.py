@@ -19,15 +19,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from ..core.editor import Editor
 from ..errors import InputError
 from ..models.autoencoder import MiniAutoencoder
-from .bootstrap import Estimate, interval, mean_of, ratio
+from .bootstrap import Estimate, interval, over_concepts, ratio
 from .evaluation import CHUNK, gradient_energy, reconstruct, squared
 from .ladders import SAME_PLACE, Ladder
+from .order import rank_correlation
 
 PATHS = ("coefficients", "logits", "example", "latent", "pixel", "asked")
 LEAST_COEFFICIENT = 1e-12  # below it a logarithm says nothing
@@ -53,20 +53,22 @@ def render(editor: Editor, b: Tensor, mixtures: Tensor, steps: int = 4, seed: in
     return torch.cat(drawn).unflatten(0, (k, s))
 
 
+def _stacked(items: Sequence[Ladder], *names: str) -> list[Tensor]:
+    return [torch.stack([getattr(item, name) for item in items]) for name in names]
+
+
 def ends(editor: Editor, items: Sequence[Ladder]) -> tuple[Tensor, Tensor]:
     """The mixtures c_0 and c_1 of ladders, [k, layers, N] each; c_0 is zero, the bare base, where a scale says so."""
-    a, b = torch.stack([i.a for i in items]), torch.stack([i.b for i in items])
-    first, last = (editor.route(a, torch.stack([i.examples[end] for i in items]), b) for end in (0, -1))
+    a, b, examples = _stacked(items, "a", "b", "examples")
+    first, last = (editor.route(a, examples[:, end], b) for end in (0, -1))
     begins = torch.tensor([float(not i.scale.nothing) for i in items])
     return first * begins[:, None, None], last
 
 
 def mixtures(editor: Editor, items: Sequence[Ladder], path: str, ts: Sequence[float]) -> Tensor:
-    """The mixtures along a path through the LoRA space, [k, S, layers, N].
+    """The mixtures along one of the first three paths or ``asked``, [k, S, layers, N].
 
-    Raises:
-        InputError: another path than the first three and ``asked``, ``logits`` of a scale that starts from nothing, or
-            ``asked`` at a fraction without a truth.
+    InputError for ``logits`` of a scale that starts from nothing, and ``asked`` at a fraction without a truth.
     """
     if path == "coefficients":
         return line(*ends(editor, items), ts)
@@ -74,9 +76,9 @@ def mixtures(editor: Editor, items: Sequence[Ladder], path: str, ts: Sequence[fl
         if any(item.scale.nothing for item in items):
             raise InputError("expected a scale between two analogies, got one from nothing, which has no logits")
         return geometric(*ends(editor, items), ts)
+    a, b, examples = _stacked(items, "a", "b", "examples")
     if path == "example":
-        first, last = (torch.stack([item.examples[end] for item in items]) for end in (0, -1))
-        shown = line(first, last, ts).clamp(-1, 1)
+        shown = line(examples[:, 0], examples[:, -1], ts).clamp(-1, 1)
     elif path == "asked":
         known = [pair[0] for item in items for t in ts if (pair := item.at(t)) is not None]
         if len(known) < len(items) * len(ts):
@@ -84,62 +86,42 @@ def mixtures(editor: Editor, items: Sequence[Ladder], path: str, ts: Sequence[fl
         shown = torch.stack(known).unflatten(0, (len(items), len(ts)))
     else:
         raise InputError(f"expected coefficients, logits, example or asked, got {path!r}")
-    a, b = (torch.stack(x).repeat_interleave(len(ts), 0) for x in ([i.a for i in items], [i.b for i in items]))
-    parts = zip(a.split(CHUNK), shown.flatten(0, 1).split(CHUNK), b.split(CHUNK), strict=True)
+    each = (a.repeat_interleave(len(ts), 0), shown.flatten(0, 1), b.repeat_interleave(len(ts), 0))
+    parts = zip(*(x.split(CHUNK) for x in each), strict=True)
     return torch.cat([editor.route(*part) for part in parts]).unflatten(0, (len(items), len(ts)))
 
 
 def walk(
     editor: Editor, items: Sequence[Ladder], path: str, ts: Sequence[float], steps: int = 4, seed: int = 0
 ) -> Tensor:
-    """The pictures of k ladders at the fractions ts of a path, [k, S, 3, 64, 64].
-
-    Args:
-        path: one of :data:`PATHS`. ``latent`` and ``pixel`` draw the two ends and mix their latents or their pixels.
-        steps, seed: as in :meth:`Editor.generate`. The layout of the editor has to be ``b``.
-
-    Raises:
-        InputError: an unknown path, or what :func:`mixtures` refuses.
-    """
+    """The pictures of k ladders at the fractions ts of one of :data:`PATHS`, [k, S, 3, 64, 64], with layout ``b``."""
     if path not in PATHS:
         raise InputError(f"expected a path out of {PATHS}, got {path!r}")
-    b = torch.stack([item.b for item in items])
+    (b,) = _stacked(items, "b")
     if path not in ("latent", "pixel"):
         return render(editor, b, mixtures(editor, items, path, ts), steps, seed)
     first, last = render(editor, b, torch.stack(ends(editor, items), 1), steps, seed).unbind(1)
     if path == "pixel":
         return line(first, last, ts).clamp(-1, 1)
     with torch.no_grad():
-        first, last = (editor.autoencoder.to_latent(x) for x in (first, last))
-        between = line(first, last, ts).flatten(0, 1)
+        between = line(editor.autoencoder.to_latent(first), editor.autoencoder.to_latent(last), ts).flatten(0, 1)
         pictures = torch.cat([editor.autoencoder.to_picture(part) for part in between.split(CHUNK)])
     return pictures.unflatten(0, (len(items), len(ts)))
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What k walks along one path did, before it is summed up.
+    """What k walks along one path did, before it is summed up."""
 
-    Attributes:
-        ts: the S fractions; rungs: number T of rungs; concepts: of the k ladders.
-        error: ‖picture − b'(t)‖², [k, S], NaN where no truth is known.
-        length: ‖b'(1) − b'(0)‖², [k].
-        nearest: the rung nearest to each picture, int [k, S].
-    """
-
-    ts: tuple[float, ...]
-    rungs: int
-    concepts: tuple[str, ...]
-    error: np.ndarray
-    length: np.ndarray
-    nearest: np.ndarray
+    ts: tuple[float, ...]  # the S fractions
+    rungs: int  # number T of rungs
+    concepts: tuple[str, ...]  # of the k ladders
+    error: np.ndarray  # ‖picture − b'(t)‖², [k, S], NaN where no truth is known
+    length: np.ndarray  # ‖b'(1) − b'(0)‖², [k]
+    nearest: np.ndarray  # the rung nearest to each picture, int [k, S]
 
     def errors(self) -> list[Estimate]:
-        """Normalised error at every fraction: sum ‖picture − b'(t)‖² / sum ‖b'(1) − b'(0)‖².
-
-        The length of the walk is the same at all t. Copying the nearer end, the other candidate, would divide by 0 at
-        the ends themselves.
-        """
+        """Normalised error at every fraction: sum ‖picture − b'(t)‖² / sum ‖b'(1) − b'(0)‖²."""
         return [interval(ratio(error, self.length), self.concepts) for error in self.error.T]
 
     def excess(self, other: Trace, t: float) -> Estimate:
@@ -150,23 +132,23 @@ class Trace:
     def right_ends(self) -> Estimate:
         """Share of walks whose first and last picture are nearest to the first and to the last rung."""
         first, last = (self.nearest[:, self._place(t)] for t in (0, 1))
-        return self._mean((first == 0) & (last == self.rungs - 1))
+        return over_concepts((first == 0) & (last == self.rungs - 1), self.concepts)
 
     def order(self) -> Estimate:
         """Mean rank correlation (Spearman) of t and the nearest rung, t in [0, 1]; 0 for a walk that stays."""
-        ts = [t for t in self.ts if 0 <= t <= 1]
-        return self._mean([spearmanr(ts, row).statistic if np.ptp(row) > 0 else 0.0 for row in self._inside()])
+        ts = np.array([t for t in self.ts if 0 <= t <= 1])
+        return over_concepts(rank_correlation(ts, self._inside()), self.concepts)
 
     def monotone(self) -> Estimate:
         """Share of walks that never step back to an earlier rung in [0, 1], and end on a later one than they began."""
         inside = self._inside()
-        return self._mean((np.diff(inside, axis=1) >= 0).all(1) & (inside[:, -1] > inside[:, 0]))
+        return over_concepts((np.diff(inside) >= 0).all(1) & (inside[:, -1] > inside[:, 0]), self.concepts)
 
     def midpoint(self) -> Estimate:
         """Share of walks whose picture at t = 1/2 is nearest to the middle one of all rungs; chance is 1 / T."""
         if self.rungs % 2 == 0:
             raise InputError(f"expected an odd number of rungs, got {self.rungs}")
-        return self._mean(self.nearest[:, self._place(0.5)] == self.rungs // 2)
+        return over_concepts(self.nearest[:, self._place(0.5)] == self.rungs // 2, self.concepts)
 
     @property
     def chance(self) -> float:
@@ -178,29 +160,19 @@ class Trace:
         return self.nearest.mean(0) / (self.rungs - 1)
 
     def _place(self, t: float) -> int:
-        for i, own in enumerate(self.ts):
-            if abs(own - t) < SAME_PLACE:
-                return i
-        raise InputError(f"expected one of the fractions {self.ts}, got {t}")
+        places = [i for i, own in enumerate(self.ts) if abs(own - t) < SAME_PLACE]
+        if not places:
+            raise InputError(f"expected one of the fractions {self.ts}, got {t}")
+        return places[0]
 
     def _inside(self) -> np.ndarray:
         return self.nearest[:, [0 <= t <= 1 for t in self.ts]]
 
-    def _mean(self, values: np.ndarray | list[float]) -> Estimate:
-        return interval(mean_of(np.asarray(values, dtype=float)), self.concepts)
-
 
 class Truth:
-    """The rungs of k ladders as the autoencoder reconstructs them: what walks are compared with.
+    """What walks of k ladders of one scale at fractions ts are compared with, as the autoencoder reconstructs it.
 
-    Args:
-        items: ladders of one scale.
-        ts: the fractions S at which pictures will be compared.
-
-    Attributes:
-        known: those of ts at which a truth is known; the same for all ladders of a scale.
-        pictures: b'(t) at ``known``, [k, K, 3, 64, 64].
-        rungs: [k, T, 3, 64, 64].
+    ``pictures`` are b'(t) at those of ts where a truth is ``known``, [k, K, 3, 64, 64]; ``rungs`` [k, T, 3, 64, 64].
     """
 
     def __init__(self, items: Sequence[Ladder], ts: Sequence[float], autoencoder: MiniAutoencoder) -> None:
@@ -208,7 +180,7 @@ class Truth:
         self.known = tuple(t for t in ts if items[0].at(t) is not None)
         truths = [pair[1] for item in items for t in self.known if (pair := item.at(t)) is not None]
         self.pictures = reconstruct(autoencoder, torch.stack(truths)).unflatten(0, (len(items), len(self.known)))
-        rungs = torch.stack([item.rungs for item in items])
+        (rungs,) = _stacked(items, "rungs")
         self.rungs = reconstruct(autoencoder, rungs.flatten(0, 1)).unflatten(0, rungs.shape[:2])
         self.length = squared(self.rungs[:, 0], self.rungs[:, -1])
 
@@ -239,26 +211,27 @@ def measure(
     """Walks k ladders of one scale along several paths.
 
     Args:
-        ts: the fractions, with 1/2 among them; ``asked`` walks those of them at which a truth is known.
+        ts: the fractions, with 1/2 among them, whose truth has to be known; ``asked`` walks those with a known truth.
 
     Returns:
         Path to trace, and path to sharpness at t = 1/2, that of the truth being 1. Besides the paths there are
         ``nearer true end`` (not sharpness) and ``blend of true ends``.
-
-    Raises:
-        InputError: no truth at 1/2, or what :func:`walk` refuses.
     """
     truth = Truth(items, ts, editor.autoencoder)
     if 0.5 not in truth.known:
         raise InputError(f"expected a known truth at 0.5, got truths at {list(truth.known)}")
-    there = gradient_energy(truth.pictures[:, truth.known.index(0.5)]).sum()
+
+    def sharp(pictures: Tensor) -> float:
+        return gradient_energy(pictures).sum()
+
+    middle = sharp(truth.pictures[:, truth.known.index(0.5)])
     traces, sharpness = {}, {}
     for path in paths:
         places = truth.known if path == "asked" else tuple(ts)
         pictures = walk(editor, items, path, places, steps)
         traces[path] = truth.trace(pictures, places)
-        sharpness[path] = float(gradient_energy(pictures[:, places.index(0.5)]).sum() / there)
+        sharpness[path] = float(sharp(pictures[:, places.index(0.5)]) / middle)
     traces["nearer true end"] = truth.trace(truth.nearer_end(ts))
     traces["blend of true ends"] = truth.trace(truth.blend(ts))
-    sharpness["blend of true ends"] = float(gradient_energy(truth.blend([0.5])[:, 0]).sum() / there)
+    sharpness["blend of true ends"] = float(sharp(truth.blend([0.5])[:, 0]) / middle)
     return traces, sharpness

@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..images import to_pil
 from ..training.log import read_log
 from .pictures import relation_label
-from .style import COLOURS, INK, MARKERS, PALE, figure_of, styled
+from .style import COLOURS, INK, MARKERS, PALE, figure_of, styled, titled
 
 if TYPE_CHECKING:
     from ..training.live_training import Film
@@ -48,13 +48,7 @@ def pca_map(
     hollow: Collection[str] = (),
     title: str = "The LoRA space: each point is the routing of one analogy",
 ) -> Figure:
-    """The first two components of routing vectors, one colour and marker a relation.
-
-    Args:
-        plane: what :func:`~lorweb_mini.algebra.pca` returned, with at least two components.
-        labels: relation of each point.
-        hollow: relations that the basis never saw, drawn as outlines.
-    """
+    """At least two components of routing vectors, a colour and marker for each relation, outlines for hollow ones."""
     if plane.points.shape[1] < 2 or len(labels) != len(plane.points):
         raise InputError(
             f"expected two components and a label a point, got {list(plane.points.shape)} and {len(labels)}"
@@ -66,11 +60,8 @@ def pca_map(
         style = {"facecolors": "none" if outline else colour, "edgecolors": colour, "linewidths": 1.1 * outline}
         label = relation_label(name) + (" (unseen)" if outline else "")
         axes.scatter(*plane.points[names == name, :2].T, s=22, marker=marker, alpha=0.8, label=label, **style)
-    axes.set(
-        xlabel=f"first component ({plane.explained[0]:.0%} of the variance)",
-        ylabel=f"second component ({plane.explained[1]:.0%})",
-    )
-    axes.set_title(title, loc="left")
+    first, second = (f"{share:.0%}" for share in plane.explained[:2])
+    titled(axes, title, xlabel=f"first component ({first} of the variance)", ylabel=f"second component ({second})")
     figure.legend(loc="outside right upper", fontsize=7.5, labelspacing=0.55, handletextpad=0.3)
     return figure
 
@@ -81,8 +72,8 @@ def training_curves(log: Log, n_loras: int) -> Figure:
     rows = _rows(log)
     figure, (left, right) = figure_of(10.4, 3.7, ncols=2)
     _curves(left, rows, {"loss": "flow-matching loss"})
-    left.set_ylabel("flow-matching loss (mean of 100 steps)")
-    left.set_title(f"Training: {int(rows[-1]['step']):,} steps, {int(rows[-1]['samples']):,} samples", loc="left")
+    title = f"Training: {int(rows[-1]['step']):,} steps, {int(rows[-1]['samples']):,} samples"
+    titled(left, title, ylabel="flow-matching loss (mean of 100 steps)")
     return routing_curves(rows, n_loras, right) if "entropy" in rows[0] else figure
 
 
@@ -104,9 +95,9 @@ def routing_curves(log: Log, n_loras: int, axes: Axes | None = None) -> Figure:
         "variation": "variation with the input (L1)",
     }
     _curves(axes, rows, columns)
-    axes.set(ylim=(0, 1.15 * uniform), ylabel="nats, or L1 distance")
+    title = "The router must neither stay uniform nor collapse"
+    titled(axes, title, ylim=(0, 1.15 * uniform), ylabel="nats, or L1 distance")
     axes.legend(loc="best", fontsize=8)
-    axes.set_title("The router must neither stay uniform nor collapse", loc="left")
     return axes.figure  # type: ignore[return-value]
 
 
@@ -164,14 +155,9 @@ def _method_colour(method: str, other: str) -> str:
 
 @styled
 def film_figure(film: Film, items: Sequence[Analogy], n_loras: int) -> Figure:
-    """The state of a watched training: loss, perplexity of each layer, the analogies as they are drawn now.
+    """The state of a watched training: loss, perplexity of each layer (N at most), the analogies as drawn now.
 
-    Args:
-        items: the analogies that are watched; the first six are shown.
-        n_loras: N, the largest perplexity there can be.
-
-    Raises:
-        InputError: a film without a look, or of another number of analogies.
+    Of the analogies that are watched the first six are shown.
     """
     if len(film.steps) == 0 or film.frames.shape[1] != len(items):
         raise InputError(
@@ -183,8 +169,7 @@ def film_figure(film: Film, items: Sequence[Analogy], n_loras: int) -> Figure:
     steps, losses = film.steps.numpy(), film.losses.numpy()
     known = ~np.isnan(losses)
     left.plot(steps[known], losses[known], marker="o", ms=3, color=COLOURS[0])
-    left.set(xlabel="step", ylabel="mean since the look before")
-    left.set_title("Flow-matching loss", loc="left")
+    titled(left, "Flow-matching loss", xlabel="step", ylabel="mean since the look before")
     if known.any():
         left.set_ylim(0, 1.1 * losses[known].max())
     # Looks are not equally far apart: each column reaches to the next look.
@@ -192,15 +177,14 @@ def film_figure(film: Film, items: Sequence[Analogy], n_loras: int) -> Figure:
     layers = film.perplexity.shape[1]
     shown = middle.pcolormesh(edges, range(layers + 1), film.perplexity.T, cmap="cividis", vmin=1, vmax=n_loras)
     middle.invert_yaxis()
-    middle.set(xlabel="step", ylabel="layer, first block on top")
-    middle.set_title(f"LoRAs in one routing, of {n_loras}", loc="left")
+    titled(middle, f"LoRAs in one routing, of {n_loras}", xlabel="step", ylabel="layer, first block on top")
     middle.grid(False)
     figure.colorbar(shown, ax=middle, label="perplexity of a routing", pad=0.02)
     _, _, b, b_prime = as_batch(list(items[:count]))
     rows = [torch.cat(list(pictures), 2) for pictures in (b, film.pictures[-1, :count], b_prime)]
     right.imshow(to_pil(torch.cat(rows, 1)), interpolation="antialiased")
-    right.set(xticks=[], yticks=[32, 96, 160], yticklabels=["b", "now", "true b′"])
-    right.set_title(f"Unseen emoji after {int(steps[-1]):,} steps", loc="left")
+    title = f"Unseen emoji after {int(steps[-1]):,} steps"
+    titled(right, title, xticks=[], yticks=[32, 96, 160], yticklabels=["b", "now", "true b′"])
     right.grid(False)
     right.spines[:].set_visible(False)
     return figure

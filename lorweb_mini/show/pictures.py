@@ -30,17 +30,13 @@ def triplets(
     labels: Sequence[str] | None = None,
     size: float = 0.72,
 ) -> Figure:
-    """Analogies as a : a' :: b : result, with the true b' beside it.
+    """Analogies as a : a' :: b : result, with the true b' beside it, row by row in so many ``columns``.
 
     Args:
-        items: k analogies, row by row in so many ``columns``.
         results: pictures [k, 3, 64, 64], or several sets of them by method name.
         errors: normalised error of each (of the last method), written above it.
         labels: what to write over each analogy; by default its relation.
         size: side of a picture, in inches.
-
-    Raises:
-        InputError: no analogies, or another number of results.
     """
     sets = {"result": results} if isinstance(results, Tensor) else dict(results)
     if not items or any(len(r) != len(items) for r in sets.values()):
@@ -94,9 +90,6 @@ def picture_rows(
         columns: headings over the first pictures of every row.
         note: a sentence below everything.
         size, label_width: of a picture and of the column of labels, in inches.
-
-    Raises:
-        InputError: no rows, or another number of captions than pictures.
     """
     captions = captions or {}
     if not rows or any(len(text) != len(rows[label]) for label, text in captions.items()):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from importlib import metadata
@@ -63,7 +65,6 @@ class Preflight:
 
 def preflight() -> Preflight:
     """Looks at Python, packages, threads, memory, data and offline mode. Never raises, never needs a network."""
-    major, minor, *_ = platform.python_version_tuple()
     threads, free = torch.get_num_threads(), psutil.virtual_memory().available / 2**30
     sheets = [path for path in _files(data_dir) if path.parent.name == "emoji" and path.suffix == ".webp"]
     weights = [path for path in _files(weights_dir) if path.parent.name in PARTS and path.suffix == ".safetensors"]
@@ -71,7 +72,7 @@ def preflight() -> Preflight:
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
     return Preflight(
         (
-            Check("Python", platform.python_version(), "3.11 or newer", (int(major), int(minor)) >= (3, 11)),
+            Check("Python", platform.python_version(), "3.11 or newer", sys.version_info >= (3, 11)),
             *map(_package, PACKAGES),
             Check("threads", f"{threads} of {os.cpu_count() or 1} cores", "1 or more", threads >= 1),
             Check("free memory", f"{free:.1f} GiB", f"{LEAST_GIB:g} GiB", free >= LEAST_GIB),
@@ -89,26 +90,22 @@ def _package(name: str) -> Check:
 
 
 def _ranges() -> dict[str, Requirement]:
-    try:
-        required = metadata.requires("lorweb_mini") or []
-    except metadata.PackageNotFoundError:  # imported from a folder, never installed
-        required = []
-    return {r.name: r for r in map(Requirement, required)}
+    with suppress(metadata.PackageNotFoundError):  # imported from a folder, never installed
+        return {r.name: r for r in map(Requirement, metadata.requires("lorweb_mini") or [])}
+    return {}
 
 
 def _version(name: str) -> str | None:
-    try:
+    with suppress(metadata.PackageNotFoundError):
         return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    return None
 
 
 def _files(folder: Callable[[], Path]) -> list[Path]:
     """Files one folder down; none where the folder is missing."""
-    try:
+    with suppress(InputError):
         return list(folder().glob("*/*"))
-    except InputError:
-        return []
+    return []
 
 
 def _size(paths: Sequence[Path]) -> str:

@@ -1,7 +1,8 @@
 """Figures of the learned space: maps of routings, tables of LoRAs and layers, angles and ranks of updates, order.
 
 *Looks* give each label its colour and marker. Maps that can be turned and hovered over are figures of plotly.js, which
-JupyterLab draws where plotly is installed; each has a static figure for other pages.
+JupyterLab draws where plotly is installed; each has a static figure for other pages. All functions raise
+:class:`InputError` for labels without a look, and for numbers of values, rows, columns or labels that do not fit.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ..algebra import Map, pca
 from ..analysis.order import CIRCLE, Order
 from ..errors import InputError
 from ..images import to_pil
-from .style import COLOURS, INK, PALE, figure_of, styled
+from .style import COLOURS, INK, PALE, figure_of, panels, styled, titled
 
 Looks = Mapping[str, tuple[str, str]]
 """Label to colour and marker."""
@@ -31,14 +32,11 @@ Colourings = Mapping[str, tuple[np.ndarray, Looks]]
 SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross",
            "X": "x", "*": "star", ".": "circle"}  # fmt: skip
 GRID = 9, 13  # columns and rows of pictures on a map
+BELOW = {"loc": "outside lower center", "ncols": 9, "fontsize": 8}
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
-    """A Markdown table; the first ``left`` columns are flush left, the others flush right.
-
-    Raises:
-        InputError: a row of another length than the heads.
-    """
+    """A Markdown table; the first ``left`` columns are flush left, the others flush right."""
     if any(len(row) != len(heads) for row in rows):
         raise InputError(f"expected rows of {len(heads)} cells, got {sorted({len(row) for row in rows})}")
     ruler = "".join(":--|" if i < left else "--:|" for i in range(len(heads)))
@@ -46,41 +44,34 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) ->
     return "\n".join([lines[0], f"|{ruler}", *lines[1:]])
 
 
-def in_layers(labels: np.ndarray, looks: Looks) -> list[tuple[str, str, str]]:
-    """The labels that occur, with colour and marker; those of most points first, so that few lie on top of many.
+# --- maps -----------------------------------------------------------------------------------------
 
-    Raises:
-        InputError: a label without a look.
-    """
+
+def in_layers(labels: np.ndarray, looks: Looks) -> list[tuple[str, str, str]]:
+    """The labels that occur, with colour and marker; those of most points first, so that few lie on top of many."""
     if missing := set(np.unique(labels)) - set(looks):
         raise InputError(f"expected a colour and a marker for every label, got none for {sorted(map(str, missing))}")
     present = [label for label in looks if (labels == label).any()]
     return [(label, *looks[label]) for label in sorted(present, key=lambda label: -(labels == label).sum())]
 
 
-def _scatter(axes: Axes, points: np.ndarray, labels: np.ndarray, looks: Looks, size: float = 11) -> None:
+def _scatter(axes: Axes, points: np.ndarray, labels: np.ndarray, looks: Looks, size: float = 11, **style: Any) -> None:
     if len(points) != len(labels):
         raise InputError(f"expected a label for each of {len(points)} points, got {len(labels)}")
     for label, colour, marker in in_layers(labels, looks):
-        x, y = points[labels == label, :2].T
-        axes.scatter(x, y, s=size, color=colour, marker=marker, linewidths=0, alpha=0.75, label=label)
+        look: dict[str, Any] = {"s": size, "color": colour, "marker": marker, "linewidths": 0, "label": label, **style}
+        axes.scatter(*points[labels == label].T, **look)
 
 
 @styled
 def picture_map(plane: Map, labels: np.ndarray, looks: Looks, picture: Callable[[int], Tensor]) -> Figure:
-    """The first two components of k points, in colours, and beside it the same plane with a picture at each place.
+    """The first two components of k points with labels [k], in colours, and beside it a picture at each place.
 
-    Args:
-        plane: of :func:`~lorweb_mini.algebra.pca`, with at least two components.
-        labels: [k].
-        picture: the picture [3, height, width] of the point of a number; called for one point of each place.
-
-    Raises:
-        InputError: another number of labels than points, or a label without a look.
+    ``picture`` gives the picture [3, height, width] of the point of a number; it is called for one point of each place.
     """
     figure, (left, right) = figure_of(12, 5.2, ncols=2, sharex=True, sharey=True)
     points = plane.points[:, :2]
-    _scatter(left, points, labels, looks)
+    _scatter(left, points, labels, looks, alpha=0.75)
     low, high = np.quantile(points, [0.002, 0.998], axis=0)
     cell = (high - low) / GRID
     for corner in np.array(np.meshgrid(*map(np.arange, GRID))).reshape(2, -1).T * cell + low:
@@ -91,26 +82,22 @@ def picture_map(plane: Map, labels: np.ndarray, looks: Looks, picture: Callable[
             right.imshow(to_pil(picture(int(away.argmin()))), extent=extent, aspect="auto")
     titles = (f"{len(points):,} analogies, coloured by what is done", "a and a′ of one analogy at each place")
     for axes, title in zip((left, right), titles, strict=True):
-        axes.set(xlabel=f"first component ({plane.explained[0]:.0%} of the variance)")
-        axes.set_title(title, loc="left")
+        titled(axes, title, xlabel=f"first component ({plane.explained[0]:.0%} of the variance)")
         axes.set(xlim=(low[0] - cell[0], high[0] + cell[0]), ylim=(low[1] - cell[1], high[1] + cell[1]))
     left.set(ylabel=f"second component ({plane.explained[1]:.0%})")
     right.grid(False)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=9, fontsize=8, markerscale=1.6)
+    figure.legend(*left.get_legend_handles_labels(), **BELOW, markerscale=1.6)
     return figure
 
 
 @styled
 def scree(variances: np.ndarray, chance: np.ndarray, shown: int = 80) -> Figure:
-    """Variances of the components, largest first, beside those of a cloud without any structure, and their sums.
+    """Variances of at least 3 components, largest first, and their sums.
 
     Args:
         variances: of all components, [components].
-        chance: the same of the columns dealt out anew.
+        chance: those of a cloud without any structure, the columns dealt out anew.
         shown: how many components the axes hold.
-
-    Raises:
-        InputError: fewer than three components.
     """
     if len(variances) < 3:
         raise InputError(f"expected at least three components, got {len(variances)}")
@@ -119,16 +106,15 @@ def scree(variances: np.ndarray, chance: np.ndarray, shown: int = 80) -> Figure:
     for values, style in ((variances, {"color": COLOURS[0], "label": "the cloud"}),
                           (chance, {"color": PALE, "ls": "--", "label": "columns dealt out anew"})):  # fmt: skip
         left.semilogy(range(1, len(values[:shown]) + 1), values[:shown], **style)
-    left.set(xlabel="component", ylabel="variance")
-    left.set_title("Scree", loc="left")
+    titled(left, "Scree", xlabel="component", ylabel="variance")
     left.legend()
     right.plot(range(1, len(kept[:shown]) + 1), kept[:shown], color=COLOURS[0])
     for count in (2, 3):
         right.plot(count, kept[count - 1], "o", color=COLOURS[4])
         text = f"{count} components: {kept[count - 1]:.0%}"
         right.annotate(text, (count, kept[count - 1]), (9, 16 * count - 44), textcoords="offset points", size=9)
-    right.set(xlabel="components", ylabel="share of the variance", ylim=(0, 1))
-    right.set_title("What so many components hold together", loc="left")
+    said = "What so many components hold together"
+    titled(right, said, xlabel="components", ylabel="share of the variance", ylim=(0, 1))
     return figure
 
 
@@ -138,9 +124,8 @@ def colouring_maps(points: np.ndarray, colourings: Colourings) -> Figure:
     figure, row = figure_of(12.5, 4.3, ncols=len(colourings), sharey=True, squeeze=False)
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 3, "handletextpad": 0.1}
     for axes, (name, (labels, looks)) in zip(row[0], colourings.items(), strict=True):
-        _scatter(axes, points, labels, looks, 7)
-        axes.set(xlabel="first component", xticks=[], yticks=[])
-        axes.set_title(name, loc="left")
+        _scatter(axes, points[:, :2], labels, looks, 7, alpha=0.75)
+        titled(axes, name, xlabel="first component", xticks=[], yticks=[])
         axes.legend(**below, fontsize=8, markerscale=2)
     row[0, 0].set_ylabel("second component")
     return figure
@@ -151,26 +136,34 @@ def turned_maps(points: np.ndarray, labels: np.ndarray, looks: Looks, turns: Seq
     """Points [k, ≥ 3] in space, turned about the third component by several angles, in degrees."""
     figure, row = figure_of(12.5, 4.2, ncols=len(turns), subplot_kw={"projection": "3d"}, squeeze=False)
     for axes, turn in zip(row[0], turns, strict=True):
-        for label, colour, marker in in_layers(labels, looks):
-            style = {"s": 4, "color": colour, "marker": marker, "linewidths": 0, "label": label}
-            axes.scatter(*points[labels == label, :3].T, **style)
+        _scatter(axes, points[:, :3], labels, looks, 4)
         axes.view_init(22, turn)
-        axes.set(xticks=[], yticks=[], zticks=[])
+        titled(axes, f"turned to {turn}°", xticks=[], yticks=[], zticks=[])
         for name, label in zip("xyz", ("first", "second", "third"), strict=True):
             getattr(axes, f"set_{name}label")(label, labelpad=-12)
-        axes.set_title(f"turned to {turn}°", loc="left")
-    style = {"loc": "outside lower center", "ncols": 9, "fontsize": 8, "markerscale": 3}
-    figure.legend(*row[0, 0].get_legend_handles_labels(), **style)
+    figure.legend(*row[0, 0].get_legend_handles_labels(), **BELOW, markerscale=3)
+    return figure
+
+
+@styled
+def component_maps(clouds: Mapping[str, np.ndarray], labels: np.ndarray, looks: Looks) -> Figure:
+    """The first two principal components of several clouds [k, dimensions] of the same k labels, a panel a title."""
+    figure, row = figure_of(5.4 * len(clouds) + 1.6, 4.2, ncols=len(clouds), squeeze=False)
+    for axes, (title, vectors) in zip(row[0], clouds.items(), strict=True):
+        found = pca(vectors)
+        _scatter(axes, found.points, labels, looks, alpha=0.75)
+        first, second = (f"{share:.0%}" for share in found.explained)
+        titled(axes, title, xlabel=f"first component ({first})", ylabel=f"second ({second})")
+    figure.legend(*row[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, markerscale=1.6)
     return figure
 
 
 def live_map(points: np.ndarray, colourings: Colourings, texts: np.ndarray) -> dict[str, Any]:
     """Points [k, ≥ 2] as a figure of plotly.js, with a list of colourings; hovering over a point shows its text [k]."""
-    traces, owner = [], []
+    traces, owner = list[dict[str, Any]](), list[str]()
     for name, (labels, looks) in colourings.items():
-        for label, colour, marker in in_layers(labels, looks):
-            look = {"color": colour, "symbol": SYMBOLS[marker], "size": 6, "opacity": 0.8}
-            trace = _trace("scatter", points[labels == label, :2], texts[labels == label], label, look)
+        for trace in _traces("scatter", points[:, :2], labels, looks, texts):
+            trace["marker"] |= {"symbol": SYMBOLS[looks[trace["name"]][1]], "size": 6, "opacity": 0.8}
             traces.append(trace | {"visible": name == next(iter(colourings))})
             owner.append(name)
     buttons = [
@@ -186,10 +179,6 @@ def live_map(points: np.ndarray, colourings: Colourings, texts: np.ndarray) -> d
 
 def live_space(points: np.ndarray, labels: np.ndarray, looks: Looks, texts: np.ndarray) -> dict[str, Any]:
     """Points [k, ≥ 3] in space as a figure of plotly.js; hovering over a point shows its text [k]."""
-    traces = []
-    for label, colour, _ in in_layers(labels, looks):
-        mine = labels == label
-        traces.append(_trace("scatter3d", points[mine, :3], texts[mine], label, {"color": colour, "size": 3}))
     axes = zip("xyz", ("first", "second", "third"), strict=True)
     layout = {
         "width": 880,
@@ -198,13 +187,17 @@ def live_space(points: np.ndarray, labels: np.ndarray, looks: Looks, texts: np.n
         "margin": {"t": 40, "b": 10, "l": 10, "r": 20},  # the toolbar lies on top of the figure
         "legend": {"itemsizing": "constant"},
     }
-    return {"data": traces, "layout": layout}
+    return {"data": _traces("scatter3d", points[:, :3], labels, looks, texts), "layout": layout}
 
 
-def _trace(kind: str, points: np.ndarray, texts: np.ndarray, name: str, marker: dict[str, Any]) -> dict[str, Any]:
-    places = {axis: column.round(3).tolist() for axis, column in zip("xyz", points.T, strict=False)}
-    hover = {"text": texts.tolist(), "hovertemplate": "%{text}<extra></extra>"}
-    return {"type": kind, "mode": "markers", "name": name, "marker": marker, **places, **hover}
+def _traces(kind: str, points: np.ndarray, labels: np.ndarray, looks: Looks, texts: np.ndarray) -> list[dict[str, Any]]:
+    traces = []
+    for label, colour, _ in in_layers(labels, looks):
+        mine = labels == label
+        look = {"type": kind, "mode": "markers", "name": label, "marker": {"color": colour, "size": 3}}
+        places = {axis: column.round(3).tolist() for axis, column in zip("xyz", points[mine].T, strict=False)}
+        traces.append({**look, **places, "text": texts[mine].tolist(), "hovertemplate": "%{text}<extra></extra>"})
+    return traces
 
 
 @styled
@@ -216,6 +209,9 @@ def live_or_still(live: Mapping[str, Any], still: Figure) -> dict[str, Any]:
     return {"application/vnd.plotly.v1+json": dict(live), "image/png": picture, "text/plain": "a map"}
 
 
+# --- LoRAs and layers -----------------------------------------------------------------------------
+
+
 @styled
 def layer_tables(values: Mapping[str, np.ndarray], places: Sequence[tuple[str, str]], label: str) -> Figure:
     """Values of the layers as tables of kinds and blocks, a table a title; white where a block has no such layer.
@@ -223,9 +219,6 @@ def layer_tables(values: Mapping[str, np.ndarray], places: Sequence[tuple[str, s
     Args:
         values: title to a number for each layer, [layers].
         places: block and kind of each layer; those of the text stand below the others.
-
-    Raises:
-        InputError: another number of values than places.
     """
     if any(len(x) != len(places) for x in values.values()):
         raise InputError(f"expected values of {len(places)} layers, got {[len(x) for x in values.values()]}")
@@ -237,36 +230,23 @@ def layer_tables(values: Mapping[str, np.ndarray], places: Sequence[tuple[str, s
         cells = np.full((len(kinds), len(blocks)), np.nan)
         for (block, kind), value in zip(places, own, strict=True):
             cells[kinds.index(kind), blocks.index(block)] = value
-        shown = axes.imshow(cells, cmap="cividis", vmin=0, vmax=highest, aspect="auto")
-        axes.set(xticks=range(len(blocks)), yticks=range(len(kinds)), yticklabels=kinds)
+        shown = _cells(axes, cells, cmap="cividis", vmin=0, vmax=highest, aspect="auto")
+        titled(axes, title, xticks=range(len(blocks)), yticks=range(len(kinds)), yticklabels=kinds)
         axes.set_xticklabels(blocks, rotation=45, ha="right")
-        axes.set_title(title, loc="left")
-        axes.grid(False)
     figure.colorbar(shown, ax=row[0], label=label, pad=0.01)
     return figure
 
 
-@styled
-def component_maps(clouds: Mapping[str, np.ndarray], labels: np.ndarray, looks: Looks) -> Figure:
-    """The first two principal components of several clouds [k, dimensions] of the same k labels, a panel a title."""
-    figure, row = figure_of(5.4 * len(clouds) + 1.6, 4.2, ncols=len(clouds), squeeze=False)
-    for axes, (title, vectors) in zip(row[0], clouds.items(), strict=True):
-        found = pca(vectors)
-        _scatter(axes, found.points, labels, looks)
-        axes.set(xlabel=f"first component ({found.explained[0]:.0%})", ylabel=f"second ({found.explained[1]:.0%})")
-        axes.set_title(title, loc="left")
-    figure.legend(*row[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, markerscale=1.6)
-    return figure
+def _cells(axes: Axes, values: Any, **style: Any) -> Any:
+    """A table of numbers as colours; by default around 0, as far as the largest is from it."""
+    far = float(abs(values).max()) if "cmap" not in style else 0
+    axes.grid(False)
+    return axes.imshow(values, **({"cmap": "PuOr_r", "vmin": -far, "vmax": far} | style))
 
 
 @styled
 def lora_table(
-    values: np.ndarray,
-    rows: Sequence[str],
-    order: np.ndarray,
-    title: str,
-    label: str,
-    dots: np.ndarray | None = None,
+    values: np.ndarray, rows: Sequence[str], order: np.ndarray, title: str, label: str, dots: np.ndarray | None = None
 ) -> Figure:
     """A number for each of m rows and N LoRAs, as colours; around 0 on both sides where one of them is negative.
 
@@ -275,24 +255,19 @@ def lora_table(
         rows: what stands before each row.
         order: the LoRAs from left to right, [N].
         dots: which cells have a dot, bool [m, N].
-
-    Raises:
-        InputError: shapes that do not fit.
     """
     if values.shape != (len(rows), len(order)):
         raise InputError(f"expected values [{len(rows)}, {len(order)}], got {list(values.shape)}")
     figure, axes = figure_of(11, max(2.2, 1.25 + 0.25 * len(rows)))
     far = float(np.quantile(np.abs(values), 0.995))
-    scale = {"cmap": "PuOr_r", "vmin": -far, "vmax": far} if values.min() < 0 else {"cmap": "cividis", "vmin": 0}
-    shown = axes.imshow(values[:, order], aspect="auto", **scale)
+    scale = {"vmin": -far, "vmax": far} if values.min() < 0 else {"cmap": "cividis", "vmin": 0, "vmax": None}
+    shown = _cells(axes, values[:, order], aspect="auto", **scale)
     if dots is not None:
         y, x = np.nonzero(dots[:, order])
         axes.scatter(x, y, s=5, color=INK, linewidths=0)
-    axes.set(xticks=range(len(order)), yticks=range(len(rows)), xlabel="LoRA, the most used first")
-    axes.set_xticklabels(order, fontsize=8)
-    axes.set_yticklabels(rows, fontsize=8)
-    axes.grid(False)
-    axes.set_title(title, loc="left")
+    titled(axes, title, xlabel="LoRA, the most used first")
+    axes.set_xticks(range(len(order)), order, fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
     figure.colorbar(shown, label=label, pad=0.01)
     return figure
 
@@ -304,9 +279,8 @@ def cosine_tables(tables: Mapping[str, Tensor]) -> Figure:
     bare = {title: x - torch.eye(len(x), dtype=x.dtype) for title, x in tables.items()}
     far = max(float(x.abs().max()) for x in bare.values())
     for axes, (title, values) in zip(row[0], bare.items(), strict=True):
-        shown = axes.imshow(values, cmap="PuOr_r", vmin=-far, vmax=far)
+        shown = _cells(axes, values, vmin=-far, vmax=far)
         axes.set(xlabel="LoRA", title=title)
-        axes.grid(False)
     row[0, 0].set_ylabel("LoRA")
     figure.colorbar(shown, ax=row[0], label="cosine (diagonal left out)", pad=0.01)
     return figure
@@ -321,27 +295,20 @@ def update_angles(cosines: Tensor, by_luck: float, together: np.ndarray, layer: 
         by_luck: standard deviation of the cosines of random matrices.
         together: correlations of two coefficients in ``layer``, [N (N − 1) / 2], by rows of the upper triangle.
         place: name of that layer.
-
-    Raises:
-        InputError: another number of correlations than pairs.
     """
     pairs = cosines[:, *np.triu_indices(cosines.shape[-1], 1)].numpy()
     if together.shape != pairs.shape[1:]:
         raise InputError(f"expected correlations of {pairs.shape[1]} pairs, got {list(together.shape)}")
     figure, (left, middle, right) = figure_of(12, 3.2, ncols=3)
-    mean = cosines.mean(0) - torch.eye(cosines.shape[-1])
-    far = float(mean.abs().max())
-    shown = left.imshow(mean, cmap="PuOr_r", vmin=-far, vmax=far)
+    shown = _cells(left, cosines.mean(0) - torch.eye(cosines.shape[-1]))
     left.set(xlabel="LoRA", ylabel="LoRA", title="mean over layers")
-    left.grid(False)
     figure.colorbar(shown, ax=left, pad=0.02)
     middle.hist(pairs.ravel(), 60, color=COLOURS[0])
     middle.axvspan(-2 * by_luck, 2 * by_luck, color=COLOURS[1], alpha=0.35, label="random matrices, ±2 deviations")
     middle.set(xlabel="cosine of two updates", ylabel="pairs in all layers", yticks=[])
     middle.legend(fontsize=8)
     right.scatter(together, pairs[layer], s=7, color=COLOURS[0], linewidths=0, alpha=0.6)
-    right.set(xlabel="correlation of two coefficients", ylabel="cosine of the two updates")
-    right.set_title(place, loc="left")
+    titled(right, place, xlabel="correlation of two coefficients", ylabel="cosine of the two updates")
     return figure
 
 
@@ -357,9 +324,6 @@ def ranks(
         layers: their numbers.
         rank: r of a single LoRA, drawn as a line.
         place: name of the layer of the spectra.
-
-    Raises:
-        InputError: other names, or another number of ranks than layers.
     """
     if list(spectra) != list(effective) or any(len(x) != len(layers) for x in effective.values()):
         raise InputError(f"expected ranks of {list(spectra)} in {len(layers)} layers, got those of {list(effective)}")
@@ -367,14 +331,15 @@ def ranks(
     for (name, values), colour in zip(spectra.items(), (COLOURS[1], COLOURS[0], *COLOURS[6:]), strict=False):
         left.semilogy(range(1, len(values) + 1), (values / values[0]).clamp_min(1e-5), color=colour, label=name)
         right.plot(layers, effective[name], color=colour, marker="o", ms=3.5, label=name)
-    left.set(xlabel="singular value", ylabel="size (the largest = 1)", ylim=(2e-3, 1.3))
-    left.set_title(f"Spectrum in {place}", loc="left")
-    right.set(xlabel="layer", ylabel="effective rank", ylim=(0, None))
+    titled(left, f"Spectrum in {place}", xlabel="singular value", ylabel="size (the largest = 1)", ylim=(2e-3, 1.3))
+    titled(right, "Effective rank in every layer", xlabel="layer", ylabel="effective rank", ylim=(0, None))
     right.axhline(rank, color=PALE, lw=0.9)
     right.annotate(f"r = {rank}", (0, rank), (0, 3), textcoords="offset points", size=8, color=PALE)
     left.legend(fontsize=8, loc="upper right")
-    right.set_title("Effective rank in every layer", loc="left")
     return figure
+
+
+# --- order ----------------------------------------------------------------------------------------
 
 
 @styled
@@ -389,23 +354,17 @@ def order_maps(
         sets: name to vectors [k, dimensions], their levels [k], and the position of each level: any number on a line,
             a share of a turn on a circle.
         tests: name to what was tested: a line, a circle or both. Where a circle is among them, colours are a cycle.
-
-    Raises:
-        InputError: no sets, or a set without tests.
     """
     if not sets or any(not tests.get(name) for name in sets):
         raise InputError(f"expected tests of each set of levels, got {list(sets)} and those of {list(tests)}")
-    rows = -(-len(sets) // columns)
-    figure, grid = figure_of(3 * columns, 3 * rows, nrows=rows, ncols=columns, squeeze=False)
+    figure, grid = panels(len(sets), columns, (3, 3), sharey=False)
     figure.set_layout_engine("constrained", h_pad=0.14)
-    for axes in grid.flat[len(sets) :]:
-        axes.axis("off")
-    for axes, (name, (vectors, labels, positions)) in zip(grid.flat, sets.items(), strict=False):
+    for axes, (name, (vectors, labels, positions)) in zip(grid, sets.items(), strict=False):
         best = max(tests[name], key=lambda x: x.held_out.value + x.mantel.value)
         _order_map(axes, vectors, labels, positions, any(x.shape == CIRCLE for x in tests[name]))
         axes.set_title(name, loc="left", fontsize=9)
-        said = f"{best.shape}: held out {best.held_out.value:.2f}, Mantel {best.mantel.value:.2f}"
-        axes.set_xlabel(said, fontsize=8)
+        said = f"held out {best.held_out.value:.2f}, Mantel {best.mantel.value:.2f}"
+        axes.set_xlabel(f"{best.shape}: {said}", fontsize=8)
     return figure
 
 

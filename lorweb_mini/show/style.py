@@ -1,12 +1,14 @@
-"""Colours and style of all figures; :class:`Board` lays pictures out in inches; :func:`save` writes a small PNG."""
+"""Colours, style and panels of all figures; :class:`Board` lays pictures out in inches; :func:`save` writes a PNG."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -14,6 +16,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
+from ..analysis.bootstrap import Estimate
 from ..files import write_atomically
 from ..images import to_pil
 
@@ -58,12 +61,33 @@ def figure_of(width: float, height: float, **grid: Any) -> tuple[Figure, Any]:
     return figure, figure.subplots(**grid)
 
 
-class Board:
-    """A figure laid out in inches from its upper left corner, x to the right and y downwards.
+def panels(
+    count: int, columns: int, size: tuple[float, float], sharey: bool = True, spare: int = 0
+) -> tuple[Figure, list[Axes]]:
+    """A figure with rows of panels of a size in inches; at least so many ``spare`` ones after the last are blank."""
+    rows = -(-(count + spare) // columns)
+    grid = {"nrows": rows, "ncols": columns, "sharey": sharey, "squeeze": False}
+    figure, axes = figure_of(size[0] * columns, size[1] * rows, **grid)
+    for blank in axes.flat[count:]:
+        blank.set_axis_off()
+    return figure, list(axes.flat)
 
-    Attributes:
-        figure: the figure. width, height: its size in inches. page: axes that cover all of it.
-    """
+
+def titled(axes: Axes, title: str, **properties: Any) -> None:
+    """Sets a title flush left, and properties of axes."""
+    axes.set_title(title, loc="left")
+    axes.set(**properties)
+
+
+def bars_of(estimates: Iterable[Estimate]) -> tuple[list[float], np.ndarray]:
+    """Values, and how far their intervals reach below and above them, [2, k]: what ``errorbar`` draws."""
+    known = list(estimates)
+    reach = [[e.value - e.low for e in known], [e.high - e.value for e in known]]
+    return [e.value for e in known], np.abs(reach)
+
+
+class Board:
+    """A figure laid out in inches from its upper left corner, x to the right and y downwards; ``page`` covers it."""
 
     @styled
     def __init__(self, width: float, height: float) -> None:

@@ -1,4 +1,7 @@
-"""Figures of what happens outside the training: questions, groups of relations, foresight, fitting, the dial."""
+"""Figures of what happens outside the training: questions, groups of relations, foresight, fitting, the dial.
+
+They raise :class:`InputError` where there is nothing to draw, and for names or numbers that do not fit.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ from sklearn.metrics import roc_curve
 from torch import Tensor
 
 from ..analysis.bootstrap import Estimate
-from ..analysis.fitted import Curves
+from ..analysis.fitting import Curves
 from ..analysis.generalisation import WORKS
 from ..emoji.relations import Analogy
 from ..errors import InputError
 from .figures import appearance
-from .style import COLOURS, INK, LINE, MARKERS, PALE, Board, figure_of, styled
+from .style import COLOURS, INK, LINE, MARKERS, PALE, Board, bars_of, figure_of, panels, styled, titled
 
 Values = Mapping[str, Mapping[str, Estimate]]
 """Group to method to a value with its interval."""
@@ -54,27 +57,21 @@ def span_map(entries: Sequence[Mapping[str, Any]], least: float, inside: float, 
         axes.axvline(place, color=PALE, lw=1, ls=":")
         side = {"ha": "right"} if text == "inside" else {"ha": "left"}
         axes.annotate(f" {text} ", (place, 0.02), xycoords=("data", "axes fraction"), size=8, color=PALE, **side)
-    axes.set(
-        xscale="log", yscale="log", xlabel="error of the best chain of trained edits", ylabel="error of the memoriser"
-    )
-    axes.set_title("What was considered (outlines) and what was held out (filled)", loc="left")
+    titled(axes, "What was considered (outlines) and what was held out (filled)", xscale="log", yscale="log")
+    axes.set(xlabel="error of the best chain of trained edits", ylabel="error of the memoriser")
     figure.legend(loc="outside right upper", title="degree", fontsize=8)
     return figure
 
 
 @styled
 def questions(items: Sequence[Analogy], labels: Sequence[str], columns: int = 3, size: float = 0.72) -> Figure:
-    """Analogies as a : a' :: b : ?, numbered from 1, without an answer; ``size`` of a picture in inches.
-
-    Raises:
-        InputError: no analogies, or another number of labels.
-    """
+    """Analogies as a : a' :: b : ?, numbered from 1, without an answer; ``size`` of a picture in inches."""
     if not items or len(labels) != len(items):
         raise InputError(f"expected labels for {len(items)} analogies, got {len(labels)}")
     columns, far, margin = min(columns, len(items)), 0.24, 0.2
     block, line = 4 * size + 3 * far, size + 0.42
-    rows = -(-len(items) // columns)
-    board = Board(2 * margin + columns * block + (columns - 1) * 3 * far, 2 * margin + rows * line - 0.1)
+    height = 2 * margin + -(-len(items) // columns) * line - 0.1
+    board = Board(2 * margin + columns * block + (columns - 1) * 3 * far, height)
     for i, (item, label) in enumerate(zip(items, labels, strict=True)):
         row, column = divmod(i, columns)
         left, top = margin + column * (block + 3 * far), margin + row * line + 0.26
@@ -87,6 +84,14 @@ def questions(items: Sequence[Analogy], labels: Sequence[str], columns: int = 3,
     return board.figure
 
 
+def same_names(values: Values, what: str) -> list[str]:
+    """The names that all groups have, in the same order; InputError where they differ."""
+    names = list(next(iter(values.values()), {}))
+    if not names or any(list(own) != names for own in values.values()):
+        raise InputError(f"expected groups with the same {what}, got {[list(own) for own in values.values()]}")
+    return names
+
+
 @styled
 def by_group(values: Values, label: str, reference: float | None = 1.0, top: float | None = None) -> Figure:
     """Methods side by side in every group of relations, with their intervals.
@@ -94,13 +99,8 @@ def by_group(values: Values, label: str, reference: float | None = 1.0, top: flo
     Args:
         reference: a dashed line, by default what copying b scores.
         top: end of the axis; what lies above it is written at its edge.
-
-    Raises:
-        InputError: no groups, or groups with different methods.
     """
-    methods = list(next(iter(values.values()), {}))
-    if not methods or any(list(own) != methods for own in values.values()):
-        raise InputError(f"expected groups with the same methods, got {[list(own) for own in values.values()]}")
+    methods = same_names(values, "methods")
     figure, axes = figure_of(max(7.0, 1.75 * len(values) + 2), 3.1)
     if reference is not None:
         axes.axhline(reference, color=PALE, lw=1, ls="--", zorder=0)
@@ -109,11 +109,8 @@ def by_group(values: Values, label: str, reference: float | None = 1.0, top: flo
         column = [own[method] for own in values.values()]
         offset = width * (i - (len(methods) - 1) / 2)
         known = [(g, e) for g, e in enumerate(column) if not np.isnan(e.value) and (top is None or e.value <= top)]
-        x = np.array([g for g, _ in known]) + offset
-        y = np.array([e.value for _, e in known])
-        bars = [[e.value - e.low for _, e in known], [e.high - e.value for _, e in known]]
         style = {"color": colour, "marker": marker, "ms": 5, "elinewidth": 1.2, "ls": "", "label": method}
-        axes.errorbar(x, y, np.abs(bars), **style)
+        axes.errorbar(np.array([g for g, _ in known]) + offset, *bars_of(e for _, e in known), **style)
         for g, e in enumerate(column):
             if top is not None and e.value > top:
                 style = {"ha": "center", "va": "top", "size": 7, "rotation": 90, "color": colour}
@@ -142,8 +139,8 @@ def shares(values: Mapping[str, Mapping[str, float]], title: str) -> Figure:
         left += widths
     axes.set_yticks(range(len(values)), list(values))
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1), xlabel="share of the results", xticks=(0, 0.5, 1), xticklabels=("0", "50 %", "100 %"))
-    axes.set_title(title, loc="left")
+    axes.set_xticks((0, 0.5, 1), ("0", "50 %", "100 %"))
+    titled(axes, title, xlim=(0, 1), xlabel="share of the results")
     axes.grid(False)
     figure.legend(loc="outside right center", title="nearest to", fontsize=8)
     return figure
@@ -156,10 +153,9 @@ def foresight(
     """The first score against the error, a point an analogy, and how well every score ranks the failures.
 
     Args:
-        scores: name to values [k] that are known before anything is drawn.
+        scores, aucs: name to values [k] that are known before anything is drawn, and to their AUC.
         errors: normalised errors [k]; above ``WORKS`` counts as a failure.
         groups: of the k analogies, for their colours.
-        aucs: name of a score to its AUC.
     """
     (name, first), failed = next(iter(scores.items())), errors > WORKS
     figure, (left, right) = figure_of(10.4, 3.6, ncols=2, width_ratios=(1.5, 1))
@@ -167,26 +163,27 @@ def foresight(
         own = np.asarray(groups) == group
         left.scatter(first[own], errors[own].clip(1e-3), s=14, color=colour, marker=marker, alpha=0.7, label=group)
     left.axhline(WORKS, color=INK, lw=1, ls="--")
-    left.set(xlabel=name, ylabel="error (copying b = 1)", yscale="log")
+    works = f"{failed.sum()} of {len(errors)} analogies fail"
+    titled(left, works, xlabel=name, ylabel="error (copying b = 1)", yscale="log")
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_locator(NullLocator())
-    left.set_title(f"{failed.sum()} of {len(errors)} analogies fail", loc="left")
     right.plot([0, 1], [0, 1], color=PALE, ls=":", label="chance")
     for (score, values), colour, dash in zip(scores.items(), COLOURS, ("-", "--", "-.", ":"), strict=False):
         if 0 < failed.sum() < len(failed):
             right.plot(*roc_curve(failed, values)[:2], color=colour, ls=dash, label=f"{score}: AUC {aucs[score]}")
-    right.set(xlabel="share of the successes called failures", ylabel="share of the failures found")
-    right.set_title("Foreseen", loc="left")
-    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize=8)
-    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8)
+    titled(right, "Foreseen", xlabel="share of the successes called failures", ylabel="share of the failures found")
+    for axes, ncols in ((left, 3), (right, 1)):
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=ncols, fontsize=8)
     return figure
 
 
 @styled
 def fit_curves(curves: Curves, groups: Mapping[str, Sequence[str]]) -> Figure:
     """Median error of each group on b (lines) and on a (dashed) against the seconds of fitting an example."""
-    present = {g: rows for g, names in groups.items() if (rows := _rows(curves, names))}
+    items = next(iter(curves.on_b.values()))[0].items
+    rows_of = {g: [i for i, x in enumerate(items) if x.relation in names] for g, names in groups.items()}
+    present = {g: rows for g, rows in rows_of.items() if rows}
     if not present:
         raise InputError(f"expected groups with relations that were fitted, got {list(groups)}")
     figure, (row,) = figure_of(2.5 * len(present) + 1.8, 2.9, ncols=len(present), sharey=True, squeeze=False)
@@ -205,30 +202,15 @@ def fit_curves(curves: Curves, groups: Mapping[str, Sequence[str]]) -> Figure:
     return figure
 
 
-def _rows(curves: Curves, names: Sequence[str]) -> list[int]:
-    items = next(iter(curves.on_b.values()))[0].items
-    return [i for i, x in enumerate(items) if x.relation in names]
-
-
 @styled
 def fit_frame(item: Analogy, drawn: Sequence[Tensor], steps: Sequence[int], errors: Sequence[float]) -> Figure:
-    """One moment of a fit: a, a' and b, what is drawn of b now, the true b', and the error so far.
-
-    Args:
-        drawn: the answers so far, [3, 64, 64] each. steps, errors: of each of them.
-    """
+    """One moment of a fit: a, a' and b, the last of the answers drawn so far, the true b', and all errors so far."""
     size, gap = 1.05, 0.18
     board = Board(5 * size + 4 * gap + 4.6, size + 0.75)
-    pictures = {
-        "a": item.a,
-        "a′": item.a_prime,
-        "b": item.b,
-        f"after {steps[-1]} steps": drawn[-1],
-        "true b′": item.b_prime,
-    }
-    for i, (name, picture) in enumerate(pictures.items()):
+    names = ("a", "a′", "b", f"after {steps[-1]} steps", "true b′")
+    for i, picture in enumerate((item.a, item.a_prime, item.b, drawn[-1], item.b_prime)):
         x = 0.2 + i * (size + gap)
-        board.text(x + size / 2, 0.2, name, size=9, ha="center", color=COLOURS[0] if i == 3 else PALE)
+        board.text(x + size / 2, 0.2, names[i], size=9, ha="center", color=COLOURS[0] if i == 3 else PALE)
         board.picture(picture, x, 0.36, size, COLOURS[0] if i == 3 else None)
     axes = board.axes(5 * (size + gap) + 0.75, 0.36, 3.2, size - 0.05)
     axes.plot(steps, errors, color=COLOURS[0], marker="o", ms=3)
@@ -245,11 +227,7 @@ def lines(values: Values, xlabel: str, ylabel: str = "error (copying b = 1)", ax
     places = list(dict.fromkeys(place for own in values.values() for place in own))
     for i, ((name, own), colour, marker) in enumerate(zip(values.items(), COLOURS, MARKERS, strict=False)):
         x = np.array([places.index(place) for place in own]) + 0.06 * (i - (len(values) - 1) / 2)
-        y = list(own.values())
-        bars = [[e.value - e.low for e in y], [e.high - e.value for e in y]]
-        axes.errorbar(
-            x, [e.value for e in y], np.abs(bars), color=colour, marker=marker, ms=5, elinewidth=1, label=name
-        )
+        axes.errorbar(x, *bars_of(own.values()), color=colour, marker=marker, ms=5, elinewidth=1, label=name)
     axes.set_xticks(range(len(places)), places)
     axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
     axes.legend(fontsize=8)
@@ -260,40 +238,28 @@ def lines(values: Values, xlabel: str, ylabel: str = "error (copying b = 1)", ax
 def dial(rows: Sequence[Mapping[str, str]], columns: int = 4) -> Figure:
     """Error against the number M of distinct trained relations, a panel a group, a dot a training.
 
-    Args:
-        rows: of ``data/results/dial.csv``: ``cell`` is M or ``fresh``, the other columns used are ``group``,
-            ``method`` and ``error``. Lines are medians over seeds.
-
-    Raises:
-        InputError: no rows.
+    Lines are medians over seeds. In rows of ``data/results/dial.csv`` the ``cell`` is M or ``fresh``.
     """
     if not rows:
         raise InputError("expected rows of the study of the dial, got none")
     sizes = sorted({row["cell"] for row in rows}, key=lambda m: (m == "fresh", 0 if m == "fresh" else int(m)))
     groups, methods = (list(dict.fromkeys(row[key] for row in rows)) for key in ("group", "method"))
-    height = -(-len(groups) // columns)
     top = max(1.6, 1.05 * max(float(row["error"]) for row in rows))
-    figure, grid = figure_of(2.7 * columns, 2.4 * height + 0.4, nrows=height, ncols=columns, sharey=True, squeeze=False)
-    for axes, group in zip(grid.flat, groups, strict=False):
+    figure, grid = panels(len(groups), columns, (2.7, 2.6))
+    for axes, group in zip(grid, groups, strict=False):
         for method, (colour, marker) in appearance(methods).items():
-            own = [
-                (sizes.index(r["cell"]), float(r["error"]))
-                for r in rows
-                if (r["group"], r["method"]) == (group, method)
-            ]
+            own = [r for r in rows if (r["group"], r["method"]) == (group, method)]
             if not own:
                 continue
-            x, y = np.array(own).T
+            x, y = np.array([[sizes.index(r["cell"]), float(r["error"])] for r in own]).T
             axes.scatter(x, y, s=12, color=colour, marker=marker, alpha=0.5, linewidths=0)
             places = np.unique(x)
             axes.plot(places, [np.median(y[x == place]) for place in places], color=colour, label=method)
         axes.axhline(1, color=PALE, lw=0.9, ls=":")
         axes.set_xticks(range(len(sizes)), ["∞" if m == "fresh" else m for m in sizes])
         axes.set_title(group, loc="left", size=9)
-    for axes in grid.flat[len(groups) :]:
-        axes.set_axis_off()
-    grid[0, 0].set(ylabel="error (copying b = 1)", ylim=(0, min(top, 2)))
+    grid[0].set(ylabel="error (copying b = 1)", ylim=(0, min(top, 2)))
     figure.supxlabel("distinct relations in training, M (∞: a fresh one for every sample)", size=9)
-    handles = {label: line for axes in grid.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    handles = {label: line for axes in grid for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8)
     return figure

@@ -1,8 +1,12 @@
-"""Figures and tables of walks through the LoRA space, and of analogies added or averaged."""
+"""Figures and tables of walks through the LoRA space, and of analogies added or averaged.
+
+They raise :class:`InputError` where there is nothing to draw, and for unknown paths or different names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,8 +16,8 @@ from ..analysis.generalisation import LEAST_GAP
 from ..analysis.walking import PATHS, Trace
 from ..errors import InputError
 from .space import table as markdown_table
-from .style import COLOURS, MARKERS, PALE, figure_of, styled
-from .unseen import Values, lines
+from .style import COLOURS, MARKERS, PALE, bars_of, figure_of, panels, styled
+from .unseen import Values, lines, same_names
 
 Traces = Mapping[str, Trace]
 """Path to what its walks did."""
@@ -26,34 +30,33 @@ LOOKS |= {"asked": (COLOURS[5], "P", "--"), **{name: (PALE, "", dash) for name, 
 def error_panels(measured: Mapping[str, Traces], columns: int = 4, top: float = 1.6) -> Figure:
     """Normalised error against t with 95 % intervals, a panel a ladder; ladders that go beyond ``top`` are marked.
 
-    Args:
-        measured: ladder to path to trace; paths as in :data:`LOOKS`, the same for all ladders.
-
-    Raises:
-        InputError: no ladders, or an unknown path.
+    ``measured`` is ladder to path to trace, with the same paths of :data:`LOOKS` for all ladders.
     """
     _check(measured)
-    rows = -(-(len(measured) + 1) // columns)
-    figure, grid = figure_of(2.8 * columns, 2.3 * rows, nrows=rows, ncols=columns, sharey=True, squeeze=False)
-    for axes, (name, traces) in zip(grid.flat, measured.items(), strict=False):
+    figure, grid = panels(len(measured), columns, (2.8, 2.3), spare=1)
+    for axes, (name, traces) in zip(grid, measured.items(), strict=False):
         highest = 0.0
         for i, (path, trace) in enumerate(traces.items()):
             colour, marker, dash = LOOKS[path]
             kept = [(t, e) for t, e in zip(trace.ts, trace.errors(), strict=True) if not np.isnan(e.value)]
-            at, values = np.array([t for t, _ in kept]), [e.value for _, e in kept]
+            at, (values, reach) = np.array([t for t, _ in kept]), bars_of(e for _, e in kept)
             highest = max(highest, *values)
             if path in REFERENCES:
                 axes.plot(at, values, color=colour, ls=dash, lw=1.1, label=path, zorder=1)
                 continue
-            bars = np.abs([[e.value - e.low for _, e in kept], [e.high - e.value for _, e in kept]])
-            style = {"color": colour, "ls": dash, "marker": marker, "ms": 3.4, "lw": 1.1, "elinewidth": 0.6}
-            axes.errorbar(at + 0.022 * (i - 2.5), values, bars, label=path, **style)
+            style: dict[str, Any] = {
+                "color": colour,
+                "ls": dash,
+                "marker": marker,
+                "ms": 3.4,
+                "lw": 1.1,
+                "elinewidth": 0.6,
+            }
+            axes.errorbar(at + 0.022 * (i - 2.5), values, reach, label=path, **style)
         axes.axvspan(0, 1, color="#F6F6F6", zorder=0)
         axes.set_title(name + (" (↑ cut off)" if highest > top else ""), size=8.5)
         axes.set(ylim=(0, top), xticks=[0, 0.5, 1])
-    for axes in grid.flat[len(measured) :]:
-        axes.set_axis_off()
-    grid.flat[len(measured)].legend(*grid[0, 0].get_legend_handles_labels(), loc="center", fontsize=8)
+    grid[len(measured)].legend(*grid[0].get_legend_handles_labels(), loc="center", fontsize=8)
     figure.supylabel("error (length of the walk = 1)", size=9)
     figure.supxlabel("t; grey: between the two analogies", size=9)
     return figure
@@ -61,11 +64,7 @@ def error_panels(measured: Mapping[str, Traces], columns: int = 4, top: float = 
 
 @styled
 def reached_panels(measured: Mapping[str, Traces], paths: Sequence[str]) -> Figure:
-    """Mean place of the nearest rung against t in [0, 1], a panel a ladder; the truth is the diagonal.
-
-    Raises:
-        InputError: no ladders, or an unknown path.
-    """
+    """Mean place of the nearest rung against t in [0, 1], a panel a ladder; the truth is the diagonal."""
     _check(measured)
     figure, (row,) = figure_of(12.5, 2.7, ncols=len(measured), sharey=True, squeeze=False)
     for axes, (name, traces) in zip(row, measured.items(), strict=True):
@@ -90,22 +89,14 @@ def _check(measured: Mapping[str, Traces]) -> None:
 
 
 @styled
-def recipe_intervals(
-    values: Values, pale: Collection[str] = (), contrast: Collection[str] = (), right: float = 2.2
-) -> Figure:
+def recipe_intervals(values: Values, pale: Collection[str] = (), contrast: Collection[str] = ()) -> Figure:
     """Error of each way to combine analogies as a dot with its interval, a panel a group; copying b is dashed.
 
     Args:
         values: group to way to error; the same ways in every group.
         pale, contrast: ways drawn in grey, and in the second colour.
-        right: end of the axis.
-
-    Raises:
-        InputError: no groups, or groups with different ways.
     """
-    ways = list(next(iter(values.values()), {}))
-    if not ways or any(list(own) != ways for own in values.values()):
-        raise InputError(f"expected groups with the same ways, got {[list(own) for own in values.values()]}")
+    ways = same_names(values, "ways")
     figure, (row,) = figure_of(11.5, 3.7, ncols=len(values), sharey=True, squeeze=False)
     for axes, (group, own) in zip(row, values.items(), strict=True):
         axes.axvline(1, color=COLOURS[4], lw=1, ls="--")
@@ -114,7 +105,7 @@ def recipe_intervals(
             axes.plot([value.low, value.high], [y, y], color=colour, lw=2.4, solid_capstyle="round")
             axes.plot(value.value, y, "o", color=colour, ms=6, markeredgecolor="white")
         axes.set_title(group, size=9)
-        axes.set(xlim=(0, right))
+        axes.set(xlim=(0, 2.2))
         axes.grid(axis="y", visible=False)
     row[0].set_yticks(range(len(ways)), ways[::-1])
     label = "normalised error (copying b = 1, dashed); median over relations, 95 % interval over concepts"
@@ -123,16 +114,12 @@ def recipe_intervals(
 
 
 @styled
-def example_panels(panels: Mapping[str, Values]) -> Figure:
-    """Error against the number of examples, a panel a group: title to way to number of examples to error.
-
-    Raises:
-        InputError: no panels.
-    """
-    if not panels:
+def example_panels(groups: Mapping[str, Values]) -> Figure:
+    """Error against the number of examples, a panel a group: title to way to number of examples to error."""
+    if not groups:
         raise InputError("expected at least one panel, got none")
-    figure, (row,) = figure_of(11.5, 2.9, ncols=len(panels), squeeze=False)
-    for axes, (title, values) in zip(row, panels.items(), strict=True):
+    figure, (row,) = figure_of(11.5, 2.9, ncols=len(groups), squeeze=False)
+    for axes, (title, values) in zip(row, groups.items(), strict=True):
         lines(values, "examples k", "", axes)
         axes.get_legend().remove()
         axes.set_title(title, size=9)
@@ -143,11 +130,7 @@ def example_panels(panels: Mapping[str, Values]) -> Figure:
 
 
 def walk_table(measured: Mapping[str, Traces], sharpness: Mapping[str, Mapping[str, float]], path: str) -> str:
-    """The measures of one path as a Markdown table, a line a ladder.
-
-    Args:
-        sharpness: ladder to path to sharpness at t = 1/2.
-    """
+    """The measures of one path as a Markdown table, a line a ladder, with its sharpness at t = 1/2."""
     rows = []
     for name, traces in measured.items():
         x = traces[path]

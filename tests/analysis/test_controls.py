@@ -6,8 +6,9 @@ import pytest
 import torch
 from tiny_models import pictures, tiny_editor
 
-from lorweb_mini.analysis.controls import CONTROLS, best_single, controls_of, routed, shuffled
 from lorweb_mini.analysis.evaluation import reconstruct
+from lorweb_mini.analysis.methods import CONTROLS, best_single, controls_of, shuffled
+from lorweb_mini.analysis.space import coefficients_of
 from lorweb_mini.core.editor import Editor
 from lorweb_mini.emoji.relations import Analogy
 from lorweb_mini.errors import InputError
@@ -30,7 +31,7 @@ def items() -> list[Analogy]:
 
 def test_each_control_by_hand(editor: Editor, items: list[Analogy]) -> None:
     training, chosen_on = _items("one", 4, 200), {"one": _items("one", 2, 300)}
-    methods = controls_of(editor, training, items, chosen_on, steps=1, seed=3)
+    methods = controls_of(editor, training, items, chosen_on, steps=1)
     assert tuple(methods) == CONTROLS
     b = torch.stack([x.b for x in items])
     layers = len(editor.basis.layers)
@@ -47,7 +48,7 @@ def test_each_control_by_hand(editor: Editor, items: list[Analogy]) -> None:
     torch.testing.assert_close(
         methods["uniform mixture"](items), each([torch.full((layers, 3), 1 / 3)] * 5), atol=1e-4, rtol=0
     )
-    others = shuffled(items, 3)
+    others = shuffled(items)
     swapped = [others[x.relation, x.keys] for x in items]
     assert all(x.relation != y.relation for x, y in zip(items, swapped, strict=True))
     coefficients = [editor.route(y.a, y.a_prime, x.b)[0] for x, y in zip(items, swapped, strict=True)]
@@ -79,7 +80,7 @@ def test_the_best_lora_is_the_one_of_least_error(editor: Editor) -> None:
 
 def test_routing_of_items_and_refusals(editor: Editor, items: list[Analogy]) -> None:
     one = editor.route(items[1].a, items[1].a_prime, items[1].b)
-    torch.testing.assert_close(routed(editor, items)[1:2], one, atol=1e-5, rtol=0)
+    torch.testing.assert_close(coefficients_of(editor, items)[1:2], one, atol=1e-5, rtol=0)
     with pytest.raises(InputError, match="expected analogies of at least two relations, got \\['one'\\]"):
         shuffled(items[:3])
     with pytest.raises(InputError, match="expected analogies to choose the best LoRA on, got none"):

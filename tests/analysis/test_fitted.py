@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny_models import pictures, tiny_editor
 
-from lorweb_mini.analysis.fitted import diagnosis, few_shot, fit_curves, on_itself
-from lorweb_mini.analysis.fitting import fit_coefficients, fit_loras, render
+from lorweb_mini.analysis.combining import few_shot
+from lorweb_mini.analysis.fitting import diagnosis, fit_coefficients, fit_curves, fit_loras, on_itself, render
 from lorweb_mini.core.editor import Editor
 from lorweb_mini.emoji.relations import Analogy
 from lorweb_mini.emoji.sheets import load_emoji

@@ -9,7 +9,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lorweb_mini.analysis.bootstrap import Estimate
-from lorweb_mini.analysis.foresight import _auc, distance_to_seen, foreseen, ranking, seen_analogies
+from lorweb_mini.analysis.generalisation import NEIGHBOURS, _auc, distance_to_seen, foreseen, ranking
+from lorweb_mini.analysis.unseen import seen_analogies
 from lorweb_mini.commands.train import STARTER_KINDS
 from lorweb_mini.emoji.distributions import Chains, held_out
 from lorweb_mini.emoji.relations import get_relation
@@ -19,8 +20,8 @@ from lorweb_mini.errors import InputError
 def test_distance_by_hand() -> None:
     rng = np.random.default_rng(0)
     vectors, seen = rng.normal(size=(6, 4)), rng.normal(size=(20, 4))
-    expected = [np.sort([np.linalg.norm(v - s) for s in seen])[:3].mean() for v in vectors]
-    assert distance_to_seen(vectors, seen, 3) == pytest.approx(np.array(expected))
+    expected = [np.sort([np.linalg.norm(v - s) for s in seen])[:NEIGHBOURS].mean() for v in vectors]
+    assert distance_to_seen(vectors, seen) == pytest.approx(np.array(expected))
     with pytest.raises(InputError, match="at least 5 seen vectors, got 3"):
         distance_to_seen(vectors, seen[:3])
     with pytest.raises(InputError, match="vectors of one width"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lorweb_mini.analysis.levels import crossed, dial
+from lorweb_mini.analysis.ladders import crossed, dial
 from lorweb_mini.analysis.space import concepts_of
 from lorweb_mini.emoji.edits import apply_edit
 from lorweb_mini.emoji.relations import SPLITS, concept_sides

@@ -144,7 +144,7 @@ def test_thinned_squares_do_not_overlap_and_none_could_be_added() -> None:
 
     assert not any(overlap(i, j) for i, j in itertools.combinations(kept, 2))
     assert all(any(overlap(i, j) for j in kept) for i in range(200) if i not in kept)
-    assert thin(places, 0.0) == list(range(200))
+    assert thin(places, 0.0, range(200)) == list(range(200))
 
 
 @pytest.mark.parametrize("stretch", [(1, 1), (30, 1), (1, 30), (0, 0)])

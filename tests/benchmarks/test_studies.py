@@ -17,7 +17,7 @@ from test_benchmarks import tiny_training  # noqa: F401
 
 from benchmarks import sheet, studies
 from benchmarks.cells import ABLATIONS, CONTEXT_TOTAL, HEADLINE, PAIR_ADAPTER, SEEDS, STARTER
-from lorweb_mini.analysis.pair_adapter import new_pair_editor
+from benchmarks.pair_adapter import new_pair_editor
 from lorweb_mini.commands.train import BASES, DEFAULTS, STARTER_KINDS
 from lorweb_mini.core.editor import new_editor
 from lorweb_mini.emoji.distributions import Distribution, held_out

@@ -11,7 +11,7 @@ from known_analogies import Lossless, random_analogies
 from matplotlib.figure import Figure
 
 from lorweb_mini.analysis.bootstrap import Estimate
-from lorweb_mini.analysis.fitted import Curves
+from lorweb_mini.analysis.fitting import Curves
 from lorweb_mini.analysis.generalisation import WORKS, judged
 from lorweb_mini.emoji.distributions import unseen as published
 from lorweb_mini.emoji.relations import as_batch

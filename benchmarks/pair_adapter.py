@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.editor import BasisConfig, Editor, new_editor
-from ..core.router import Router, Standardised
-from ..errors import InputError
-from ..models.weights import load_state, load_weights
+from lorweb_mini.core.editor import BasisConfig, Editor, new_editor
+from lorweb_mini.core.router import Router, Standardised
+from lorweb_mini.errors import InputError
+from lorweb_mini.models.weights import load_state, load_weights
 
 TOKENS, WIDTH, HEAD = 8, 128, 64
 # The one LoRA's constant coefficient, 1/N of the starter: its weights then move as far in a step as the starter's.

@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny_models import pictures, tiny_data, tiny_editor, transformer_inputs
 
-from lorweb_mini.analysis import pair_adapter
-from lorweb_mini.analysis.pair_adapter import PairAdapter, load_pair_editor, new_pair_editor
+from benchmarks import pair_adapter
+from benchmarks.pair_adapter import PairAdapter, load_pair_editor, new_pair_editor
 from lorweb_mini.core.editor import BasisConfig, Editor
 from lorweb_mini.errors import InputError
 
