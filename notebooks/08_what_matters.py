@@ -37,7 +37,10 @@ matplotlib.rcParams.update({**STYLE, "figure.dpi": 85})
 ablations, headline, controls = (rows_of(study) for study in ("ablations", "headline", "controls"))
 GROUPS = [g for g in ("drawn", "unseen") if any(r["group"] == g for r in ablations)]
 GROUPS += [g for g in dict.fromkeys(r["group"] for r in ablations) if g not in GROUPS]
-NAMES = {"drawn": "edits that could have been sampled", "unseen": "unseen edits"}
+NAMES = {"drawn": "edits that could have been sampled", "unseen": "unseen edits", "strength": "unseen strengths",
+         "drawn edit": "single edits that could have been sampled", "drawn pair": "pairs that could have been sampled",
+         "drawn triple": "triples that could have been sampled", "composition": "unseen compositions",
+         "between": "unseen kinds, between", "outside": "unseen kinds, outside"}  # fmt: skip
 
 
 def lacking(study: str) -> Markdown:
@@ -288,7 +291,8 @@ for r in controls:
     if r["group"] in SHOWN:
         numbers = (float(r[k]) for k in ("error", "error_low", "error_high"))
         panel_of.setdefault(r["group"], {})[r["method"]] = Estimate(*numbers)
-display(by_group(panel_of, "error (copying b = 1)", top=2.0) if panel_of else lacking("controls"))
+renamed = {group.replace("drawn", "sampled"): some for group, some in panel_of.items()}
+display(by_group(renamed, "error (copying b = 1)", top=2.0) if panel_of else lacking("controls"))
 
 # %%
 ANSWERS: list[tuple[str, str, str]] = []  # question, answer, number: the table at the end
@@ -452,7 +456,7 @@ display(HTML("<br>".join(boxes)) if boxes else lacking("ablations"))
 # %%
 SAMPLES, SEED = (64, 5) if SMOKE else (5_760, 5)
 published = {g: next_training(list(by_seed(ablations, STARTER, g).values())) for g in ("drawn", "strength")}
-lines = [f"| {NAMES.get(g, 'unseen strengths')} | {told(e, 3)} |" for g, e in published.items()]
+lines = [f"| {NAMES[g]} | {told(e, 3)} |" for g, e in published.items()]
 display(
     Markdown("| edits | mean, and where one more training should land |\n|:--|--:|\n" + "\n".join(lines))
     if ablations else lacking("ablations")
@@ -497,8 +501,8 @@ for group, names in members.items():
     known = not np.isnan(expected.low) and not SMOKE
     verdict = ("yes" if expected.low <= value.value <= expected.high else "no") if known else "undecided"
     others = len(by_seed(ablations, STARTER, group))
-    rows.append(f"| {NAMES.get(group, 'unseen strengths')} | {value.value:.3f} | {told(expected, 3)} | {verdict} |")
-    ANSWERS.append((f"Does a training here land where {others} others say? ({NAMES.get(group, 'unseen strengths')})",
+    rows.append(f"| {NAMES[group]} | {value.value:.3f} | {told(expected, 3)} | {verdict} |")
+    ANSWERS.append((f"Does a training here land where {others} others say? ({NAMES[group]})",
                     verdict, f"{value.value:.3f}; {told(expected, 3)}"))  # fmt: skip
 display(
     Markdown(

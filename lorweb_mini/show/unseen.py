@@ -257,7 +257,7 @@ def dial(rows: Sequence[Mapping[str, str]], columns: int = 4) -> Figure:
             axes.plot(places, [np.median(y[x == place]) for place in places], color=colour, label=method)
         axes.axhline(1, color=PALE, lw=0.9, ls=":")
         axes.set_xticks(range(len(sizes)), ["∞" if m == "fresh" else m for m in sizes])
-        axes.set_title(group, loc="left", size=9)
+        axes.set_title(group.replace("drawn", "sampled"), loc="left", size=9)
     grid[0].set(ylabel="error (copying b = 1)", ylim=(0, min(top, 2)))
     figure.supxlabel("distinct relations in training, M (∞: a fresh one for every sample)", size=9)
     handles = {label: line for axes in grid for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
