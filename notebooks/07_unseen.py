@@ -196,7 +196,8 @@ display(
 # %% [markdown]
 # ## Groups and null models
 #
-# Twelve pictures are too few to judge by. Now three analogies of every test relation, by group. The rivals:
+# Twelve pictures are too few to judge by. Now three analogies of at most eight relations of each group, evenly spaced in
+# the alphabet. The rivals:
 #
 # - **copy b** (error 1 by definition) and **copy a′**;
 # - **latent arithmetic**, $b + a' - a$ in the autoencoder's latents;
@@ -342,7 +343,7 @@ display(HTML(prediction(ask, [(words, right, said) for words, right in options.i
 # | control | what is left | it tells |
 # |:--|:--|:--|
 # | bare base | no LoRA at all, $c = 0$ | what the base does by itself |
-# | mean mixture | the mean mixture of 200 edits that could have been drawn | whether the question matters |
+# | mean mixture | the mean mixture of 200 edits that could have been sampled | whether the question matters |
 # | uniform mixture | $c_n = 1/N$ | whether training the router matters |
 # | untrained router | fresh keys and projections | whether any variation with the question will do |
 # | shuffled examples | the pair (a, a′) of another relation | whether the pair is what is read |
@@ -426,7 +427,7 @@ display(dial([r for r in dialled if r["group"] in DIAL_GROUPS]) if dialled else 
 # %%
 trained_on = {r["cell"]: {x["seed"] for x in dialled if x["cell"] == r["cell"]} for r in dialled}
 lines = []
-for group, words in (("drawn", "edits that could have been drawn"), ("strength", "unseen strengths"),
+for group, words in (("drawn", "edits that could have been sampled"), ("strength", "unseen strengths"),
                      ("composition", "unseen compositions"), ("unseen", "all unseen edits")):  # fmt: skip
     for fixed in sizes[:-1] if "fresh" in sizes else []:
         effect = effects(dialled, group, fixed)["fresh"]
