@@ -201,7 +201,8 @@ display(
 #
 # - **copy b** (error 1 by definition) and **copy a′**;
 # - **latent arithmetic**, $b + a' - a$ in the autoencoder's latents;
-# - the **memoriser**;
+# - the **memoriser**, of 500 edits where the answers of 10,000 are not stored, since each is a search: a weaker rival
+#   than the one that chose these edits;
 # - the **oracle instruction**: the frozen base without any LoRA, told the edit in words. It sees no example at all.
 #
 # The second measure is **retrieval**: among the true answers of all relations that apply to this b, is the right
