@@ -77,7 +77,7 @@ from lorweb_mini.models.tiny_clip import TinyCLIP
 from lorweb_mini.models.weights import fingerprint, load_config, weights_dir
 from lorweb_mini.show.style import save
 from lorweb_mini.training.log import LOG, read_log
-from lorweb_mini.training.pair_targets import pair_targets, strength_places
+from lorweb_mini.training.pair_encoder import pair_targets, strength_places
 
 from .losses import loss_panels
 
@@ -485,7 +485,7 @@ def share(right: np.ndarray, resamples: int, rng: np.random.Generator) -> Estima
 
 @torch.no_grad()
 def unscaled_strength(kind: str, scaled: Tensor) -> Tensor:
-    """Inverse of :func:`~lorweb_mini.training.pair_targets.scaled_strength`; angles come out in [0, 360)."""
+    """Inverse of :func:`~lorweb_mini.training.pair_encoder.scaled_strength`; angles come out in [0, 360)."""
     if kind in CIRCULAR:
         cosine, sine = scaled.view(len(scaled), -1, 2).unbind(-1)
         return torch.rad2deg(torch.atan2(sine, cosine)) % 360
@@ -501,8 +501,8 @@ def measure_pair_encoder(
     places = strength_places(encoder.kinds)
 
     def read(chains: Chains) -> Tensor:
-        rows = pictures.draw(rng, len(chains), "test")
-        return encoder(*pictures.latents(np.concatenate([rows, rows], 1), chains, np.ones(len(rows), bool)))
+        pairs = pictures.draw(rng, len(chains), "test")
+        return encoder(*pictures.latents(pairs, chains, np.ones(len(pairs), bool)))
 
     kinds, strengths = {}, {}
     for index, kind in enumerate(encoder.kinds):

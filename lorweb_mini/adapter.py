@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from diffusers import FluxTransformer2DModel
@@ -55,8 +56,7 @@ class Adapter:
     def turn(self) -> Any:
         """The lock under which the transformer is used or changed, as a context.
 
-        Raises:
-            InputError: another thread keeps weights merged for longer than :data:`PATIENCE`.
+        InputError where another thread keeps weights merged for longer than :data:`PATIENCE`.
         """
         while not self._lock.acquire(timeout=PATIENCE):
             if self.merged is not None:
@@ -78,8 +78,7 @@ class Adapter:
             merged: becomes the attribute of that name.
             value: what ``with ... as`` gives.
 
-        Raises:
-            InputError: as the context is entered, weights that are merged already.
+        InputError, as the context is entered, for weights that are merged already.
         """
 
         def changes() -> Iterator[Change]:
@@ -116,15 +115,11 @@ class Adapter:
                 _put_back(before)  # should an interrupt have ended the first
 
     def check_adapter(self) -> None:
-        """Called before the adapter is used.
-
-        Raises:
-            InputError: another tool has removed, merged, scaled or switched it, or added one beside it.
-        """
-        if next(filter(None, self._problems()), None) is None:
+        """Raises InputError where another tool has removed, merged, scaled or switched it, or added one beside it."""
+        if self._problem() is None:
             return
         with self.turn():  # another thread may have been about to switch
-            problem = next(filter(None, self._problems()), None)
+            problem = self._problem()
         if problem is not None:
             raise InputError(
                 f"expected the transformer with the adapter {self.name!r} alone, active, not merged and at scale 1, "
@@ -132,13 +127,14 @@ class Adapter:
                 f"...) or load the editor again; other LoRAs need a base of their own"
             )
 
-    def _problems(self) -> Iterator[str | None]:
+    def _problem(self) -> str | None:
+        """What another tool has changed, if anything."""
         if others := sorted(set(getattr(self.transformer, "peft_config", ())) ^ {self.name}):
-            yield f"{', '.join(others)} added or removed"
-        yield from map(self._problem, self.layers, self.modules)
-        yield from _foreign_layers(self.transformer, self.modules)
+            return f"{', '.join(others)} added or removed"
+        own, foreign = map(self._problem_in, self.layers, self.modules), _foreign_layers(self.transformer, self.modules)
+        return next(filter(None, chain(own, foreign)), None)
 
-    def _problem(self, layer: str, module: LoraLayer) -> str | None:
+    def _problem_in(self, layer: str, module: LoraLayer) -> str | None:
         if self.transformer.get_submodule(layer) is not module or self.name not in module.lora_A:
             return f"none in {layer}"
         if module.merged:

@@ -39,6 +39,11 @@ def finite_number(
     return number
 
 
+def one_line(error: Exception) -> str:
+    """Another library's message on one line of at most 300 characters, or else the error's kind."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 @contextmanager
 def naming(place: Any) -> Iterator[None]:
     """Adds to the message of an :class:`InputError` where what is wrong was read."""

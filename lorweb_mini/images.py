@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, one_line
 
 SIZE = 64
 MAX_PIXELS = 64_000_000
@@ -50,8 +50,7 @@ def read_image(x: Any, name: str = "a", side: int = SIZE) -> Tensor:
 def read_images(x: Any, name: str = "a", side: int = SIZE) -> Tensor:
     """Read one picture, a list or tuple of them, or a tensor [B, 3, H, W]: float32 [B, 3, side, side] in [-1, 1].
 
-    Raises:
-        InputError: an empty list, or an item that `read_image` refuses (the message names it, e.g. `b[2]`).
+    InputError for an empty list, or an item that `read_image` refuses (the message names it, e.g. `b[2]`).
     """
     if isinstance(x, Tensor) and x.ndim == 4:
         x = list(x)
@@ -65,8 +64,7 @@ def read_images(x: Any, name: str = "a", side: int = SIZE) -> Tensor:
 def read_triplet(a: Any, a_prime: Any, b: Any, read: Callable[[Any, str], Tensor] = read_images) -> list[Tensor]:
     """a, a' and b by ``read``, to [B, 3, H, W] each; a single picture stands for all where others are lists.
 
-    Raises:
-        InputError: a picture that cannot be read, or lists of different lengths.
+    InputError for a picture that cannot be read, or lists of different lengths.
     """
     pictures = [read(x, name) for x, name in ((a, "a"), (a_prime, "a_prime"), (b, "b"))]
     size = max(map(len, pictures))
@@ -124,7 +122,7 @@ def _from_file(path: Path, name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: expected at most {MAX_PIXELS // 10**6} megapixels; got {path}: {error}") from error
     except Exception as error:  # decoders raise nearly every built-in exception on damaged files
-        raise InputError(f"{name}: expected a readable picture file; got {path}: {_said(error)}") from error
+        raise InputError(f"{name}: expected a readable picture file; got {path}: {one_line(error)}") from error
     with picture:
         return _on_white(picture, f"{name}: {path}")
 
@@ -134,13 +132,10 @@ def _on_white(picture: Image.Image, name: str) -> Image.Image:
     try:
         rgba = _to_rgba(picture)
     except Exception as error:
-        raise InputError(f"{name}: expected a whole picture; got one that cannot be decoded: {_said(error)}") from error
+        raise InputError(
+            f"{name}: expected a whole picture; got one that cannot be decoded: {one_line(error)}"
+        ) from error
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-
-
-def _said(error: Exception) -> str:
-    """An error's message on one line of at most 200 characters, or else its kind."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _to_rgba(picture: Image.Image) -> Image.Image:

@@ -196,8 +196,8 @@ display(
 # %% [markdown]
 # ## Groups and null models
 #
-# Twelve pictures are too few to judge by. Now three analogies of at most eight relations of each group, evenly spaced in
-# the alphabet. The rivals:
+# Twelve pictures are too few to judge by. Now three analogies of at most eight relations of each group, evenly spaced
+# in the alphabet. The rivals:
 #
 # - **copy b** (error 1 by definition) and **copy a′**;
 # - **latent arithmetic**, $b + a' - a$ in the autoencoder's latents;

@@ -22,7 +22,6 @@ from tiny_models import tiny_base
 from lorweb_mini.emoji import latents as bank_module
 from lorweb_mini.emoji.distributions import TRAINED
 from lorweb_mini.emoji.edits import EDITS, apply_edit, parse_relation
-from lorweb_mini.emoji.latents import LatentBank
 from lorweb_mini.emoji.relations import (
     DEGREES,
     SPLITS,
@@ -41,7 +40,8 @@ from lorweb_mini.files import data_dir
 from lorweb_mini.images import SIZE
 from lorweb_mini.models.autoencoder import MiniAutoencoder
 from lorweb_mini.models.text import cached_vectors
-from lorweb_mini.training.analogies import known_relations
+from lorweb_mini.training import analogies as training_analogies
+from lorweb_mini.training.analogies import LatentBank, known_relations
 from lorweb_mini.training.autoencoder import AutoencoderRecipe
 from lorweb_mini.training.base import BaseRecipe
 
@@ -271,14 +271,13 @@ def test_no_training_can_draw_a_test_concept(sides: np.ndarray, monkeypatch: pyt
         edited = np.full(len(shown), name != "drawings")
         return torch.from_numpy(np.column_stack([shown, edited])).float()[:, :, None, None]
 
-    monkeypatch.setattr(bank_module, "encoded", mark)
+    monkeypatch.setattr(training_analogies, "encoded", mark)
     taught = known_relations()
     bank = LatentBank(MiniAutoencoder(), taught, edited_pairs=40)
-    assert (sides[bank.emoji] == "train").all()
-    weights = bank.sampling_weights()
-    rng = np.random.default_rng(0)
-    chosen = rng.choice(len(weights), 3000, p=weights)
-    drawn = torch.stack(bank.draw_analogies(rng, chosen), 1)[..., 0, 0].long().numpy()
+    assert (sides[bank.latents[:, 0, 0, 0].long().numpy()] == "train").all()
+    weights = bank.weights(least=2)
+    chosen = np.random.default_rng(0).choice(len(weights), 3000, p=weights)
+    drawn = torch.stack(bank.draw(np.random.default_rng(0), 3000)[:4], 1)[..., 0, 0].long().numpy()
     assert len(np.unique(chosen)) > 0.9 * np.count_nonzero(weights)
     assert (sides[drawn[:, :, 0]] == "train").all()
     assert (drawn[:, [0, 2], 2] == 0).all(), "a and b are drawings as they are"
@@ -512,20 +511,6 @@ def test_compositions_are_phrased_as_their_parts() -> None:
         assert relation.instructions[-1] == f"{first[-1]} and {second[-1]}"
     lengths = {tuple(len(relations()[part].instructions) for part in composition_parts(r.name)) for r in composed}
     assert {(3, 3), (3, 4), (4, 3), (4, 4)} <= lengths
-
-
-class _Drawn:
-    """Stands in for the bank of latents and remembers which relations were drawn."""
-
-    def __init__(self, _: Any, known: list[Relation], __: int) -> None:
-        self.known = known
-
-    def sampling_weights(self, least: int) -> np.ndarray:
-        return np.full(len(self.known), least / len(self.known))
-
-    def draw_pairs(self, rng: np.random.Generator, chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        self.chosen = chosen
-        return torch.zeros(len(chosen), 16, 8, 8), torch.zeros(len(chosen), 16, 8, 8)
 
 
 def test_the_base_is_never_taught_a_held_out_phrasing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,8 +68,7 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile(30, None, 2, 1, 2, 200, 3),
-    "cpu": Profile(None, 10, 8, 8, 1, 1000, 16),
-    "gpu": Profile(None, 10, 8, 8, 1, 1000, 16),
+    **dict.fromkeys(("cpu", "gpu"), Profile(None, 10, 8, 8, 1, 1000, 16)),
 }
 
 
@@ -90,24 +89,18 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-# --- training -------------------------------------------------------------------------------------
-
-
 def trained(folder: Path, config: TrainingConfig, basis: BasisConfig | None = None, fresh: bool = False) -> Editor:
-    """The editor in a folder: trained now, resumed, or reused where training has finished with the same settings.
+    """The editor in a folder: trained now, resumed, or reused where training has finished.
 
-    Raises:
-        InputError: the folder holds a run of other settings.
+    InputError where the folder holds a run of other settings.
     """
     finished = (folder / WEIGHTS).is_file() and not (folder / STATE).exists()
     if finished and not fresh:
         stored = read_json(folder / "training.json")
         ours = json.loads(json.dumps(asdict(config)))
         if changed := {k: v for k, v in stored.items() if ours.get(k) != v}:
-            raise InputError(
-                f"{folder} holds a finished run of other settings ({changed} there): "
-                "train anew with --fresh, or choose another --folder"
-            )
+            remedy = "train anew with --fresh, or choose another --folder"
+            raise InputError(f"{folder} holds a finished run of other settings ({changed} there): {remedy}")
         say(f"  already trained: reusing {folder} (--fresh trains anew)")
         return load(folder)
     if fresh:
@@ -116,10 +109,8 @@ def trained(folder: Path, config: TrainingConfig, basis: BasisConfig | None = No
     elif (folder / STATE).exists():
         say(f"  resuming the unfinished run in {folder}")
     summary = train(recipe_of("starter", basis, config.seed), config, folder, fresh)
-    say(
-        f"  {summary['steps']:,.0f} steps, {summary['samples']:,.0f} samples in {summary['seconds'] / 60:.1f} min, "
-        f"loss {summary['loss']:.3f}"
-    )
+    length = f"{summary['steps']:,.0f} steps, {summary['samples']:,.0f} samples"
+    say(f"  {length} in {summary['seconds'] / 60:.1f} min, loss {summary['loss']:.3f}")
     return load(folder)
 
 
@@ -133,9 +124,6 @@ def shipped_baseline() -> Editor | None:
         say("  the shipped baseline learned other relations: left out (--train-baseline trains one on the same)")
         return None
     return load(shipped)
-
-
-# --- measuring ------------------------------------------------------------------------------------
 
 
 def gathered(profile: Profile, kinds: Sequence[str], tones: Sequence[str], seed: int) -> dict[str, list[Analogy]]:
@@ -187,9 +175,6 @@ def measured(
     seen = by_relation([x for group in groups if group in SEEN for x in groups[group]])
     limits = profile.checked, profile.resamples, seed
     return evaluation, counterfactuals(methods["LoRWeB"], seen, editor.autoencoder, *limits)
-
-
-# --- the command ----------------------------------------------------------------------------------
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,13 @@ from typing import Any
 
 import torch
 
-from ..core.editor import QUERIES, BasisConfig
+from ..core.miniature import QUERIES, BasisConfig
 from ..emoji.distributions import Distribution, held_out
-from ..emoji.relations import Relation, get_relation, select
+from ..emoji.relations import Relation, get_relation
 from ..errors import InputError
 from ..files import tolerant_console
 from ..models.weights import weights_dir
-from ..training.analogies import Listed
+from ..training.analogies import Listed, artists_relations
 from ..training.autoencoder import AutoencoderRecipe
 from ..training.base import BaseRecipe
 from ..training.basis import BasisRecipe
@@ -30,18 +31,10 @@ from ..training.state import STATE, has_state, read_progress
 
 DEFAULTS = {
     "autoencoder": TrainingConfig(minutes=25, batch_size=32, learning_rate=2e-3, weight_decay=1e-3, ema_decay=0.998),
-    "decoder": TrainingConfig(
-        minutes=60, batch_size=32, learning_rate=1e-3, warmup_steps=200, weight_decay=1e-3, ema_decay=0.999
-    ),
+    "decoder": TrainingConfig(minutes=60, batch_size=32, learning_rate=1e-3, warmup_steps=200, weight_decay=1e-3),
     "encoder": TrainingConfig(minutes=10, batch_size=512, learning_rate=2e-3, weight_decay=0.05, ema_decay=0.998),
     "pair_encoder": TrainingConfig(
-        samples=1_500_000,
-        decay_samples=400_000,
-        batch_size=192,
-        learning_rate=1e-3,
-        warmup_steps=300,
-        ema_decay=0.999,
-        precision="auto",
+        samples=1_500_000, decay_samples=400_000, batch_size=192, learning_rate=1e-3, warmup_steps=300, precision="auto"
     ),
     "base": TrainingConfig(
         samples=2_500_000,
@@ -56,13 +49,7 @@ DEFAULTS = {
         minutes=10, batch_size=32, learning_rate=1e-2, warmup_steps=50, ema_decay=0.995, precision="auto"
     ),
     "full": TrainingConfig(
-        samples=2_000_000,
-        decay_samples=400_000,
-        batch_size=48,
-        learning_rate=6e-3,
-        warmup_steps=100,
-        ema_decay=0.999,
-        precision="auto",
+        samples=2_000_000, decay_samples=400_000, batch_size=48, learning_rate=6e-3, precision="auto"
     ),
 }
 FOLDERS = {"decoder": "autoencoder"}
@@ -70,23 +57,23 @@ BASES = {
     "starter": BasisConfig(n_loras=16, rank=4, layout="b", query="cat+pair"),
     "full": BasisConfig(n_loras=32, rank=4, layout="b", query="cat+pair"),
 }
+OTHERS: dict[str, Callable[..., Recipe]] = {
+    "autoencoder": AutoencoderRecipe,
+    "decoder": partial(AutoencoderRecipe, decoder_only=True),
+    "encoder": EncoderRecipe,
+    "pair_encoder": PairRecipe,
+    "base": BaseRecipe,
+}
+OPTIONS = {
+    "encoder": ("edited_pairs",),
+    "base": ("change_floor",),
+    **dict.fromkeys(BASES, ("pair_rate", "balance", "exact_shift", "change_floor", "artists_share")),
+}
 # Of the distribution of edits the starter learns colours and places.
 STARTER_KINDS = (
-    "hue",
-    "mix",
-    "grey",
-    "invert",
-    "tint",
-    "screen",
-    "background",
-    "darken",
-    "fade",
-    "saturate",
-    "contrast",
-    "flip_horizontal",
-    "shrink",
-    "move",
-)
+    "hue", "mix", "grey", "invert", "tint", "screen", "background", "darken", "fade", "saturate", "contrast",
+    "flip_horizontal", "shrink", "move",
+)  # fmt: skip
 STARTER_TONES = ("tone/yellow>dark", "tone/dark>light")
 CHANGE_FLOOR = 0.2  # of the loss by change, see BasisRecipe
 # The artists' relations that are learnt slowly are drawn more often.
@@ -94,10 +81,8 @@ EMPHASIS = {"gender": 3.0, "style": 2.0, "tone": 1.0, "moon": 2.0, "colour": 0.5
 
 
 def relations_of(part: str) -> list[Relation]:
-    """The artists' relations of a basis: two tones for the starter, all seen ones with two train pairs for full."""
-    if part == "starter":
-        return [get_relation(name) for name in STARTER_TONES]
-    return [r for r in select("seen", known_to_base=True) if not r.edits and len(r.pairs("train")) >= 2]
+    """The artists' relations of a basis: two tones for the starter, all that it may be shown for full."""
+    return [get_relation(name) for name in STARTER_TONES] if part == "starter" else artists_relations()
 
 
 def recipe_of(part: str, basis: BasisConfig | None = None, seed: int = 0, **options: Any) -> Recipe:
@@ -107,21 +92,12 @@ def recipe_of(part: str, basis: BasisConfig | None = None, seed: int = 0, **opti
     ``relations``, how many fixed ones are drawn of it; None draws a fresh one for every sample.
     """
     torch.manual_seed(seed)
-    if part == "autoencoder":
-        return AutoencoderRecipe()
-    if part == "decoder":
-        return AutoencoderRecipe(decoder_only=True)
-    if part == "encoder":
-        return EncoderRecipe(**options)
-    if part == "pair_encoder":
-        return PairRecipe()
-    if part == "base":
-        return BaseRecipe(**options)
-    kinds = options.pop("kinds", STARTER_KINDS if part == "starter" else None)
-    relations = options.pop("relations", None)
+    if part not in BASES:
+        return OTHERS[part](**options)
     usual = {"artists_share": 0.12} if part == "starter" else {"artists_share": 0.4, "change_floor": CHANGE_FLOOR}
     options = {**usual, "emphasis": EMPHASIS, **options}
-    every = Distribution(kinds, held_out())
+    every = Distribution(options.pop("kinds", STARTER_KINDS if part == "starter" else None), held_out())
+    relations = options.pop("relations", None)
     fresh = every if relations is None else Listed(every, relations)
     return BasisRecipe(basis or BASES[part], relations_of(part), seed=seed, fresh=fresh, **options)
 
@@ -158,11 +134,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--learning-rate", type=float)
     made.add_argument("--warmup-steps", type=int)
     made.add_argument("--optimizer", choices=("adamw", "muon"))
-    made.add_argument(
-        "--precision",
-        choices=("fp32", "bf16", "auto"),
-        help="auto: bf16 where the processor has it, else fp32",
-    )
+    precisions = ("fp32", "bf16", "auto")
+    made.add_argument("--precision", choices=precisions, help="auto: bf16 where the processor has it, else fp32")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--threads", type=int, default=os.cpu_count())
     made.add_argument("--checkpoint-minutes", type=float)
@@ -184,20 +157,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Parses the command line and trains."""
-    tolerant_console()
-    options = parser().parse_args(arguments)
-    lengths = ("samples", "decay_samples", "minutes", "steps", "branch_from")
-    if options.budget is not None and any(getattr(options, name) is not None for name in lengths):
-        parser().error("--budget is the length of a training, and takes no other beside it")
-    if options.change_floor is not None and options.part not in ("base", *BASES):
-        parser().error("--change-floor is for base, starter and full")
-    torch.set_num_threads(options.threads)
-
-    def given(*names: str) -> dict[str, Any]:
-        return {k: getattr(options, k) for k in names if getattr(options, k) is not None}
-
+def planned(options: argparse.Namespace) -> TrainingConfig:
+    """The part's usual settings with what the command line changes of them."""
     config = DEFAULTS[options.part]
     if options.steps is not None:
         config = replace(config, steps=options.steps, minutes=None, samples=None, decay_samples=None)
@@ -208,28 +169,43 @@ def main(arguments: list[str] | None = None) -> None:
     elif options.minutes is not None:
         config = replace(config, minutes=options.minutes)
     settings = ("batch_size", "learning_rate", "warmup_steps", "optimizer", "precision", "checkpoint_minutes")
-    config = replace(config, seed=options.seed, **given(*settings))
-    folder = weights_dir() / FOLDERS.get(options.part, options.part)
+    return replace(config, seed=options.seed, **given(options, *settings))
+
+
+def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of some options that are set."""
+    return {k: getattr(options, k) for k in names if getattr(options, k) is not None}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parses the command line and trains."""
+    tolerant_console()
+    options = parser().parse_args(arguments)
+    part = options.part
+    if options.budget is not None and given(options, "samples", "decay_samples", "minutes", "steps", "branch_from"):
+        parser().error("--budget is the length of a training, and takes no other beside it")
+    if options.change_floor is not None and part not in ("base", *BASES):
+        parser().error("--change-floor is for base, starter and full")
+    torch.set_num_threads(options.threads)
+    config, folder = planned(options), weights_dir() / FOLDERS.get(part, part)
     target = options.folder or folder
     if options.branch_from is not None:
         if options.samples is None:
             parser().error("--branch-from needs --samples, the length of the decay")
         config = branch(options.branch_from, target, config, options.samples)
-    basis, more = None, given("edited_pairs") if options.part == "encoder" else {}
-    if options.part in BASES:
-        changed = given("layout", "n_loras", "rank", "encoder", "query")
-        basis = replace(BASES[options.part], **changed, routed=not options.no_router)
-        more = given("pair_rate", "balance", "exact_shift", "change_floor", "artists_share")
-    elif options.part == "base":
-        more = given("change_floor")
+    basis, more = None, given(options, *OPTIONS.get(part, ()))
+    only_drawn: dict[str, Any] = {}
+    if part in BASES:
+        changed = given(options, "layout", "n_loras", "rank", "encoder", "query")
+        basis = replace(BASES[part], **changed, routed=not options.no_router)
+        only_drawn = {"standardise": False}
     if more.get("change_floor") == 0:
         more["change_floor"] = None
-    recipe = recipe_of(options.part, basis, options.seed, **more)
+    recipe = recipe_of(part, basis, options.seed, **more)
     if options.from_weights is not None:
         recipe.start_from(options.from_weights)
-    elif options.part == "decoder":
+    elif part == "decoder":
         recipe.start_from(folder)
-    only_drawn = {"standardise": False} if options.part in BASES else {}
-    make = partial(recipe_of, options.part, basis, options.seed, **more, **only_drawn)
+    make = partial(recipe_of, part, basis, options.seed, **more, **only_drawn)
     summary = train(recipe, config, target, options.fresh, options.num_workers, make)
     print({k: round(v, 4) for k, v in summary.items()})

@@ -15,99 +15,20 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
-from ..errors import InputError, check_options, check_seed, check_steps, finite_number, naming, whole_number
+from ..errors import InputError, check_options, check_seed, check_steps, naming
 from ..files import write_atomically
-from ..images import read_images, read_triplet, to_pil
-from ..models.autoencoder import MiniAutoencoder
-from ..models.base import Base, noise_for
-from ..models.encoders import ENCODERS, TINY_CLIP, Encoder, encoder_of
+from ..images import to_pil
 from ..models.pair_encoder import PairEncoder
-from ..models.weights import (
-    CONFIG,
-    check_config,
-    fingerprint,
-    latent_fingerprint,
-    load_state,
-    load_weights,
-    save_weights,
-    weights_dir,
-)
+from ..models.weights import CONFIG, check_config, load_state, load_weights, save_weights, weights_dir
 from .basis import Basis
 from .layout import Layout
-from .router import MIXINGS, Router
+from .miniature import BasisConfig, Miniature, frozen_fingerprint, load_frozen
+from .router import Router
 
 P = ParamSpec("P")
 R = TypeVar("R")
-# Query to the pictures' part of it, from embeddings of a, a' and b. With "pair" the embedding of the pair follows.
-QUERIES: dict[str, Callable[[Tensor, Tensor, Tensor], list[Tensor]]] = {
-    "cat": lambda a, a_prime, b: [a, a_prime, b],
-    "cat+pair": lambda a, a_prime, b: [a, a_prime, b],
-    "pair": lambda a, a_prime, b: [],
-    "difference": lambda a, a_prime, b: [a_prime - a],
-    "difference+b": lambda a, a_prime, b: [a_prime - a, b],
-    "a'": lambda a, a_prime, b: [a_prime],
-}
-
-
 # Settings that weights trained before there was a choice do not name; the defaults are what they were trained with.
 LATER = ("encoder", "query", "mixing", "temperature", "shared")
-
-
-@dataclass(frozen=True)
-class BasisConfig:
-    """Shape of a basis and its router.
-
-    Attributes:
-        n_loras, rank: N LoRAs of rank r.
-        keys_dim: d of the router's keys.
-        layout: what the transformer sees, see :class:`~lorweb_mini.core.layout.Layout`.
-        routed: False leaves the router out, every coefficient is 1; the ablation in which the transformer's own
-            attention to a and a' must carry the edit.
-        encoder: the router's image encoder, see :mod:`~lorweb_mini.models.encoders`.
-        query: ``cat``, the paper's separate embeddings of a, a' and b side by side; ``cat+pair``, to which the
-            embedding of the pair (a, a') is added, see :mod:`~lorweb_mini.models.pair_encoder`; or another of
-            :data:`QUERIES`.
-        mixing, temperature, shared: see :class:`~lorweb_mini.core.router.Router`.
-    """
-
-    n_loras: int = 16
-    rank: int = 4
-    keys_dim: int = 64
-    layout: str = "b"
-    routed: bool = True
-    encoder: str = TINY_CLIP
-    query: str = "cat"
-    mixing: str = "softmax"
-    temperature: float = 1.0
-    shared: bool = False
-
-    def __post_init__(self) -> None:
-        Layout(self.layout)
-        if self.encoder not in ENCODERS:
-            raise InputError(f"expected an encoder out of {ENCODERS}, got {self.encoder!r}")
-        for name, options in (("query", QUERIES), ("mixing", MIXINGS)):
-            if (value := getattr(self, name)) not in tuple(options):
-                raise InputError(f"expected {name} out of {tuple(options)}, got {value!r}")
-        finite_number(self.temperature, "a temperature", above=True)
-        for name in ("routed", "shared"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise InputError(f"expected {name} as True or False, got {value!r}")
-        for name in ("n_loras", "rank", "keys_dim"):
-            object.__setattr__(self, name, whole_number(getattr(self, name), name))
-        if not self.routed and not Layout(self.layout).needs_context:
-            raise InputError(
-                "without a router the transformer must see a and a': expected layout tokens or grid, got b"
-            )
-
-    def router_options(self) -> dict[str, Any]:
-        """What :class:`~lorweb_mini.core.router.Router` takes by name."""
-        pictures = len(QUERIES[self.query](*torch.zeros(3, 0)))
-        return {
-            "pictures": pictures,
-            "mixing": self.mixing,
-            "temperature": self.temperature,
-            "shared": self.shared,
-        }
 
 
 @dataclass(frozen=True)
@@ -131,7 +52,10 @@ class EditResult:
 
 
 class Backend(Protocol):
-    """The frozen models behind an editor: :class:`Miniature`, or :class:`~lorweb_mini.flux.editor.Kontext`."""
+    """The frozen models behind an editor.
+
+    :class:`~lorweb_mini.core.miniature.Miniature`, or :class:`~lorweb_mini.flux.editor.Kontext`.
+    """
 
     autoencoder: Any
     encoder: Any
@@ -165,49 +89,6 @@ class Backend(Protocol):
         """What :meth:`draw` gave, to pictures [B, 3, H, W] in [-1, 1]."""
 
 
-class Miniature:
-    """The backend of the miniature: 64×64 pictures, latents [B, 16, 8, 8], on the device of its base."""
-
-    steps = 8
-    options: tuple[str, ...] = ()
-    read = staticmethod(read_images)
-    read_triplet = staticmethod(read_triplet)
-
-    def __init__(
-        self,
-        autoencoder: MiniAutoencoder,
-        encoder: Encoder,
-        base: Base,
-        config: BasisConfig,
-        pair_encoder: PairEncoder | None = None,
-    ) -> None:
-        if (pair_encoder is None) == ("pair" in config.query):
-            raise InputError(f"expected an encoder of pairs just where the query uses it, got query {config.query!r}")
-        self.autoencoder, self.encoder, self.base, self.config = autoencoder, encoder, base, config
-        self.pair_encoder, self.layout = pair_encoder, Layout(config.layout)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.base.parameters()).device
-
-    def encode(self, pictures: Tensor) -> Tensor:
-        return self.autoencoder.to_latent(pictures.to(self.device))
-
-    def embed(self, a: Tensor, a_prime: Tensor, b: Tensor) -> list[Tensor]:
-        with torch.no_grad():
-            pictures = QUERIES[self.config.query](*self.encoder(torch.cat([a, a_prime, b])).chunk(3))
-        return pictures if self.pair_encoder is None else [*pictures, self.pair_encoder(a, a_prime)]
-
-    def draw(self, a: Tensor | None, a_prime: Tensor | None, b: Tensor, *, steps: int, seed: int) -> Tensor:
-        size = (b.shape[2], b.shape[3])
-        noise = noise_for([seed] * len(b), self.layout.drawn(*size)).to(self.device)
-        references, ids = self.layout.references(a, a_prime, b), self.layout.ids(*size).to(self.device)
-        return self.layout.result(self.base.sample(noise, references, ids, steps=steps), *size)
-
-    def decode(self, drawn: Tensor) -> Tensor:
-        return self.autoencoder.to_picture(drawn).cpu()
-
-
 def _alone(method: Callable[Concatenate[Editor, P], R]) -> Callable[Concatenate[Editor, P], R]:
     """Without gradients, and in the precision of the weights, whatever ``torch.autocast`` it is called within."""
 
@@ -236,9 +117,9 @@ class Editor:
     """
 
     def __init__(self, backend: Backend) -> None:
-        self.backend, self.config, self.layout = backend, backend.config, backend.layout
+        self.backend, self.layout = backend, backend.layout
         self.autoencoder, self.encoder, self.base = backend.autoencoder, backend.encoder, backend.base
-        self.pair_encoder, config = backend.pair_encoder, backend.config
+        self.pair_encoder, self.config = backend.pair_encoder, (config := backend.config)
         self.basis = Basis(self.base.transformer, config.n_loras, config.rank)
         self.router: Any = None  # a Router, or another module that gives coefficients of the same embeddings
         if getattr(config, "routed", True):
@@ -258,10 +139,8 @@ class Editor:
     def route(self, a: Any, a_prime: Any, b: Any) -> Tensor:
         """Mixing coefficients of analogies: [batch, layers, N], every row sums to 1 (all 1 without a router).
 
-        Pictures may be PIL images, numpy arrays, tensors, paths, or lists of these of one length.
-
-        Raises:
-            InputError: a picture cannot be read, or the lists differ in length.
+        Pictures may be PIL images, numpy arrays, tensors, paths, or lists of these of one length; InputError for
+        others.
         """
         self.basis.check_adapter()
         return self.coefficients(*self._encoded(a, a_prime, b)).cpu()
@@ -292,9 +171,9 @@ class Editor:
         Raises:
             InputError: as :meth:`route`, steps below 1, a seed outside [0, 2^63), or an option of another name.
         """
-        numbers = self._checked(steps, seed, options)
+        drawing = self._drawing_options(steps, seed, options)
         encoded = self._encoded(a, a_prime, b)
-        return self._draw(encoded, self.coefficients(*encoded).cpu(), *numbers, options)
+        return self._draw(encoded, self.coefficients(*encoded).cpu(), **drawing)
 
     @_alone
     def generate(
@@ -319,34 +198,31 @@ class Editor:
         Raises:
             InputError: coefficients of another shape or not finite, a missing context, or as :meth:`edit`.
         """
-        numbers = self._checked(steps, seed, options)
+        drawing = self._drawing_options(steps, seed, options)
         mixtures = self.basis.check(coefficients).cpu()
         if not self.layout.needs_context:
             encoded = [self.backend.encode(self.backend.read(b, "b"))]
         elif isinstance(context, (tuple, list)) and len(context) == 2:
             encoded = self._encoded(*context, b)
         else:
-            raise InputError(
-                f"expected context=(a, a_prime) for the layout {self.layout.name!r}, "
-                f"got {'none' if context is None else type(context).__name__}"
-            )
-        size = max(len(encoded[0]), len(mixtures))
-        if {len(encoded[0]), len(mixtures)} - {1, size}:
-            raise InputError(
-                f"expected as many coefficients as pictures b, or one of either, "
-                f"got {len(mixtures)} and {len(encoded[0])}"
-            )
+            given = "none" if context is None else type(context).__name__
+            raise InputError(f"expected context=(a, a_prime) for the layout {self.layout.name!r}, got {given}")
+        counts = len(mixtures), len(encoded[0])
+        size = max(counts)
+        if min(counts) not in (1, size):
+            said = "expected as many coefficients as pictures b, or one of either, got {} and {}"
+            raise InputError(said.format(*counts))
         encoded = [z.expand(size, *z.shape[1:]) for z in encoded]
-        return self._draw(encoded, mixtures.expand(size, -1, -1), *numbers, options)
+        return self._draw(encoded, mixtures.expand(size, -1, -1), **drawing)
 
-    def _checked(self, steps: int | None, seed: int, options: dict[str, Any]) -> tuple[int, int]:
+    def _drawing_options(self, steps: int | None, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+        """All that the backend's ``draw`` takes by name."""
         check_options(options, self.backend.options, ("steps", "seed"))
         self.basis.check_adapter()
-        return self.backend.steps if steps is None else check_steps(steps), check_seed(seed)
+        steps = self.backend.steps if steps is None else check_steps(steps)
+        return {"steps": steps, "seed": check_seed(seed), **options}
 
-    def _draw(
-        self, encoded: Sequence[Tensor], coefficients: Tensor, steps: int, seed: int, options: dict[str, Any]
-    ) -> EditResult:
+    def _draw(self, encoded: Sequence[Tensor], coefficients: Tensor, **options: Any) -> EditResult:
         *context, b = encoded
         a, a_prime = context if self.layout.needs_context else (None, None)
         dtype = self.basis.parameters()[0].dtype
@@ -356,7 +232,7 @@ class Editor:
             elif self.basis.off:
                 coefficients = torch.zeros_like(coefficients)
             with self.basis.mixed(coefficients.to(self.backend.device, dtype)):
-                drawn = self.backend.draw(a, a_prime, b, steps=steps, seed=seed, **options)
+                drawn = self.backend.draw(a, a_prime, b, **options)
         pictures = self.backend.decode(drawn)
         return EditResult([to_pil(x) for x in pictures], pictures, coefficients)
 
@@ -399,25 +275,6 @@ class Editor:
         save_weights(folder, {**asdict(self.config), **notes, "frozen": frozen_fingerprint(self.config)}, state)
 
 
-def frozen_fingerprint(config: BasisConfig) -> str:
-    """Identifies the shipped frozen parts that a basis was trained on, and the encoder of its router."""
-    looks = config.routed and config.encoder == TINY_CLIP
-    parts = ["autoencoder", "encoder", "base"] if looks else ["autoencoder", "base"]
-    if "pair" in config.query:
-        parts.append("pair_encoder")
-    marks = {"autoencoder": latent_fingerprint}
-    return "-".join(marks.get(part, fingerprint)(weights_dir() / part)[:8] for part in parts)
-
-
-def load_frozen(encoder: str = TINY_CLIP) -> tuple[MiniAutoencoder, Encoder, Base]:
-    """The shipped autoencoder, one of the encoders (see :mod:`~lorweb_mini.models.encoders`), and the shipped base."""
-    folder = weights_dir()
-    # Whatever default device another library has set; and its random numbers stay its own.
-    with torch.random.fork_rng(), torch.device("cpu"):
-        autoencoder = MiniAutoencoder.load(folder / "autoencoder")
-        return autoencoder, encoder_of(encoder, autoencoder), Base.load(folder / "base")
-
-
 def new_editor(config: BasisConfig, seed: int = 0) -> Editor:
     """An untrained basis and router on the shipped frozen parts; it starts as the base, since B = 0."""
     frozen = load_frozen(config.encoder)
@@ -447,21 +304,30 @@ def load(weights: str | Path = "full") -> Editor:
     if not folder.is_dir():
         raise InputError(f"expected 'full', 'starter' or a folder with a trained basis, got {str(weights)!r}")
     stored, state = load_weights(folder)
-    fields = BasisConfig.__dataclass_fields__
-    own = {name: stored.get(name, fields[name].default) for name in fields if name in stored or name in LATER}
-    check_config(BasisConfig.__init__, own, folder)
-    with naming(folder):
-        config = BasisConfig(**own)
-    if stored.get("frozen") != (ours := frozen_fingerprint(config)):
-        raise InputError(
-            f"expected a basis trained on the frozen weights {ours}, "
-            f"got one trained on {stored.get('frozen')} in {folder}"
-        )
+    config = _config_of(stored, folder)
     sizes = {tuple(v.shape[:1]) for k, v in state.items() if k.endswith(".lora_A.weight")}
     keys = state.get("router.keys")
     if sizes != {(config.n_loras * config.rank,)} or (keys is not None and keys.shape[-1:] != (config.keys_dim,)):
         raise InputError(f"expected weights in {folder} of the sizes in its {CONFIG}, got others")
     editor = new_editor(config)
+    _fill(editor, state, folder)
+    return editor
+
+
+def _config_of(stored: dict[str, Any], folder: Path) -> BasisConfig:
+    fields = BasisConfig.__dataclass_fields__
+    own = {name: stored.get(name, fields[name].default) for name in fields if name in stored or name in LATER}
+    check_config(BasisConfig.__init__, own, folder)
+    with naming(folder):
+        config = BasisConfig(**own)
+    if (theirs := stored.get("frozen")) != (ours := frozen_fingerprint(config)):
+        said = f"expected a basis trained on the frozen weights {ours}, got one trained on {theirs} in {folder}"
+        raise InputError(said)
+    return config
+
+
+def _fill(editor: Editor, state: dict[str, Tensor], folder: Path) -> None:
+    """Weights into an editor; no module of it is trainable afterwards."""
     modules = {"router": editor.router, "pair_encoder": editor.pair_encoder}
     parts: dict[str, dict[str, Tensor]] = {name: {} for name in ("basis", *modules)}
     for name, tensor in state.items():
@@ -477,4 +343,3 @@ def load(weights: str | Path = "full") -> Editor:
             module.eval().requires_grad_(False)
     for parameter in editor.basis.parameters():
         parameter.requires_grad_(False)
-    return editor

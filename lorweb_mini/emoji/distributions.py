@@ -102,6 +102,9 @@ class Chains:
     def __getitem__(self, rows: np.ndarray | slice) -> Chains:
         return Chains(self.kinds[rows], self.strengths[rows])
 
+    def __setitem__(self, rows: np.ndarray, others: Chains) -> None:
+        self.kinds[rows], self.strengths[rows] = others.kinds, others.strengths
+
     @classmethod
     def of(cls, chains: Sequence[Sequence[tuple[str, Strength]]]) -> Chains:
         """From lists of (kind, strength)."""
@@ -115,11 +118,6 @@ class Chains:
                 value = torch.atleast_1d(torch.as_tensor(strength, dtype=torch.float32, device="cpu"))
                 strengths[row, place, : len(value)] = value
         return cls(kinds, strengths)
-
-    def put(self, row: int, chain: Sequence[tuple[str, Strength]]) -> None:
-        """Replaces one chain."""
-        other = Chains.of([chain])
-        self.kinds[row], self.strengths[row] = other.kinds[0], other.strengths[0]
 
     def as_lists(self) -> list[list[tuple[str, float | tuple[float, ...]]]]:
         """Inverse of :meth:`of`."""
@@ -166,14 +164,12 @@ class HeldOut:
             if "centre" in region:
                 held |= np.linalg.norm(strength - np.array(region["centre"]), axis=1) < region["radius"]
                 continue
-            value, width = strength[:, 0], region["high"] - region["low"]
+            value, low, high = strength[:, 0], region["low"], region["high"]
             if kind == "move":
-                value = np.degrees(np.arctan2(strength[:, 1], strength[:, 0])) % 360
+                value = np.degrees(np.arctan2(strength[:, 1], strength[:, 0]))
             if kind in CIRCULAR or kind == "move":
-                inside = (value - region["low"]) % 360
-                held |= (inside > 0) & (inside < width % 360)
-            else:
-                held |= (value > region["low"]) & (value < region["high"])
+                value, low, high = (value % 360 - low) % 360, 0, (high - low) % 360
+            held |= (value > low) & (value < high)
         return held
 
     def chains(self, chains: Chains) -> np.ndarray:
@@ -193,7 +189,7 @@ NOTHING = HeldOut({}, frozenset())
 
 @lru_cache(maxsize=1)
 def unseen() -> dict[str, Any]:
-    """The published file of what is held out, ``data/unseen.json``."""
+    """What is held out, as published in ``data/unseen.json``."""
     return read_json(data_dir() / "unseen.json", ("intervals", "pairs", "relations"))
 
 
@@ -213,7 +209,7 @@ class Distribution:
     """Random chains of edits.
 
     Args:
-        kinds: out of :data:`TRAINED`; all of them by default.
+        kinds: out of :data:`TRAINED` and ``extra``; all of them by default.
         held_out: what never occurs.
         lengths: probability of a chain of one, two and three edits.
         extra: kinds that are not trained, with weights and samplers of their own.
@@ -237,9 +233,8 @@ class Distribution:
         if len(self.kinds) < max(i + 1 for i, p in enumerate(self.lengths) if p):
             raise InputError(f"expected as many kinds as the longest chain has edits, got {self.kinds}")
         self.held_out = held_out
-        weights = np.array([table[k][0] for k in self.kinds])
-        self.weights = weights / weights.sum()
-        self.samplers = [table[k][1] for k in self.kinds]
+        weights, self.samplers = zip(*(table[k] for k in self.kinds), strict=True)
+        self.weights = np.array(weights) / np.sum(weights)
         self.names = np.array([*self.kinds, ""], dtype=object)
         # Kinds that no chain has together: a kind and itself, and the held-out pairs.
         self.apart = np.array([[i == j or held_out.has_pair((i, j)) for j in self.kinds] for i in self.kinds])
@@ -288,9 +283,7 @@ class Distribution:
 class Memoriser:
     """The null model of generalisation: it applies the trained relation that fits (a, a') best, exactly, to b.
 
-    Args:
-        distribution: what a training samples from.
-        size: how many relations it remembers.
+    It remembers ``size`` relations of the distribution that a training samples from.
     """
 
     CHUNK = 1000
@@ -300,10 +293,8 @@ class Memoriser:
 
     def fit(self, a: Tensor, a_prime: Tensor) -> int:
         """Index of the chain whose result on a [3, n, n] is nearest to a' [3, n, n], by squared error."""
-        errors = [
-            (part.apply(a.expand(len(part), *a.shape)) - a_prime).pow(2).sum((1, 2, 3))
-            for part in (self.chains[i : i + self.CHUNK] for i in range(0, len(self.chains), self.CHUNK))
-        ]
+        parts = [self.chains[i : i + self.CHUNK] for i in range(0, len(self.chains), self.CHUNK)]
+        errors = [(x.apply(a.expand(len(x), *a.shape)) - a_prime).pow(2).sum((1, 2, 3)) for x in parts]
         return int(torch.cat(errors).argmin())
 
     def __call__(self, a: Tensor, a_prime: Tensor, b: Tensor) -> Tensor:

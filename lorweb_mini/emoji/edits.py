@@ -255,11 +255,6 @@ def parse_relation(name: str) -> tuple[str, Strength]:
     return kind, strength
 
 
-def edit_relations() -> list[str]:
-    """Names of all edits at all their strengths."""
-    return [relation_name(kind, strength) for kind, edit in EDITS.items() for strength in edit.strengths]
-
-
 def instructions(kind: str, strength: Strength) -> tuple[str, ...]:
     """Three or four ways to ask for the edit; off the listed strengths number and unit stand for words.
 

@@ -1,7 +1,6 @@
-"""The latent cache: every picture that training needs, encoded once and kept on disk.
+"""Latents of drawings, encoded once and kept on disk; what is edited for a sample is encoded on the spot.
 
-Encoding a picture costs about as much as a training step on it, so the recipes sample from here: rows of latents, and
-for each relation the rows of its true pairs.
+Encoding a picture costs about as much as a training step on it.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import contextlib
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -23,80 +22,10 @@ from ..files import cache_dir, write_atomically
 from ..models.autoencoder import MiniAutoencoder
 from ..models.weights import latent_fingerprint, load_tensors
 from .distributions import Chains
-from .relations import SPLITS, Relation, concept_sides, training_pictures
+from .relations import SPLITS, concept_sides
 from .sheets import composed, load_emoji
 
 SAME_LATENT = 0.03  # mean distance of normalised latents below which two pictures look the same
-
-
-class LatentBank:
-    """Latents of the true pairs of train concepts.
-
-    Args:
-        edited_pairs: how many pictures a relation with procedural edits is shown on; chosen once, at random.
-
-    Attributes:
-        latents: normalised latents in half precision [rows, 16, 8, 8]; first every drawing as it is, then the edited
-            ones, relation by relation.
-        emoji, style: what each row shows, int [rows]; ``edited_by``: index of the relation whose edits were applied,
-            -1 for a drawing as it is.
-        pairs: for each relation an int array [P, 2] of rows; pairs that look the same are left out.
-    """
-
-    def __init__(self, autoencoder: MiniAutoencoder, relations: Sequence[Relation], edited_pairs: int = 1200) -> None:
-        self.relations = list(relations)
-        drawings = training_pictures()
-        row_of = _rows_of(drawings)
-        blocks = [encoded(autoencoder, "drawings", drawings, lambda x: x)]
-        shown, edited_by = [drawings], [np.full(len(drawings), -1)]
-        self.pairs: list[np.ndarray] = []
-        count = len(drawings)
-        for index, relation in enumerate(self.relations):
-            pairs = relation.pairs("train")
-            if relation.edits:
-                rng = np.random.default_rng(zlib.crc32(relation.name.encode()))
-                pairs = pairs[rng.permutation(len(pairs))[:edited_pairs]]
-                blocks.append(encoded(autoencoder, relation.name, pairs[:, 2:], relation.apply_edits))
-                shown.append(pairs[:, 2:])
-                edited_by.append(np.full(len(pairs), index))
-                second = np.arange(count, count + len(pairs))
-                count += len(pairs)
-            else:
-                second = row_of[pairs[:, 2], pairs[:, 3]]
-            self.pairs.append(np.stack([row_of[pairs[:, 0], pairs[:, 1]], second], 1))
-        self.latents = torch.cat(blocks)
-        self.emoji, self.style = np.concatenate(shown).T
-        self.edited_by = np.concatenate(edited_by)
-        self.pairs = [p[self._differ(p)] for p in self.pairs]
-
-    def _differ(self, pairs: np.ndarray) -> np.ndarray:
-        keep = [
-            ((self.latents[part[:, 0]].float() - self.latents[part[:, 1]].float()).abs().mean((1, 2, 3)) > SAME_LATENT)
-            for part in np.array_split(pairs, max(1, len(pairs) // 2048))
-        ]
-        return torch.cat(keep).numpy()
-
-    def draw_pairs(self, rng: np.random.Generator, relation: np.ndarray) -> tuple[Tensor, Tensor]:
-        """One random pair of each given relation (indices [B]): two latents [B, 16, 8, 8]."""
-        rows = np.stack([self.pairs[r][rng.integers(len(self.pairs[r]))] for r in relation])
-        return self.latents[rows[:, 0]].float(), self.latents[rows[:, 1]].float()
-
-    def draw_analogies(self, rng: np.random.Generator, relation: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Two different random pairs of each given relation: latents of a, a', b, b'."""
-        chosen = [self.pairs[r][rng.choice(len(self.pairs[r]), 2, replace=False)].ravel() for r in relation]
-        a, a_prime, b, b_prime = (self.latents[rows].float() for rows in np.stack(chosen, 1))
-        return a, a_prime, b, b_prime
-
-    def sampling_weights(self, cap: int = 400, least: int = 2) -> np.ndarray:
-        """Probability of each relation, as the square root of its number of pairs up to ``cap``.
-
-        Most pairs are skin tones; sampling by pair would teach little else.
-        """
-        count = np.array([len(p) for p in self.pairs])
-        weight = np.where(count >= least, np.sqrt(np.minimum(count, cap)), 0.0)
-        if weight.sum() == 0:
-            raise InputError(f"expected a relation with at least {least} pairs, got none")
-        return weight / weight.sum()
 
 
 class PictureSource:
@@ -109,7 +38,7 @@ class PictureSource:
     def __init__(self, autoencoder: MiniAutoencoder, drawings: np.ndarray | None = None) -> None:
         self.autoencoder = autoencoder.requires_grad_(False)
         self.drawings = np.argwhere(load_emoji().present) if drawings is None else drawings
-        self.row_of = _rows_of(self.drawings)
+        self.row_of = rows_of(self.drawings)
         self.plain = encoded(autoencoder, "drawings", self.drawings, lambda x: x)
         self.sheet: Tensor | None = None  # the drawings' pixels, away from the CPU
         sides = concept_sides()[self.drawings[:, 0]]
@@ -123,9 +52,10 @@ class PictureSource:
             self.sides[split] = (self.drawings[rows], np.cumsum(weight / weight.sum()))
 
     def draw(self, rng: np.random.Generator, size: int, split: str = "train") -> np.ndarray:
-        """Emoji and style of random drawings of one split's concepts, [size, 2]."""
+        """Random drawings of one split's concepts, each paired with itself: emoji and style, twice, [size, 4]."""
         drawings, cumulative = self.sides[split]
-        return drawings[np.searchsorted(cumulative, rng.random(size)).clip(0, len(drawings) - 1)]
+        drawn = drawings[np.searchsorted(cumulative, rng.random(size)).clip(0, len(drawings) - 1)]
+        return np.concatenate([drawn, drawn], 1)
 
     @torch.no_grad()
     def latents(self, pairs: np.ndarray, chains: Chains, edited: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -162,7 +92,7 @@ class PictureSource:
         return self
 
 
-def _rows_of(drawings: np.ndarray) -> np.ndarray:
+def rows_of(drawings: np.ndarray) -> np.ndarray:
     """The row in drawings [P, 2] of each emoji in each style, -1 for those that are not among them."""
     rows = np.full(load_emoji().present.shape, -1)
     rows[drawings[:, 0], drawings[:, 1]] = np.arange(len(drawings))

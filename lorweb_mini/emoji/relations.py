@@ -23,7 +23,7 @@ from torch import Tensor
 from ..errors import InputError, check_seed, whole_number
 from ..files import data_dir, read_json
 from .distributions import unseen
-from .edits import EDITS, Strength, apply_edit, chain_name, edit_relations, instructions, parse_chain, parse_relation
+from .edits import EDITS, Strength, apply_edit, chain_name, instructions, parse_chain
 from .sheets import STYLES, load_emoji
 
 SPLITS = ("train", "val", "test")
@@ -33,6 +33,7 @@ STYLE_NAMES = dict(
 )
 UNSEEN_DEGREES = ("strength", "composition", "inside", "between", "outside")
 SAME = 2 / 255  # pictures whose mean difference in [-1, 1] is below this look the same
+Chain = tuple[tuple[str, Strength], ...]  # kinds and strengths of edits that follow each other
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class Relation:
     """One transformation and every true pair of pictures that shows it.
 
     Attributes:
-        name: for example ``tone/yellow>dark``; ``family`` is its first part.
+        name: for example ``tone/yellow>dark``.
         degree: ``seen`` by the basis in training, or held out as ``strength``, ``composition`` or ``family``.
         known_to_base: whether the frozen base was trained on it (with the instructions).
         instructions: three or four phrasings: the first is the usual one, the last is held out of training.
@@ -52,7 +53,7 @@ class Relation:
     degree: str
     known_to_base: bool
     instructions: tuple[str, ...]
-    edits: tuple[tuple[str, Strength], ...] = ()
+    edits: Chain = ()
     all_pairs: np.ndarray = field(repr=False, default_factory=lambda: np.zeros((0, 4), int))
 
     @property
@@ -75,11 +76,10 @@ class Relation:
         """
         if split not in SPLITS:
             raise InputError(f"expected a split out of {SPLITS}, got {split!r}")
-        of_split = concept_sides()[self.all_pairs[:, [0, 2]]] == SPLITS.index(split)
-        if split != "test":
-            return self.all_pairs[of_split.all(1)]
-        of_val = concept_sides()[self.all_pairs[:, [0, 2]]] == SPLITS.index("val")
-        return self.all_pairs[of_split.any(1) & ~of_val.any(1)]
+        sides = concept_sides()[self.all_pairs[:, [0, 2]]]
+        if split == "test":
+            return self.all_pairs[(sides == SPLITS.index("test")).any(1) & (sides != SPLITS.index("val")).all(1)]
+        return self.all_pairs[(sides == SPLITS.index(split)).all(1)]
 
     def pictures(self, pairs: np.ndarray) -> tuple[Tensor, Tensor]:
         """First and second pictures of pairs [P, 4]: two tensors [P, 3, 64, 64] in [-1, 1]."""
@@ -95,10 +95,7 @@ class Relation:
 
 @dataclass(frozen=True, eq=False)
 class Analogy:
-    """a : a' :: b : b', four pictures [3, 64, 64] in [-1, 1], with the relation's name and the split.
-
-    ``keys`` names the four as ``code points@style``.
-    """
+    """a : a' :: b : b', four pictures [3, 64, 64] in [-1, 1]; ``keys`` names them as ``code points@style``."""
 
     a: Tensor
     a_prime: Tensor
@@ -138,9 +135,7 @@ def relations() -> dict[str, Relation]:
     present, table, path = load_emoji().present, splits()["relations"], data_dir() / "relations.json"
     out: dict[str, Relation] = {}
 
-    def add(
-        name: str, phrases: Iterable[str], pairs: np.ndarray, applied: tuple[tuple[str, Strength], ...] = ()
-    ) -> None:
+    def add(name: str, phrases: Iterable[str], pairs: np.ndarray, applied: Chain = ()) -> None:
         entry = table[name]
         out[name] = Relation(name, entry["degree"], entry["known_to_base"], tuple(phrases), applied, pairs)
 
@@ -148,18 +143,18 @@ def relations() -> dict[str, Relation]:
         try:
             add(name, entry["instructions"], _same_style(entry["pairs"]))
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise InputError(
-                f"expected a relation {name!r} of known emojis in {path}, got another: {error!r}"
-            ) from None
+            said = f"expected a relation {name!r} of known emojis in {path}, got another: {error!r}"
+            raise InputError(said) from None
     for first, second in permutations(range(len(STYLES)), 2):
         both = np.flatnonzero(present[:, first] & present[:, second])
         pairs = np.stack([both, np.full_like(both, first), both, np.full_like(both, second)], 1)
         words = STYLE_NAMES[STYLES[second]]
         phrases = ("redraw it in the {} style", "make it look like {}", "use the {} version of this emoji")
         add(f"style/{STYLES[first]}>{STYLES[second]}", [phrase.format(words) for phrase in phrases], pairs)
-    for name in edit_relations():
-        kind, strength = parse_relation(name)
-        add(name, instructions(kind, strength), _itself(), ((kind, strength),))
+    for edit in EDITS.values():
+        for strength in edit.strengths:
+            chain = ((edit.kind, float(strength)),)
+            add(chain_name(chain), instructions(*chain[0]), _itself(), chain)
     for name in table:
         if name.startswith("compose/"):
             parts = composition_parts(name)
@@ -184,7 +179,7 @@ def _itself() -> np.ndarray:
     return np.concatenate([present, present], 1)
 
 
-def _composed(first: Relation, second: Relation) -> tuple[list[str], np.ndarray, tuple[tuple[str, Strength], ...]]:
+def _composed(first: Relation, second: Relation) -> tuple[list[str], np.ndarray, Chain]:
     """Phrases, pairs and edits of first, then second; the last phrase joins the held-out ones of the two.
 
     The pairs are those of the second that start where a pair of the first ends.
@@ -219,13 +214,11 @@ def composition_parts(name: str) -> tuple[str, str]:
     raise InputError(f"expected compose/FIRST+SECOND with two known relations, got {name!r}")
 
 
-def relation_of_chain(
-    chain: Sequence[tuple[str, Strength]], degree: str = "drawn", known_to_base: bool = True
-) -> Relation:
+def relation_of_chain(chain: Chain, degree: str = "drawn", known_to_base: bool = True) -> Relation:
     """Edits one after the other as a relation of every drawing with itself."""
     phrasings = zip(*(instructions(kind, strength) for kind, strength in chain), strict=False)
     words = tuple(" and ".join(parts) for parts in phrasings)
-    return Relation(chain_name(chain), degree, known_to_base, words, tuple(chain), _itself())
+    return Relation(chain_name(chain), degree, known_to_base, words, chain, _itself())
 
 
 @lru_cache(maxsize=1)
@@ -245,9 +238,6 @@ def unseen_relations(part: str, degree: str | None = None) -> list[Relation]:
         part: ``val``, by which recipes are chosen, or ``test``.
         degree: one of :data:`UNSEEN_DEGREES`. Inside the span, a chain of shown edits that are never shown together
             does the same; outside, none comes near.
-
-    Raises:
-        InputError: another part or degree.
     """
     if part not in ("val", "test") or degree not in (None, *UNSEEN_DEGREES):
         raise InputError(f"expected val or test, and a degree out of {UNSEEN_DEGREES}, got {part!r} and {degree!r}")
@@ -257,8 +247,7 @@ def unseen_relations(part: str, degree: str | None = None) -> list[Relation]:
 def get_relation(name: str) -> Relation:
     """One relation by name, or any edit or chain of edits: ``edit/hue=77``, ``compose/edit/grey+edit/blur=3``.
 
-    Raises:
-        InputError: no such relation, with the nearest names, or a strength out of range.
+    InputError for a strength out of range, and with the nearest names for any other name.
     """
     if not isinstance(name, str):
         raise InputError(f"expected the name of a relation, got {name!r}")

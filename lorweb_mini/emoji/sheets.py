@@ -80,8 +80,7 @@ class EmojiSet:
         """Pictures composed on a plain background, float32 [k, 3, 64, 64] in [-1, 1].
 
         Args:
-            emoji: k positions in `emojis`.
-            style: k positions in `STYLES` (or one for all).
+            emoji, style: k positions in `emojis` and in `STYLES` (or one for all).
             background: grey or RGB in [0, 1].
 
         Raises:
@@ -102,11 +101,11 @@ class EmojiSet:
 
     def find(self, key_or_char_or_name: str) -> int:
         """Position of an emoji given by key, character or (English CLDR) name; InputError if there is none."""
-        try:
-            return self._names[key_or_char_or_name.strip().lower().replace("\ufe0f", "")]
-        except KeyError:
+        position = self._names.get(key_or_char_or_name.strip().lower().replace("\ufe0f", ""))
+        if position is None:
             expected = "the key, character or name of an emoji, such as '1f525', '🔥' or 'fire'"
-            raise InputError(f"expected {expected}; got {key_or_char_or_name!r}") from None
+            raise InputError(f"expected {expected}; got {key_or_char_or_name!r}")
+        return position
 
     def picture(self, key_or_char_or_name: str, style: str = "noto") -> Image.Image:
         """One picture, 64×64 RGBA; InputError for an unknown emoji or style, or one that the style lacks."""
@@ -135,8 +134,7 @@ def composed(rgba: Tensor, ground: Tensor | float = 1.0) -> Tensor:
 def load_emoji() -> EmojiSet:
     """The six sheets and their index, read once a process (a few seconds; 0.4 GiB, and twice that while it reads).
 
-    Raises:
-        InputError: the data files are not there or do not fit each other.
+    InputError where the data files are not there or do not fit each other.
     """
     folder = data_dir() / "emoji"
     table = read_json(folder / "emoji.json", ("styles", "emojis"))

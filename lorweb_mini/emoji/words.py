@@ -154,7 +154,7 @@ def grid_of(kind: str) -> Grid:
 
 def all_sentences() -> list[str]:
     """Every sentence of every grid."""
-    return [text for kind in KINDS for phrase in EDITS[kind].phrase for text in grid_of(kind).sentences(phrase)]
+    return [text for kind, grid in GRIDS.items() for phrase in EDITS[kind].phrase for text in grid.sentences(phrase)]
 
 
 @cache
@@ -207,9 +207,7 @@ def relation_vectors(chosen: Sequence[Relation]) -> Tensor:
         for i, r in enumerate(chosen)
         if r.edits and r.instructions[0] not in sentences and all(kind in KINDS for kind, _ in r.edits)
     }
-    out = torch.zeros(len(chosen), TEXT_WIDTH, dtype=torch.float32, device="cpu")
+    out = vectors_of(["" if i in chains else r.instructions[0] for i, r in enumerate(chosen)])
     if chains:
         out[list(chains)] = chain_vectors(Chains.of(list(chains.values())))
-    if others := [i for i in range(len(chosen)) if i not in chains]:
-        out[others] = vectors_of([chosen[i].instructions[0] for i in others])
     return out

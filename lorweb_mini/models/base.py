@@ -125,8 +125,7 @@ class Base(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Writes the transformer in diffusers' format and half precision, without the LoRAs of a basis.
 
-        Raises:
-            InputError: inside ``freeze``, whose weights are not the base's.
+        InputError inside ``freeze``, whose weights are not the base's.
         """
         save_pretrained(self.transformer, folder)
 

@@ -10,8 +10,6 @@ A new encoder is a subclass of :class:`Latents` and an entry of :data:`FIXED`.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,19 +25,8 @@ SIDE = 16  # of the small picture, in pixels
 CHUNK = 64
 
 
-class Encoder(Protocol):
-    """A frozen picture encoder, as the router needs it."""
-
-    @property
-    def embedding_dim(self) -> int:
-        """Width D of an embedding."""
-
-    def __call__(self, latent: Tensor) -> Tensor:
-        """Normalised latents [B, 16, 8, 8] to embeddings [B, D] of norm 10."""
-
-
 class Latents:
-    """The latent itself, as a vector."""
+    """The latent itself, as a vector: normalised latents [B, 16, 8, 8] to embeddings [B, embedding_dim] of norm 10."""
 
     embedding_dim = 16 * 8 * 8
 
@@ -51,7 +38,6 @@ class Latents:
         return latent
 
     def __call__(self, latent: Tensor) -> Tensor:
-        """Normalised latents [B, 16, 8, 8] to embeddings [B, embedding_dim] of norm 10."""
         return EMBEDDING_NORM * F.normalize(self.features(latent).flatten(1), dim=-1)
 
 
@@ -65,11 +51,7 @@ class Pixels(Latents):
 
 
 class EfficientNetFeatures(Latents):
-    """EfficientNet-lite0's features of the decoded picture. A basis routed by them must not be judged by them.
-
-    Raises:
-        InputError: the optional packages of the judge are not installed.
-    """
+    """EfficientNet-lite0's features of the decoded picture. A basis routed by them must not be judged by them."""
 
     embedding_dim = 1280
 
@@ -81,6 +63,7 @@ class EfficientNetFeatures(Latents):
         return self.judge.features(self.autoencoder.to_picture(latent))
 
 
+Encoder = TinyCLIP | Latents
 FIXED = {"latents": Latents, "pixels": Pixels, EFFICIENTNET: EfficientNetFeatures}
 ENCODERS = (TINY_CLIP, *FIXED)
 
@@ -88,8 +71,7 @@ ENCODERS = (TINY_CLIP, *FIXED)
 def encoder_of(name: str, autoencoder: MiniAutoencoder) -> Encoder:
     """One of :data:`ENCODERS`, with shipped weights where it has any.
 
-    Raises:
-        InputError: another name, or the optional packages of ``efficientnet-lite0`` are not installed.
+    InputError for another name, or where the optional packages of ``efficientnet-lite0`` are not installed.
     """
     if name not in ENCODERS:
         raise InputError(f"expected an encoder out of {ENCODERS}, got {name!r}")

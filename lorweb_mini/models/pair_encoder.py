@@ -22,7 +22,7 @@ class PairEncoder(LatentTower):
     Args:
         kinds: the kinds of edit that it is trained to recognise.
         relations: the artists' relations that it is trained to recognise.
-        strengths: how many numbers all strengths take, see :mod:`~lorweb_mini.training.pair_targets`.
+        strengths: how many numbers all strengths take, see :mod:`~lorweb_mini.training.pair_encoder`.
         longest: length of the longest chain of edits.
         width, layers: of the CLIP vision tower; stem_width: channels of the convolutions before it.
         embedding_dim: width of the embedding.

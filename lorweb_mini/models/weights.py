@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..files import data_dir, read_json, write_atomically
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -45,10 +45,7 @@ def load_config(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise InputError(f"expected a weights folder with {CONFIG}, found none in {folder}")
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise InputError(f"expected a JSON object in {path}, got {type(config).__name__}")
-    return config
+    return read_json(path, ())
 
 
 def check_config(made: Callable[..., Any], config: Mapping[str, Any], folder: str | Path) -> None:
@@ -90,11 +87,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def load_weights(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Configuration and tensors (single precision) of a weights folder.
-
-    Raises:
-        InputError: a file is missing, truncated, or not what its name says.
-    """
+    """Configuration and tensors (single precision) of a weights folder; InputError for missing or damaged files."""
     config = load_config(folder)
     path = Path(folder) / WEIGHTS
     if not path.is_file():
@@ -127,8 +120,7 @@ def save_pretrained(model: Any, folder: str | Path) -> None:
 def load_pretrained(kind: Any, folder: str | Path) -> Any:
     """diffusers' ``from_pretrained`` from a local folder, in single precision, frozen.
 
-    Raises:
-        InputError: the folder lacks a file, or one is truncated or of another model.
+    InputError where the folder lacks a file, or one is truncated or of another model.
     """
     # Checked first: a foreign configuration falls back on the class's defaults, for Flux twelve billion parameters.
     config = load_config(folder)
@@ -145,7 +137,7 @@ def load_pretrained(kind: Any, folder: str | Path) -> Any:
             output_loading_info=True,
         )
     except Exception as error:  # diffusers raises many kinds here; all mean that the folder is not what it should be
-        raise InputError(f"expected {expected}, got an unreadable folder: {_short(error)}") from None
+        raise InputError(f"expected {expected}, got an unreadable folder: {one_line(error)}") from None
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := [str(name) for name in report[problem]]:
             some = ", ".join(names[:3])
@@ -172,14 +164,8 @@ def load_state(module: torch.nn.Module, state: dict[str, Tensor], folder: str | 
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(
-            f"expected weights of {type(module).__name__} in {folder}, got others: {_short(error)}"
-        ) from None
-
-
-def _short(error: Exception) -> str:
-    """An error's message on one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300]
+        kind = type(module).__name__
+        raise InputError(f"expected weights of {kind} in {folder}, got others: {one_line(error)}") from None
 
 
 def fingerprint(folder: str | Path) -> str:
@@ -191,7 +177,7 @@ def fingerprint(folder: str | Path) -> str:
 
 
 def latent_fingerprint(autoencoder: str | Path | torch.nn.Module) -> str:
-    """Sixteen hex digits that change with an autoencoder's latents: its encoder, scale and shift, not its decoder.
+    """As :func:`fingerprint`, of an autoencoder's latents alone: its encoder, scale and shift.
 
     ``autoencoder`` is a weights folder, or the module itself.
     """
@@ -201,9 +187,7 @@ def latent_fingerprint(autoencoder: str | Path | torch.nn.Module) -> str:
     else:
         config, files = load_config(autoencoder), sorted(Path(autoencoder).glob("*.safetensors"))
         if len(files) != 1 or not {"scaling_factor", "shift_factor"} <= config.keys():
-            raise InputError(
-                f"expected the configuration and the weights of an autoencoder in {autoencoder}, got others"
-            )
+            raise InputError(f"expected configuration and weights of an autoencoder in {autoencoder}, got others")
         state = load_tensors(files[0])
     digest = hashlib.sha256(repr((config["scaling_factor"], config["shift_factor"])).encode())
     for name in sorted(k for k in state if k.startswith("encoder.")):

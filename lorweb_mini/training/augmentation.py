@@ -48,13 +48,10 @@ def shared_edits(rng: np.random.Generator, families: Sequence[str]) -> tuple[Cha
     directed = np.array([f in DIRECTED for f in families])
     recoloured = np.array([f in COLOURLESS for f in families]) & (rng.random(size) < RECOLOURED)
     augmented = (rng.random(size) < AUGMENTED) & np.array([bool(f) for f in families])
-    chains = _where(directed, UPRIGHT.draw(rng, size), ANY_SIDE.draw(rng, size))
-    return _where(recoloured, COLOURS.draw(rng, size), chains), augmented
-
-
-def _where(chosen: np.ndarray, first: Chains, second: Chains) -> Chains:
-    strengths = torch.where(torch.from_numpy(chosen)[:, None, None], first.strengths, second.strengths)
-    return Chains(np.where(chosen[:, None], first.kinds, second.kinds), strengths)
+    upright, chains, colours = (edits.draw(rng, size) for edits in (UPRIGHT, ANY_SIDE, COLOURS))
+    chains[directed] = upright[directed]
+    chains[recoloured] = colours[recoloured]
+    return chains, augmented
 
 
 def augmented_latents(

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..emoji.edits import apply_edit, parse_relation
+from ..emoji.edits import apply_edit
 from ..emoji.relations import select, training_pictures
-from ..emoji.sheets import load_emoji
+from ..emoji.sheets import composed, load_emoji
 from ..models.autoencoder import MiniAutoencoder
 from .loop import Recipe, torch_generator
 
@@ -33,22 +33,20 @@ class AutoencoderRecipe(Recipe):
         self.autoencoder.encoder.requires_grad_(not decoder_only)
         self.autoencoder.decoder.requires_grad_(True)
         self.pictures = training_pictures()
-        names = [r.name for r in select("seen", known_to_base=True) if r.name.startswith("edit/")]
-        self.edits = [parse_relation(n) for n in names]
+        self.edits = [r.edits[0] for r in select("seen", known_to_base=True) if r.name.startswith("edit/")]
 
     def configuration(self) -> dict[str, Any]:
         return {"decoder_only": self.decoder_only}
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         chosen = self.pictures[rng.integers(len(self.pictures), size=size)]
-        x = load_emoji().tensor(chosen[:, 0], chosen[:, 1])
+        x = load_emoji().tensor(*chosen.T)
         half, quarter = size // 2, size // 4
         # Half as drawn on white, a quarter on a random ground, the rest edited in groups of four, half of these with
         # their channels mixed first.
-        grounds = torch.from_numpy(rng.random((quarter, 3))).float()
-        for i, ground in enumerate(grounds):
-            k = half + i
-            x[k : k + 1] = load_emoji().tensor(chosen[k : k + 1, 0], chosen[k : k + 1, 1], background=ground.tolist())
+        grounds, places = torch.from_numpy(rng.random((quarter, 3))).float(), chosen[half : half + quarter]
+        drawings = torch.from_numpy(load_emoji().rgba[places[:, 0], places[:, 1]])
+        x[half : half + quarter] = composed(drawings, grounds[:, :, None, None])
         for start in range(half + quarter, size, 4):
             group = x[start : start + 4]
             if rng.random() < 0.5:
@@ -77,19 +75,15 @@ class AutoencoderRecipe(Recipe):
         if not self.decoder_only:
             chosen = self.pictures[np.random.default_rng(0).integers(len(self.pictures), size=SCALE_ROWS)]
             device = next(self.autoencoder.parameters()).device
+            parts = (load_emoji().tensor(*p.T).to(device) for p in np.array_split(chosen, 16))
             with torch.no_grad():
-                parts = [
-                    self.autoencoder.encoder(load_emoji().tensor(*p.T).to(device)) for p in np.array_split(chosen, 16)
-                ]
-            latents = torch.cat(parts)
-            self.autoencoder.register_to_config(
-                scaling_factor=1 / latents.std().item(), shift_factor=latents.mean().item()
-            )
+                latents = torch.cat([self.autoencoder.encoder(x) for x in parts])
+            fixed = {"scaling_factor": 1 / latents.std().item(), "shift_factor": latents.mean().item()}
+            self.autoencoder.register_to_config(**fixed)
         self.autoencoder.save(folder)
 
     def start_from(self, folder: Path) -> None:
         start = MiniAutoencoder.load(folder)
         self.autoencoder.load_state_dict(start.state_dict())
-        self.autoencoder.register_to_config(
-            **{k: start.config[k] for k in ("latent_noise", "scaling_factor", "shift_factor")}
-        )
+        kept = ("latent_noise", "scaling_factor", "shift_factor")
+        self.autoencoder.register_to_config(**{k: start.config[k] for k in kept})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,62 +15,48 @@ from ..emoji.distributions import Chains, Distribution, held_out
 from ..emoji.latents import PictureSource
 from ..emoji.relations import Relation
 from ..emoji.words import chain_vectors, joined
-from ..errors import finite_number
 from ..models.autoencoder import MiniAutoencoder
 from ..models.base import TEXT_WIDTH, Base
 from ..models.text import vectors_of
 from ..models.weights import weights_dir
 from .analogies import known_relations, relation_weights
 from .augmentation import augmented_latents, shared_edits
-from .flow import EXACT_SHIFT, SHIFT, by_change, clean_of, training_sample, validation_sample
-from .loop import Recipe, torch_generator, without_cudnn_attention
+from .flow import EXACT_SHIFT, NUMBERS_OF_EDITS, SHIFT, FlowRecipe, training_sample, validation_sample
+from .loop import torch_generator, without_cudnn_attention
+
+# What is learnt slowly is drawn more often: what moves pixels far, and what needs knowledge of the drawings.
+EMPHASIS = {
+    **dict.fromkeys(("edit/rotate", "edit/flip_vertical", "edit/threshold", "edit/outline", "style", "moon"), 2.0),
+    "gender": 4.0,
+    "tone": 1.5,
+    "colour": 0.5,
+}
+# Edits that the base is told about and that no basis of LoRAs is shown.
+KNOWN_TO_BASE = {
+    "duotone": (1.0, lambda rng, n: rng.uniform(0, 360, (n, 2))),
+    "transpose": (0.7, lambda rng, n: np.ones((n, 1))),
+    "mirror_half": (0.7, lambda rng, n: np.ones((n, 1))),
+    "sepia": (0.5, lambda rng, n: np.ones((n, 1))),
+}
 
 
-class BaseRecipe(Recipe):
+class BaseRecipe(FlowRecipe):
     """Instruction editing: fresh edits with their words, artists' pairs, and the named edits with their sentences.
 
     A tenth of the samples has no instruction and the reference as its target. The last phrasing of every relation is
     never shown, so that it can tell whether the base understands words that it has not seen. Of two phrasings that it
     has seen it gets a random mixture.
-
-    Args:
-        change_floor: divides the loss of each sample by the mean squared change that is asked for, plus this floor, see
-            :class:`~lorweb_mini.training.basis.BasisRecipe`.
     """
 
     NO_INSTRUCTION = 0.1
     SHARES = (0.45, 0.45, 0.1)  # artists' pairs, fresh edits, named edits
     FOLLOWED = 0.25  # share of the artists' pairs whose second picture is edited as well
-    # What is learnt slowly is drawn more often: what moves pixels far, and what needs knowledge of the drawings.
-    EMPHASIS = MappingProxyType(
-        {
-            "edit/rotate": 2.0,
-            "edit/flip_vertical": 2.0,
-            "edit/threshold": 2.0,
-            "edit/outline": 2.0,
-            "gender": 4.0,
-            "style": 2.0,
-            "tone": 1.5,
-            "moon": 2.0,
-            "colour": 0.5,
-        }
-    )
-    # Edits that the base is told about and that no basis of LoRAs is shown.
-    KNOWN_TO_BASE: MappingProxyType = MappingProxyType(
-        {
-            "duotone": (1.0, lambda rng, n: rng.uniform(0, 360, (n, 2))),
-            "transpose": (0.7, lambda rng, n: np.ones((n, 1))),
-            "mirror_half": (0.7, lambda rng, n: np.ones((n, 1))),
-            "sepia": (0.5, lambda rng, n: np.ones((n, 1))),
-        }
-    )
     VALIDATION = 48  # samples of each family
 
     def __init__(
         self, base: Base | None = None, pictures: PictureSource | None = None, change_floor: float | None = None
     ) -> None:
-        super().__init__()
-        self.change_floor = None if change_floor is None else finite_number(change_floor, "change_floor", above=True)
+        super().__init__(change_floor)
         self.base = base if base is not None else Base()
         self.base.transformer.requires_grad_(True)
         self.pictures = pictures or PictureSource(MiniAutoencoder.load(weights_dir() / "autoencoder"))
@@ -79,14 +64,12 @@ class BaseRecipe(Recipe):
         self.artists = [r for r in known if not r.edits]
         self.named = [r for r in known if r.edits]
         self.artist_pairs = [r.pairs("train") for r in self.artists]
-        self.artist_weights = relation_weights(self.artists, [len(p) for p in self.artist_pairs], self.EMPHASIS)
-        self.named_weights = relation_weights(self.named, [400] * len(self.named), self.EMPHASIS)
-        self.artist_families = np.array([r.family for r in self.artists])
+        self.artist_weights = relation_weights(self.artists, [len(p) for p in self.artist_pairs], EMPHASIS)
+        self.named_weights = relation_weights(self.named, [400] * len(self.named), EMPHASIS)
         self.named_chains = Chains.of([r.edits for r in self.named])
         self.instructions = {r.name: vectors_of(list(r.training_instructions)) for r in known}
-        self.fresh = Distribution(held_out=held_out(known_to_base=True), extra=dict(self.KNOWN_TO_BASE))
+        self.fresh = Distribution(held_out=held_out(known_to_base=True), extra=KNOWN_TO_BASE)
         self.ids = torch.cat([position_ids(4, 4, 0), position_ids(4, 4, 1)])
-        self._fixed: dict[str, dict[str, Tensor]] | None = None
 
     def place(self, device: torch.device) -> None:
         without_cudnn_attention(device)
@@ -95,8 +78,7 @@ class BaseRecipe(Recipe):
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         sort = rng.choice(3, size, p=self.SHARES)
-        rows = self.pictures.draw(rng, size)
-        pairs = np.concatenate([rows, rows], 1)
+        pairs = self.pictures.draw(rng, size)
         chains = self.fresh.draw(rng, size)
         told = chain_vectors(chains, torch_generator(rng))
         edited = sort > 0
@@ -106,20 +88,16 @@ class BaseRecipe(Recipe):
         shown = [self.artist_pairs[i][rng.integers(len(self.artist_pairs[i]))] for i in chosen]
         pairs[artists] = np.reshape(shown, (-1, 4))
         edited[artists] = rng.random(len(artists)) < self.FOLLOWED
-        families[artists] = self.artist_families[chosen]
+        families[artists] = [self.artists[i].family for i in chosen]
         words = self._mixtures(rng, [self.artists[i] for i in chosen])
         also = torch.from_numpy(edited[artists]).float()[:, None]
         told[artists] = words + also * told[artists]
         chosen = rng.choice(len(self.named), len(named), p=self.named_weights)
-        chains.kinds[named], chains.strengths[named] = (
-            self.named_chains.kinds[chosen],
-            self.named_chains.strengths[chosen],
-        )
+        chains[named] = self.named_chains[chosen]
         told[named] = self._mixtures(rng, [self.named[i] for i in chosen])
-        told = joined(told)
         shared = shared_edits(rng, families.tolist())
         reference, target = augmented_latents(self.pictures, pairs, chains, edited, *shared)
-        told = told.to(reference.device)
+        told = joined(told).to(reference.device)
         none = torch.from_numpy(rng.random(size) < self.NO_INSTRUCTION)
         told[none] = 0
         target[none] = reference[none]
@@ -136,46 +114,33 @@ class BaseRecipe(Recipe):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         v = self.base.velocity(batch["noisy"], batch["t"], batch["reference"], self.ids, batch["instruction"])
-        errors = (v - batch["velocity"]).pow(2)
-        if self.change_floor is None:
-            return {"loss": errors.mean()}
-        change = clean_of(batch) - batch["reference"]
-        told = batch["instruction"].any(1)
-        return {"loss": by_change(errors, change, self.change_floor, told), "flow_matching": errors.mean()}
+        return self.losses(v, batch, batch["reference"], told=batch["instruction"].any(1))
 
-    def validation(self) -> dict[str, float]:
-        if self._fixed is None:
-            self._fixed = self._validation_samples()
-        with torch.no_grad():
-            losses = {name: self(batch) for name, batch in self._fixed.items()}
-        return {name: float(loss.get("flow_matching", loss["loss"])) for name, loss in losses.items()}
-
-    def _validation_samples(self) -> dict[str, dict[str, Tensor]]:
-        """Pictures of validation concepts: artists' pairs by family, and fresh edits by number; t evenly in logit."""
+    def validation_samples(self) -> dict[str, dict[str, Tensor]]:
+        """Pictures of validation concepts: artists' pairs by family, and fresh edits by number."""
         rng = np.random.default_rng(2026)
         found = {}
-        for family in ("tone", "gender", "style", "other"):
-            some = [
-                (r, p)
-                for r in self.artists
-                if (r.family if r.family in ("tone", "gender", "style") else "other") == family
-                and len(p := r.pairs("val"))
-            ]
+        families: dict[str, list[tuple[Relation, np.ndarray]]] = {"tone": [], "gender": [], "style": [], "other": []}
+        for relation in self.artists:
+            if len(pairs := relation.pairs("val")):
+                families.get(relation.family, families["other"]).append((relation, pairs))
+        for family, some in families.items():
             if not some:
                 continue
             chosen = [some[i] for i in rng.integers(len(some), size=self.VALIDATION)]
-            pairs = np.stack([p[rng.integers(len(p))] for _, p in chosen])
+            shown = np.stack([pairs[rng.integers(len(pairs))] for _, pairs in chosen])
             told = torch.stack([self.instructions[r.name][0] for r, _ in chosen])
-            chains = self.fresh.draw(rng, len(pairs))
-            found[family] = self._sample(rng, pairs, chains, np.zeros(len(pairs), bool), told)
-        for name, lengths in (("edit", (1, 0, 0)), ("two edits", (0, 1, 0)), ("three edits", (0, 0, 1))):
-            drawn = Distribution(held_out=self.fresh.held_out, lengths=lengths).draw(rng, 2 * self.VALIDATION)
-            rows = self.pictures.draw(rng, len(drawn), "val")
-            pairs = np.concatenate([rows, rows], 1)
-            found[name] = self._sample(rng, pairs, drawn, np.ones(len(rows), bool), chain_vectors(drawn))
+            chains = self.fresh.draw(rng, len(shown))
+            found[family] = self._sample(rng, shown, chains, np.zeros(len(shown), bool), told)
+        for name, lengths in NUMBERS_OF_EDITS.items():
+            chains = Distribution(held_out=self.fresh.held_out, lengths=lengths).draw(rng, 2 * self.VALIDATION)
+            shown = self.pictures.draw(rng, len(chains), "val")
+            found[name] = self._sample(rng, shown, chains, np.ones(len(shown), bool), chain_vectors(chains))
         return found
 
-    def _sample(self, rng, pairs, chains, edited, told) -> dict[str, Tensor]:
+    def _sample(
+        self, rng: np.random.Generator, pairs: np.ndarray, chains: Chains, edited: np.ndarray, told: Tensor
+    ) -> dict[str, Tensor]:
         reference, target = (pack(z) for z in self.pictures.latents(pairs, chains, edited))
         return {"reference": reference, "instruction": told.to(target.device), **validation_sample(rng, target)}
 

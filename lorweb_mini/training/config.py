@@ -96,17 +96,16 @@ def learning_rate_factor(config: TrainingConfig, step: int, progress: float) -> 
     return warmup * (config.final_fraction + (1 - config.final_fraction) * share)
 
 
-def optimizers_of(
-    config: TrainingConfig, groups: list[dict[str, Any]], fused: bool = True
-) -> list[torch.optim.Optimizer]:
+def optimizers_of(config: TrainingConfig, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
     """One optimiser for all parameters, or Muon for the matrices and AdamW for the rest; groups keep their scale."""
     options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    adamw = {"betas": config.betas, "fused": True, **options}
     if config.optimizer == "adamw":
-        return [torch.optim.AdamW(groups, betas=config.betas, fused=fused, **options)]
+        return [torch.optim.AdamW(groups, **adamw)]
     matrices = [{**g, "params": [p for p in g["params"] if p.ndim == 2]} for g in groups]
     others = [{**g, "params": [p for p in g["params"] if p.ndim != 2]} for g in groups]
     return [
-        torch.optim.AdamW([g for g in others if g["params"]], betas=config.betas, fused=fused, **options),
+        torch.optim.AdamW([g for g in others if g["params"]], **adamw),
         torch.optim.Muon([g for g in matrices if g["params"]], adjust_lr_fn="match_rms_adamw", **options),
     ]
 

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..emoji.latents import LatentBank, encoded
+from ..emoji.latents import encoded
 from ..emoji.relations import training_pictures
 from ..emoji.sheets import load_emoji
 from ..models.autoencoder import MiniAutoencoder
 from ..models.text import vectors_of
 from ..models.tiny_clip import TinyCLIP
 from ..models.weights import weights_dir
-from .analogies import known_relations
+from .analogies import LatentBank, known_relations
 from .loop import Recipe, torch_generator
 
 
@@ -37,7 +37,7 @@ class EncoderRecipe(Recipe):
         known = known_relations()
         autoencoder = MiniAutoencoder.load(weights_dir() / "autoencoder")
         self.bank = LatentBank(autoencoder, known, edited_pairs)
-        self.weights = self.bank.sampling_weights(least=1)
+        self.weights = self.bank.weights(least=1)
         # Relations that are asked for in the same words are one class.
         requests = [r.instructions[0] for r in known]
         self.classes = sorted(set(requests))
@@ -92,13 +92,8 @@ class EncoderRecipe(Recipe):
         logits = scale[2] * pair @ self.encoder.request_embedding(self.instructions).T
         request = F.cross_entropy(logits, batch["request"])
         right = (logits.argmax(-1) == batch["request"]).float().mean()
-        return {
-            "loss": drawing + 0.5 * named + request,
-            "drawing": drawing.detach(),
-            "named": named.detach(),
-            "request": request.detach(),
-            "request_top1": right,
-        }
+        terms = {"drawing": drawing.detach(), "named": named.detach(), "request": request.detach()}
+        return {"loss": drawing + 0.5 * named + request, **terms, "request_top1": right}
 
     def _contrast(self, logits: Tensor) -> Tensor:
         target = torch.arange(len(logits), device=logits.device)

@@ -51,17 +51,15 @@ class Film:
 
     @property
     def pictures(self) -> Tensor:
-        """The frames as pictures, [m, k, 3, 64, 64] in [-1, 1]."""
         return self.frames.float() / 127.5 - 1
 
     def before(self, step: int) -> Film:
         """The looks that were taken before a step."""
-        kept = self.steps < step
-        return Film(*(tensor[kept] for tensor in vars(self).values()))
+        return Film(*(tensor[self.steps < step] for tensor in vars(self).values()))
 
     def followed_by(self, later: Film) -> Film:
         """This film and then another one."""
-        return Film(*(torch.cat(pair) for pair in zip(vars(self).values(), vars(later).values(), strict=True)))
+        return Film(*map(torch.cat, zip(vars(self).values(), vars(later).values(), strict=True)))
 
     def save(self, folder: str | Path) -> None:
         """Writes the film into a folder, whole or not at all."""
@@ -74,21 +72,16 @@ def read_film(folder: str | Path) -> Film:
     try:
         return Film(**load_file(path))
     except (SafetensorError, OSError, TypeError) as error:
-        raise InputError(
-            f"expected the film of a watched training, got none or a damaged one: {path} ({error})"
-        ) from None
+        said = f"expected the film of a watched training, got none or a damaged one: {path} ({error})"
+        raise InputError(said) from None
 
 
 def unfinished(folder: str | Path) -> int:
     """The step at which a killed training in a folder will go on; 0 where there is none to go on with."""
     try:
         return int(read_progress(Path(folder) / STATE)["step"])
-    except (InputError, KeyError, TypeError, ValueError):
+    except (InputError, TypeError, ValueError):
         return 0  # of a damaged file the training itself says what is wrong
-
-
-def nothing(film: Film) -> None:
-    """Shows nothing."""
 
 
 class Watched(Recipe):
@@ -118,14 +111,12 @@ class Watched(Recipe):
         items: Sequence[Analogy],
         folder: str | Path,
         every: float = 6.0,
-        show: Callable[[Film], None] = nothing,
+        show: Callable[[Film], None] | None = None,
     ) -> None:
         super().__init__()
-        if recipe.editor.router is None or not items:
-            raise InputError(
-                f"expected a recipe with a router and at least one analogy, "
-                f"got {'none' if recipe.editor.router is None else 'one'} and {len(items)}"
-            )
+        if recipe.router is None or not items:
+            router = "none" if recipe.router is None else "one"
+            raise InputError(f"expected a recipe with a router and at least one analogy, got {router} and {len(items)}")
         self.recipe, self.folder, self.every, self.show = recipe, Path(folder), every, show
         self.triplets = as_batch(list(items))[:3]
         self.step, self.seconds = unfinished(folder), 0.0
@@ -172,7 +163,8 @@ class Watched(Recipe):
         seen = Film(torch.tensor([self.step]), torch.tensor([loss]), perplexity[None], frames[None])
         self.film = seen if self.film is None else self.film.followed_by(seen)
         self.film.save(self.folder)
-        self.show(self.film)
+        if self.show is not None:
+            self.show(self.film)
         self._losses.clear()
         self._last = time.perf_counter()
         self.seconds += self._last - started

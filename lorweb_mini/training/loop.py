@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from accelerate.utils import broadcast
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..errors import InputError, whole_number
@@ -98,19 +99,18 @@ def without_cudnn_attention(device: torch.device) -> None:
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-def drawn_batch(recipe: Recipe, config: TrainingConfig, step: int) -> dict[str, Tensor]:
-    """The batch of one step; it depends on the seed and the step alone."""
+def _batch_of(recipe: Recipe, config: TrainingConfig, step: int) -> dict[str, Tensor]:
     return recipe.batch(np.random.default_rng([config.seed, step]), config.batch_size)
 
 
-def batches(recipe: Recipe, config: TrainingConfig, step: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
+def _batches(recipe: Recipe, config: TrainingConfig, step: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
     """The batches from a step on, each drawn while the one before it is computed."""
     # On a GPU the thread has a stream of its own, so that it does not wait for the step.
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def draw(at: int) -> dict[str, Tensor]:
         with torch.cuda.stream(stream):
-            batch = drawn_batch(recipe, config, at)
+            batch = _batch_of(recipe, config, at)
         if stream is not None:
             stream.synchronize()
         return batch
@@ -127,25 +127,20 @@ def batches(recipe: Recipe, config: TrainingConfig, step: int, device: torch.dev
             yield batch
 
 
-class StepBatches(IterableDataset):
-    """Batches drawn in processes of their own, for a :class:`~torch.utils.data.DataLoader` that keeps their order.
+class _Batches(Dataset):
+    """The batch of each step, for the processes of a DataLoader, which make a recipe each and keep the order."""
 
-    Args:
-        make: gives the recipe, anew in each process, so it has to be picklable.
-        first: the first step.
-    """
+    def __init__(self, make: Callable[[], Recipe], config: TrainingConfig, device: torch.device) -> None:
+        self.make, self.config, self.device = make, config, device
 
-    def __init__(self, make: Callable[[], Recipe], config: TrainingConfig, first: int, device: torch.device) -> None:
-        self.make, self.config, self.first, self.device = make, config, first, device
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        worker = get_worker_info()
-        assert worker is not None, "in a process of a DataLoader"
-        torch.set_num_threads(1)
+    @cached_property
+    def recipe(self) -> Recipe:
         recipe = self.make()
         recipe.place(self.device)
-        for step in itertools.count(self.first + worker.id, worker.num_workers):
-            yield {k: v.cpu() for k, v in drawn_batch(recipe, self.config, step).items()}
+        return recipe
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        return {k: v.cpu() for k, v in _batch_of(self.recipe, self.config, step).items()}
 
 
 def train(
@@ -162,9 +157,9 @@ def train(
         folder: receives ``log.csv``, ``training.json``, ``state.safetensors`` while running (with FSDP a folder
             ``state-<step>`` with every process's part), and the recipe's weights at the end.
         fresh: throw an unfinished run in this folder away instead of resuming it.
-        num_workers: processes that draw batches, beside each process of a training; 0 draws them in a thread. They pay
-            where a GPU computes steps faster than one process draws them, and draw the same batches up to rounding.
-        make: gives the recipe once more, in each of these processes; picklable.
+        num_workers: processes that draw batches, the same up to rounding, where a GPU computes steps faster than one
+            process draws them; 0 draws them in a thread.
+        make: gives a recipe that draws the same batches in each of these processes; picklable.
 
     Returns:
         steps, samples, seconds and the mean loss over the last hundred steps.
@@ -178,11 +173,12 @@ def train(
     run = _Run(recipe, config, Path(folder), fresh)
     drawn: Any
     if not num_workers or make is None:
-        drawn = batches(recipe, config, run.state.step, run.device)
+        drawn = _batches(recipe, config, run.state.step, run.device)
         end = drawn.close
     else:
-        dataset = StepBatches(make, config, run.state.step, run.device)
-        drawn = iter(DataLoader(dataset, batch_size=None, num_workers=num_workers, multiprocessing_context="spawn"))
+        processes: dict[str, Any] = {"num_workers": num_workers, "multiprocessing_context": "spawn"}
+        steps: Any = itertools.count(run.state.step)
+        drawn = iter(DataLoader(_Batches(make, config, run.device), batch_size=None, sampler=steps, **processes))
         end = drawn._shutdown_workers  # torch has no public name for it
     try:
         run.to_the_end(drawn)
@@ -201,18 +197,15 @@ class _Run:
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
         self.world = self.accelerator.num_processes
         self.bf16 = autocasts(config.precision, self.device)
-        share = config.batch_size // self.world
-        if share * self.world != config.batch_size:
+        share, remainder = divmod(config.batch_size, self.world)
+        if remainder:
             raise InputError(f"expected a batch size divisible by the {self.world} processes, got {config.batch_size}")
         if share % recipe.accumulate:
-            raise InputError(
-                f"expected {recipe.accumulate} equal parts of the {share} samples a process, got a remainder"
-            )
+            raise InputError(f"expected {recipe.accumulate} equal parts of the {share} samples a process, got others")
         recipe.place(self.device)
         first = self.accelerator.process_index * share
         self.mine, self.part = slice(first, first + share), share // recipe.accumulate
-        sharded = sharding.wanted()
-        if sharded:
+        if sharded := sharding.wanted():
             sharding.shard(recipe.shard_units(), self.device)
         groups = [{"scale": 1.0, **g, "params": list(g["params"])} for g in recipe.parameter_groups()]
         parameters = [p for g in groups for p in g["params"]]
@@ -222,8 +215,10 @@ class _Run:
             ema = EMAModel(parameters, decay=config.ema_decay, use_ema_warmup=True, power=2 / 3, foreach=not sharded)
         settings = json.loads(json.dumps({**asdict(config), **recipe.configuration()}))
         self.state = TrainingState(parameters, optimizers_of(config, groups), ema, settings, sharded)
-        self.model: nn.Module = recipe
         self._start(fresh)
+        self.model: nn.Module = recipe
+        if not sharded:
+            self.model, *self.state.optimizers = self.accelerator.prepare(recipe, *self.state.optimizers)
         if ema is not None:
             ema.to(self.device)
         self.rows: list[dict[str, float]] = []
@@ -231,7 +226,7 @@ class _Run:
         self.started = 0.0
 
     def _start(self, fresh: bool) -> None:
-        """Restores an unfinished run or clears the folder, and lets accelerate wrap what it wraps."""
+        """Restores an unfinished run or clears the folder."""
         logs = (self.folder / LOG, self.folder / VALIDATION)
         if has_state(self.folder) and not fresh:
             self.state.load(self.folder)
@@ -244,8 +239,6 @@ class _Run:
             remove_state(self.folder)
         if self.is_main:
             write_atomically(self.folder / "training.json", json.dumps(asdict(self.config), indent=1).encode())
-        if not self.state.sharded:
-            self.model, *self.state.optimizers = self.accelerator.prepare(self.recipe, *self.state.optimizers)
 
     @property
     def progress(self) -> float:
@@ -256,9 +249,8 @@ class _Run:
     @property
     def capped(self) -> bool:
         """The minutes beside samples are over."""
-        config = self.config
-        own = self.state.elapsed - self.before
-        return config.total_steps is not None and config.minutes is not None and own >= 60 * config.minutes
+        cap = self.config.minutes if self.config.total_steps is not None else None
+        return cap is not None and self.state.elapsed - self.before >= 60 * cap
 
     def to_the_end(self, drawn: Iterator[dict[str, Tensor]]) -> None:
         state, config = self.state, self.config
@@ -277,8 +269,9 @@ class _Run:
             out = self._step(next(drawn), rate)
             self._advance(self.accelerator.gather(out["loss"]).mean().item())
             if state.step % config.log_every == 0 or self.progress >= 1:
-                self._log(out, rate)
-                bar.set_postfix_str(f"loss {self.rows[-1]['loss']:.4f}, {self._speed():.0f} samples/s")
+                row = {**self._position(), "loss": self.summary()["loss"], "learning_rate": rate}
+                self.rows.append({**row, **{k: float(v) for k, v in out.items() if k != "loss"}})
+                bar.set_postfix_str(f"loss {row['loss']:.4f}, {row['samples'] / state.elapsed:.0f} samples/s")
             bar.update(min(100.0, 100 * self.progress) - bar.n)
             if state.elapsed - self.saved > 60 * config.checkpoint_minutes or (self.capped and self.progress < 1):
                 self._checkpoint()
@@ -321,20 +314,16 @@ class _Run:
             clock = torch.tensor(state.elapsed, dtype=torch.float64, device=self.device)
             state.elapsed = float(broadcast(clock))
 
-    def _speed(self) -> float:
-        return self.config.batch_size * self.state.step / self.state.elapsed
-
-    def _log(self, out: dict[str, Tensor], rate: float) -> None:
-        summary = self.summary()
-        row = {"step": summary["steps"], "seconds": round(summary["seconds"], 2), "samples": summary["samples"]}
-        extras = {k: float(v) for k, v in out.items() if k != "loss"}
-        self.rows.append({**row, "loss": summary["loss"], "learning_rate": rate, **extras})
-
     def summary(self) -> dict[str, float]:
         state = self.state
         mean = sum(state.recent) / max(1, len(state.recent))
         samples = state.step * self.config.batch_size
         return {"steps": state.step, "samples": samples, "seconds": state.elapsed, "loss": mean}
+
+    def _position(self) -> dict[str, float]:
+        """What a row of either log begins with."""
+        summary = self.summary()
+        return {"step": summary["steps"], "seconds": round(summary["seconds"], 2), "samples": summary["samples"]}
 
     def _checkpoint(self) -> None:
         self.saved = self.state.elapsed
@@ -347,20 +336,18 @@ class _Run:
 
     def _log_validation(self) -> None:
         """Adds the losses on held-out samples, of the averaged weights, to ``validation.csv``."""
-        state = self.state
-        if state.ema is not None:
-            state.ema.store(state.parameters)
-            state.ema.copy_to(state.parameters)
+        ema, parameters = self.state.ema, self.state.parameters
+        if ema is not None:
+            ema.store(parameters)
+            ema.copy_to(parameters)
         self.recipe.eval()
         with torch.no_grad():
             losses = self.recipe.validation()
         self.recipe.train()
-        if state.ema is not None:
-            state.ema.restore(state.parameters)
+        if ema is not None:
+            ema.restore(parameters)
         if losses:
-            samples = state.step * self.config.batch_size
-            row = {"step": state.step, "seconds": round(state.elapsed, 2), "samples": samples, **losses}
-            append_log(self.folder / VALIDATION, [row])
+            append_log(self.folder / VALIDATION, [{**self._position(), **losses}])
 
     def _finish(self) -> None:
         if self.state.ema is not None:

@@ -18,12 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 
 STATE = "state.safetensors"
 PROGRESS = "progress.json"
+# Settings that an unfinished run may change.
 PLAN = ("steps", "samples", "minutes", "decay_samples", "checkpoint_minutes", "log_every", "precision")
-"""Settings that an unfinished run may change."""
 REMEDY = "finish it with the same settings, start with --fresh, or choose another folder"
 
 
@@ -90,15 +90,13 @@ class TrainingState:
     def load(self, folder: Path) -> None:
         """Restores what :meth:`save` wrote, with FSDP on any number of processes.
 
-        Raises:
-            InputError: the state is damaged, or of other settings, another model, or the other kind.
+        InputError where the state is damaged, or of other settings, another model, or the other kind.
         """
         states = sharded_states(folder)
         if not (states if self.sharded else (folder / STATE).exists()):
             expected, got = ("with", "without") if self.sharded else ("without", "with")
-            raise InputError(
-                f"expected the state of a run {expected} FSDP in {folder}, got that of one {got} it: {REMEDY}"
-            )
+            said = f"expected the state of a run {expected} FSDP in {folder}, got that of one {got} it: {REMEDY}"
+            raise InputError(said)
         progress = read_progress(states[-1] / PROGRESS if self.sharded else folder / STATE)
         self._check_settings(folder, progress["config"])
         if self.sharded:
@@ -124,9 +122,8 @@ class TrainingState:
     def _fill(self, folder: Path) -> None:
         with safe_open(folder / STATE, "pt") as file:
             names = set(file.keys())
-            stored = sorted((k for k in names if k.startswith("parameter/")), key=lambda k: int(k.split("/")[1]))
-            found = [file.get_slice(k).get_shape() for k in stored]
-            expected = [list(p.shape) for p in self.parameters]
+            found = {k: file.get_slice(k).get_shape() for k in names if k.startswith("parameter/")}
+            expected = {f"parameter/{i}": list(p.shape) for i, p in enumerate(self.parameters)}
             if found != expected:
                 raise InputError(
                     f"expected an unfinished run of {len(expected)} parameter tensors of this model's shapes "
@@ -147,13 +144,13 @@ class TrainingState:
         try:
             dcp.load(self.tensors(), checkpoint_id=state)
         except Exception as error:  # torch wraps whatever went wrong, in any process, in a kind of its own
-            detail = " ".join(str(error).split())[:300]
-            raise InputError(f"expected the state of an unfinished run of this model, got {state}: {detail}") from None
+            said = f"expected the state of an unfinished run of this model, got {state}: {one_line(error)}"
+            raise InputError(said) from None
 
 
-def sharded_states(folder: Path) -> list[Path]:
+def sharded_states(folder: Path, name: str = r"state-\d{8,}") -> list[Path]:
     """Whole states with FSDP in a folder, the newest last: names that the trainer writes, and no other."""
-    return sorted(x for x in folder.glob("state-*") if re.fullmatch(r"state-\d{8,}", x.name) and x.is_dir())
+    return sorted(x for x in folder.glob("state-*") if re.fullmatch(name, x.name) and x.is_dir())
 
 
 def has_state(folder: Path) -> bool:
@@ -164,16 +161,14 @@ def has_state(folder: Path) -> bool:
 def remove_state(folder: Path) -> None:
     """Removes the state of an unfinished run, of either kind, and what a killed write left behind."""
     (folder / STATE).unlink(missing_ok=True)
-    parts = [x for x in folder.glob("state-*.part") if re.fullmatch(r"state-\d{8,}\.part", x.name) and x.is_dir()]
-    for path in [*sharded_states(folder), *parts]:
+    for path in sharded_states(folder, r"state-\d{8,}(\.part)?"):
         shutil.rmtree(path)
 
 
 def read_progress(path: Path) -> dict[str, Any]:
     """Step, seconds, last losses and settings of an unfinished run, from its state file or, with FSDP, its JSON file.
 
-    Raises:
-        InputError: a damaged file.
+    InputError for a damaged file.
     """
     try:
         if path.suffix == ".json":

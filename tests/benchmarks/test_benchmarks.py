@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from lorweb_mini.commands.train import DEFAULTS
 from lorweb_mini.emoji import latents
-from lorweb_mini.emoji.latents import LatentBank
 from lorweb_mini.emoji.sheets import load_emoji
 from lorweb_mini.files import data_dir
 from lorweb_mini.training import basis, encoder
+from lorweb_mini.training.analogies import LatentBank
 from lorweb_mini.training.config import TrainingConfig
 from lorweb_mini.training.loop import Recipe, train
 
@@ -147,13 +147,11 @@ def test_time_of_a_further_step_is_the_slope() -> None:
 
 
 class _Bank(LatentBank):
-    """Random latents in place of pictures: three pairs of every relation, 24 emoji by three artists."""
+    """Random latents in place of pictures: three pairs of every relation."""
 
     def __init__(self, autoencoder, relations, edited_pairs: int = 1200) -> None:
         self.relations = list(relations)
         self.latents = torch.randn(72, 16, 8, 8).half()
-        self.emoji, self.style = np.repeat(np.arange(24), 3), np.tile(np.arange(3), 24)
-        self.edited_by = np.full(72, -1)
         self.pairs = [np.array([[0, 1], [2, 3], [4, 5]]) for _ in relations]
 
 

@@ -32,7 +32,7 @@ from lorweb_mini.models.autoencoder import MiniAutoencoder
 from lorweb_mini.models.base import noise_for
 from lorweb_mini.models.weights import fingerprint, weights_dir
 from lorweb_mini.show.style import MAX_BYTES, save
-from lorweb_mini.training.pair_targets import pair_targets, scaled_strength
+from lorweb_mini.training.pair_encoder import pair_targets, scaled_strength
 
 CARD = "# Card\n\n<!-- begin one -->\nold 1\n<!-- end -->\nprose\n<!-- begin two -->\nold 2\n<!-- end -->\nlast line\n"
 

@@ -205,12 +205,9 @@ class _Bank:
 
     def __init__(self, *_args, **_options) -> None: ...
 
-    def sampling_weights(self) -> np.ndarray:
-        return np.array([1.0])
-
-    def draw_analogies(self, rng: np.random.Generator, relation: np.ndarray) -> tuple[Tensor, ...]:
-        latents = torch.from_numpy(rng.standard_normal((4, len(relation), 16, 8, 8))).float()
-        return latents[0], latents[1], latents[2], latents[3] + _Bank.shift
+    def draw(self, rng: np.random.Generator, size: int) -> tuple[Tensor, ...]:
+        a, a_prime, b, b_prime = torch.from_numpy(rng.standard_normal((4, size, 16, 8, 8))).float()
+        return a, a_prime, b, b_prime + _Bank.shift, torch.zeros(size, dtype=torch.bool)
 
 
 @pytest.fixture(params=LAYOUTS)
@@ -253,9 +250,7 @@ def test_training_loss_is_flow_matching(recipe: basis.BasisRecipe) -> None:
     noise = batch["noisy"] + (1 - t) * batch["velocity"]
     torch.testing.assert_close((1 - t) * clean + t * noise, batch["noisy"], atol=1e-5, rtol=0)
     assert abs(float(noise.mean())) < 0.1 and abs(float(noise.std()) - 1) < 0.1
-    rng = np.random.default_rng(0)
-    rng.choice(1, 4, p=[1.0])
-    expected = recipe.editor.layout.target(*recipe.bank.draw_analogies(rng, np.zeros(4, int)))
+    expected = recipe.editor.layout.target(*recipe.analogies.draw(np.random.default_rng(0), 4)[:4])
     torch.testing.assert_close(clean, expected, atol=1e-4, rtol=0)
     editor = recipe.editor
     with torch.no_grad(), editor.basis.mixed(editor.coefficients(batch["a"], batch["a_prime"], batch["b"])):

@@ -107,11 +107,9 @@ class _Bank:
 
     def __init__(self, *_args, **_options) -> None: ...
 
-    def sampling_weights(self) -> np.ndarray:
-        return np.array([1.0])
-
-    def draw_analogies(self, rng: np.random.Generator, relation: np.ndarray) -> list[Tensor]:
-        return list(torch.from_numpy(rng.standard_normal((4, len(relation), 16, 8, 8))).float())
+    def draw(self, rng: np.random.Generator, size: int) -> tuple[Tensor, ...]:
+        latents = torch.from_numpy(rng.standard_normal((4, size, 16, 8, 8))).float()
+        return *latents, torch.zeros(size, dtype=torch.bool)
 
 
 @pytest.mark.usefixtures("data")
