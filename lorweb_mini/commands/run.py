@@ -127,7 +127,7 @@ def shipped_baseline() -> Editor | None:
 
 
 def gathered(profile: Profile, kinds: Sequence[str], tones: Sequence[str], seed: int) -> dict[str, list[Analogy]]:
-    """Test analogies by group: on unseen emoji, with edits that could have been drawn, tones, and unseen edits."""
+    """Test analogies by group: on unseen emoji, with edits that training samples, tones, and unseen edits."""
     tests = panel("test", profile.analogies, profile.drawn, kinds, seed)
     items = {group: [x for name in names for x in tests.analogies[name]] for group, names in tests.groups.items()}
     items["tones"] = analogies("test", tones, seed, profile.analogies)

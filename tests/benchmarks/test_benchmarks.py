@@ -306,7 +306,7 @@ def test_seeds_judges_every_training_on_the_same_analogies(
     seeds.main(["--quick", "--folder", str(tmp_path / "seeds")])
     printed = capsys.readouterr().out
     tables = _tables(printed)
-    assert [next(iter(table.values()))[0][:11] for table in tables] == ["edit that c"] * 2
+    assert [next(iter(table.values()))[0][:11] for table in tables] == ["single edit"] * 2
     for table in tables:
         *trained, summary = list(table)[1:]
         assert trained == ["seed 0, as shipped", "seed 1", "seed 2"]
