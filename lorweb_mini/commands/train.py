@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from ..core.miniature import QUERIES, BasisConfig
 from ..emoji.distributions import Distribution, held_out
 from ..emoji.relations import Relation, get_relation
 from ..errors import InputError
 from ..files import tolerant_console
+from ..models.miniature import QUERIES, BasisConfig
 from ..models.weights import weights_dir
 from ..training.analogies import Listed, artists_relations
 from ..training.autoencoder import AutoencoderRecipe

@@ -18,11 +18,11 @@ from torch import Tensor
 from ..errors import InputError, check_options, check_seed, check_steps, naming
 from ..files import write_atomically
 from ..images import to_pil
+from ..models.miniature import BasisConfig, Miniature, frozen_fingerprint, load_frozen
 from ..models.pair_encoder import PairEncoder
 from ..models.weights import CONFIG, check_config, load_state, load_weights, save_weights, weights_dir
 from .basis import Basis
 from .layout import Layout
-from .miniature import BasisConfig, Miniature, frozen_fingerprint, load_frozen
 from .router import Router
 
 P = ParamSpec("P")
@@ -54,7 +54,7 @@ class EditResult:
 class Backend(Protocol):
     """The frozen models behind an editor.
 
-    :class:`~lorweb_mini.core.miniature.Miniature`, or :class:`~lorweb_mini.flux.editor.Kontext`.
+    :class:`~lorweb_mini.models.miniature.Miniature`, or :class:`~lorweb_mini.flux.editor.Kontext`.
     """
 
     autoencoder: Any

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.layout import Layout
+from ..core.router import MIXINGS
 from ..errors import InputError, finite_number, whole_number
 from ..images import read_images, read_triplet
-from ..models.autoencoder import MiniAutoencoder
-from ..models.base import Base, noise_for
-from ..models.encoders import ENCODERS, TINY_CLIP, Encoder, encoder_of
-from ..models.pair_encoder import PairEncoder
-from ..models.weights import fingerprint, latent_fingerprint, weights_dir
-from .layout import Layout
-from .router import MIXINGS
+from .autoencoder import MiniAutoencoder
+from .base import Base, noise_for
+from .encoders import ENCODERS, TINY_CLIP, Encoder, encoder_of
+from .pair_encoder import PairEncoder
+from .weights import fingerprint, latent_fingerprint, weights_dir
 
 # Query to the pictures' part of it, from embeddings of a, a' and b. With "pair" the embedding of the pair follows.
 QUERIES: dict[str, Callable[[Tensor, Tensor, Tensor], list[Tensor]]] = {
