@@ -17,7 +17,7 @@ class Change:
     """What differs from the starter.
 
     Attributes:
-        basis: in its :class:`~lorweb_mini.core.editor.BasisConfig`.
+        basis: in its :class:`~lorweb_mini.models.miniature.BasisConfig`.
         recipe: in the options of :func:`~lorweb_mini.commands.train.recipe_of`.
         training: in its :class:`~lorweb_mini.training.config.TrainingConfig`.
         adapter: a :class:`~benchmarks.pair_adapter.PairAdapter` takes the router's place.

@@ -1,6 +1,6 @@
 """``make run``: trains the starter basis and its router on real emoji, judges and draws what it does on unseen ones.
 
-``LORWEB_PROFILE=smoke`` does all of it in about a minute to show that it works; its numbers mean nothing.
+``LORWEB_PROFILE=smoke`` does all of it in two minutes to show that it works; its numbers mean nothing.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The interactive widgets of the notebooks, each with its page (.html, .js, .css) beside it."""
+"""The interactive widgets of the notebooks, with the pages (.html, .js, .css) of those that need them."""
