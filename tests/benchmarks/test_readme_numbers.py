@@ -33,8 +33,13 @@ def numbers(pattern: str) -> tuple[float, ...]:
 
 def test_the_starters_sentences() -> None:
     evaluation = report("figures", "run")["evaluation"]
-    error = lambda group, method="LoRWeB": evaluation["groups"][group][method]["error"]["value"]  # noqa: E731
-    judged = lambda group, method="LoRWeB": evaluation["judge"][group][method]["value"]  # noqa: E731
+
+    def error(group: str, method: str = "LoRWeB") -> float:
+        return evaluation["groups"][group][method]["error"]["value"]
+
+    def judged(group: str, method: str = "LoRWeB") -> float:
+        return evaluation["judge"][group][method]["value"]
+
     expected = {
         "training's are higher (# against #)": (error(STRENGTH), error(SINGLE)),
         "no better than copying *a′* (# against #)": (error(COMPOSED), error(COMPOSED, "copy a'")),
@@ -56,7 +61,10 @@ def test_the_full_basis_sentences() -> None:
     seen, relations = measured["members"]["unseen emoji, seen relation"], measured["relations"]
     edits = [name for name in seen if name.startswith(("edit/", "compose/"))]
     artists = [name for name in seen if name not in edits]
-    middle = lambda names, method: round(median(relations[n][method]["error"] for n in names), 2)  # noqa: E731
+
+    def middle(names: list[str], method: str) -> float:
+        return round(median(relations[n][method]["error"] for n in names), 2)
+
     assert numbers("it makes # of the artists' relations") == (len(artists),)
     assert numbers("told them in words (# of copying's error against #)") == (
         middle(artists, "LoRWeB"),
@@ -69,6 +77,15 @@ def test_the_full_basis_sentences() -> None:
     )
     family = measured["groups"]["unseen family"]["LoRWeB"]["error"]["value"]
     assert numbers("hardly better than copying (#)") == (round(family, 2),)
+
+
+def test_the_sentence_on_validation_compositions() -> None:
+    lines = (ROOT / "benchmarks" / "results" / "recipes.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    place, by_name = rows[0].index("composition"), {row[0]: row for row in rows}
+    expected = tuple(float(by_name[name][place]) for name in ("starter_tokens", "starter"))
+    assert numbers("no better than the shipped starter (# against #") == expected
+    assert all("0.20" in by_name[name][1] for name in ("starter_tokens", "starter")), "both edits in a fifth"
 
 
 @pytest.mark.parametrize(
