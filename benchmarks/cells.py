@@ -107,6 +107,11 @@ ABLATIONS = {
     "pair encoder tuned": Change(recipe={"pair_rate": 0.02}),
     "balance 0.02": Change(recipe={"balance": 0.02}),
     "encoder pixels": Change({"encoder": "pixels", "query": "cat"}),
+    # LoRAs in some layers only, of a rank that leaves their number of parameters about as it is.
+    **{
+        f"layers: {adapted}, r {rank}": Change({"adapted": adapted, "rank": rank})
+        for adapted, rank in (("attention", 13), ("all but modulation", 5), ("double blocks", 7), ("single blocks", 9))
+    },
     "times as for artists": Change(recipe={"exact_shift": 0.8}),
     # Whether one LoRA was only given too low a rate.
     "context only, r 64, the basis's rate": context_only(64, 1e-2),

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lorweb_mini.core.basis import Basis, adapted_linears
+from lorweb_mini.adapter import adapted_linears
+from lorweb_mini.core.basis import Basis
 from lorweb_mini.core.layout import position_ids
 from lorweb_mini.models.base import TOKEN_WIDTH, Base, transformer_of
 

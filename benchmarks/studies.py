@@ -32,7 +32,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from lorweb_mini.analysis.evaluation import Method, Truth, evaluate, reconstruct
-from lorweb_mini.analysis.methods import controls_of, methods_of
+from lorweb_mini.analysis.methods import controls_of, methods_of, told_in_words
 from lorweb_mini.analysis.scores import Evaluation
 from lorweb_mini.analysis.unseen import DRAWN, PARTS, Panel, panel, part_shares, seen_analogies
 from lorweb_mini.commands.run import PROFILES
@@ -122,6 +122,9 @@ def judged_methods(cell: Cell, editor: Editor, asked: Panel, own: Listed | None,
         chosen_on = {name: found for name in asked.analogies if (found := analogies("val", name, n=2))}
         seen = seen_analogies(STARTER_KINDS, 24 if quick else 200)
         methods |= controls_of(editor, seen, asked.items, chosen_on, steps=1)
+        # Words confound what the pictures say: how far they go alone, and whether they help the mixture.
+        methods["words alone"] = told_in_words(editor, steps=1)
+        methods["mixture and words"] = told_in_words(editor, steps=1, routed=True)
     return methods
 
 

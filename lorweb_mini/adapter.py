@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -18,8 +19,27 @@ from torch import Tensor, nn
 from .errors import InputError
 
 PATIENCE = 30.0  # seconds that a thread waits for the end of another one's merge
+# Which Linears of the double and single blocks have LoRAs, by a pattern in their names; all is the paper's choice.
+LAYERS = {
+    "all": "",
+    "attention": r"\.attn\.",
+    "all but modulation": r"\.(attn|ff|ff_context|proj_mlp|proj_out)\b",
+    "double blocks": "^transformer_blocks",
+    "single blocks": "^single_transformer_blocks",
+}
 # Of an attribute to set for a while: its owner, its name, its new value.
 Change = tuple[Any, str, Any]
+
+
+def adapted_linears(transformer: nn.Module, adapted: str = "all") -> list[str]:
+    """Names of the Linears inside the double and single blocks that one of :data:`LAYERS` means, in their order."""
+    return [
+        name
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.Linear)
+        and re.match(r"(single_)?transformer_blocks\.", name)
+        and re.search(LAYERS[adapted], name)
+    ]
 
 
 class Adapter:

@@ -103,7 +103,7 @@ display(
 # %%
 from collections import Counter
 
-from lorweb_mini.core.basis import adapted_linears
+from lorweb_mini.adapter import adapted_linears
 from lorweb_mini.core.editor import load_frozen
 
 autoencoder, encoder, base = load_frozen()

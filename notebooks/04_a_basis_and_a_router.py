@@ -408,7 +408,7 @@ print(f"largest difference to the package's router: {(mine - package).abs().max(
 # %%
 from diffusers import FluxTransformer2DModel
 
-from lorweb_mini.core.basis import adapted_linears
+from lorweb_mini.adapter import adapted_linears
 
 
 def parameters(linears: list, n: int, rank: int, keys: int, query: int) -> dict[str, int]:

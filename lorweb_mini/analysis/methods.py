@@ -39,13 +39,6 @@ def methods_of(editor: Editor, one_lora: Editor | None = None, steps: int = 8, s
         a, a_prime, b = (autoencoder.to_latent(x) for x in as_batch(items)[:3])
         return autoencoder.to_picture(b + a_prime - a)
 
-    def oracle(items: list[Analogy]) -> Tensor:
-        instructions = relation_vectors([get_relation(x.relation) for x in items])
-        latent = autoencoder.to_latent(as_batch(items)[2])
-        with editor.basis.disabled():
-            drawn = editor.base.edit(latent, instructions, [seed] * len(items), steps)
-        return autoencoder.to_picture(drawn)
-
     def edit_with(one: Editor) -> Method:
         return lambda items: one.edit(*as_batch(items)[:3], steps=steps, seed=seed).pictures
 
@@ -53,12 +46,30 @@ def methods_of(editor: Editor, one_lora: Editor | None = None, steps: int = 8, s
         "copy b": lambda items: reconstruct(autoencoder, as_batch(items)[2]),
         "copy a'": lambda items: reconstruct(autoencoder, as_batch(items)[1]),
         "latent arithmetic": arithmetic,
-        "oracle instruction": oracle,
+        "oracle instruction": told_in_words(editor, steps, seed),
     }
     if one_lora is not None:
         methods["one LoRA"] = edit_with(one_lora)
     methods["LoRWeB"] = edit_with(editor)
     return methods
+
+
+def told_in_words(editor: Editor, steps: int = 8, seed: int = 0, routed: bool = False) -> Method:
+    """The frozen base, told the relation in words; with ``routed`` the router's mixture is in it as well.
+
+    ``routed`` needs the layout ``b``.
+    """
+
+    def method(items: list[Analogy]) -> Tensor:
+        a, a_prime, b = as_batch(items)[:3]
+        instructions = relation_vectors([get_relation(x.relation) for x in items])
+        within = editor.basis.mixed(editor.route(a, a_prime, b)) if routed else editor.basis.disabled()
+        latent = editor.autoencoder.to_latent(b)
+        with within:
+            drawn = editor.base.edit(latent, instructions, [seed] * len(items), steps)
+        return editor.autoencoder.to_picture(drawn)
+
+    return method
 
 
 # --- the memoriser --------------------------------------------------------------------------------

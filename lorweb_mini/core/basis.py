@@ -18,7 +18,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from ..adapter import Adapter
+from ..adapter import Adapter, adapted_linears
 from ..algebra import fold
 from ..errors import InputError
 from ..images import is_plain, kind_of
@@ -28,26 +28,19 @@ ADAPTER = "basis"
 _MIXED: ContextVar[dict[int, Tensor | None] | None] = ContextVar("mixed", default=None)
 
 
-def adapted_linears(transformer: nn.Module) -> list[str]:
-    """Names of every Linear inside the double and single blocks, modulation included: the paper's choice."""
-    return [
-        name
-        for name, module in transformer.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(("transformer_blocks.", "single_transformer_blocks."))
-    ]
-
-
 class Basis(Adapter):
     """N gated LoRAs of rank r on a transformer, added in place. Without coefficients the transformer is the bare base.
+
+    ``adapted`` is one of :data:`~lorweb_mini.adapter.LAYERS`; the paper adapts all.
 
     Attributes:
         layers: names of the adapted Linear modules; index l of coefficients [batch, layers, N] is layers[l].
         merged: the mixture [layers, N] that :meth:`frozen` has merged into the base, else None.
     """
 
-    def __init__(self, transformer: FluxTransformer2DModel, n_loras: int, rank: int) -> None:
+    def __init__(self, transformer: FluxTransformer2DModel, n_loras: int, rank: int, adapted: str = "all") -> None:
         # B starts at zero, so the basis starts as the base.
-        super().__init__(transformer, ADAPTER, adapted_linears(transformer), n_loras * rank)
+        super().__init__(transformer, ADAPTER, adapted_linears(transformer, adapted), n_loras * rank)
         self.n_loras, self.rank = n_loras, rank
         self._everywhere: Tensor | None = None
         for index, layer in enumerate(self.modules):
@@ -103,10 +96,8 @@ class Basis(Adapter):
         """A [N, r, in] and B [N, out, r] of one layer, as views: ``A[n]`` and ``B[n]`` are the n-th LoRA."""
         module = self.modules[layer]
         low, high = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
-        return (
-            low.view(self.n_loras, self.rank, -1),
-            high.view(high.shape[0], self.n_loras, self.rank).permute(1, 0, 2),
-        )
+        size = self.n_loras, self.rank
+        return low.view(*size, -1), high.view(-1, *size).transpose(0, 1)
 
     def folds(self, coefficients: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """One analogy's mixture [layers, N] as a plain LoRA: A [N·r, in] and B·diag(c) [out, N·r], layer by layer."""
@@ -114,11 +105,7 @@ class Basis(Adapter):
         return (fold(*self.factors(index), row) for index, row in enumerate(mixture))
 
     def folded(self, coefficients: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """What :meth:`folds` gives by layer name, in ordinary memory.
-
-        Raises:
-            InputError: coefficients of another shape, not finite, or of several analogies.
-        """
+        """What :meth:`folds` gives by layer name, in ordinary memory; InputError as in :meth:`frozen`."""
         pairs = self.folds(coefficients)
         return {name: (low.cpu(), high.cpu()) for name, (low, high) in zip(self.layers, pairs, strict=True)}
 
@@ -129,7 +116,8 @@ class Basis(Adapter):
         rounded once more than in the dynamic form. ``value`` is what ``with ... as`` gives.
 
         Raises:
-            InputError: coefficients as in :meth:`folded`; as the context is entered, another merged mixture.
+            InputError: coefficients as in :meth:`check`, or of several analogies; another merged mixture, as the
+                context is entered.
         """
         return self.merging(self.folds(coefficients), self._one(coefficients)[0], value)
 
@@ -144,17 +132,15 @@ class Basis(Adapter):
 
     def state_dict(self) -> dict[str, Tensor]:
         """``<module>.lora_A.weight`` [N·r, in] and ``<module>.lora_B.weight`` [out, N·r] for every layer."""
-        state = {}
-        for name, module in zip(self.layers, self.modules, strict=True):
-            state[f"{name}.lora_A.weight"] = module.lora_A[ADAPTER].weight.detach()
-            state[f"{name}.lora_B.weight"] = module.lora_B[ADAPTER].weight.detach()
-        return state
+        names = [f"{layer}.{factor}.weight" for layer in self.layers for factor in ("lora_A", "lora_B")]
+        return {name: weight.detach() for name, weight in zip(names, self.parameters(), strict=True)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restores :meth:`state_dict`; InputError names a tensor that is missing, unknown or of another shape."""
-        if unknown := sorted(state.keys() - self.state_dict().keys()):
+        own = self.state_dict()
+        if unknown := sorted(state.keys() - own.keys()):
             raise InputError(f"expected tensors of the basis alone, got {unknown[0]!r}, too")
-        for name, ours in self.state_dict().items():
+        for name, ours in own.items():
             if name not in state:
                 raise InputError(f"expected a tensor {name!r} of shape {list(ours.shape)} in the basis, found none")
             if state[name].shape != ours.shape:

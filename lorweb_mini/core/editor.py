@@ -28,7 +28,7 @@ from .router import Router
 P = ParamSpec("P")
 R = TypeVar("R")
 # Settings that weights trained before there was a choice do not name; the defaults are what they were trained with.
-LATER = ("encoder", "query", "mixing", "temperature", "shared")
+LATER = ("encoder", "query", "adapted", "mixing", "temperature", "shared")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ class Editor:
         self.backend, self.layout = backend, backend.layout
         self.autoencoder, self.encoder, self.base = backend.autoencoder, backend.encoder, backend.base
         self.pair_encoder, self.config = backend.pair_encoder, (config := backend.config)
-        self.basis = Basis(self.base.transformer, config.n_loras, config.rank)
+        adapted = getattr(config, "adapted", "all")
+        self.basis = Basis(self.base.transformer, config.n_loras, config.rank, adapted)
         self.router: Any = None  # a Router, or another module that gives coefficients of the same embeddings
         if getattr(config, "routed", True):
             pair_dim = 0 if self.pair_encoder is None else self.pair_encoder.embedding_dim

@@ -70,9 +70,7 @@ class Layout:
 
     def ids(self, height: int = 8, width: int = 8) -> Tensor:
         """Position ids [T + R, 3] for pictures whose latents are height × width."""
-        rows, columns = height // 2, width // 2
-        if self.name == "grid":
-            rows, columns = 2 * rows, 2 * columns
+        rows, columns = (height, width) if self.name == "grid" else (height // 2, width // 2)
         count = {"b": 1, "tokens": 3, "grid": 1}[self.name]
         return torch.cat([position_ids(rows, columns, k) for k in range(count + 1)])
 

@@ -29,7 +29,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..core.basis import Basis, adapted_linears
+from ..adapter import adapted_linears
+from ..core.basis import Basis
 from ..core.router import Router
 from ..errors import InputError
 from ..files import whole_file, write_atomically

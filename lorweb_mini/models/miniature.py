@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..adapter import LAYERS
 from ..core.layout import Layout
 from ..core.router import MIXINGS
 from ..errors import InputError, finite_number, whole_number
@@ -44,6 +45,7 @@ class BasisConfig:
         query: ``cat``, the paper's separate embeddings of a, a' and b side by side; ``cat+pair``, to which the
             embedding of the pair (a, a') is added, see :mod:`~lorweb_mini.models.pair_encoder`; or another of
             :data:`QUERIES`.
+        adapted: which layers have LoRAs, one of :data:`~lorweb_mini.adapter.LAYERS`.
         mixing, temperature, shared: see :class:`~lorweb_mini.core.router.Router`.
     """
 
@@ -54,6 +56,7 @@ class BasisConfig:
     routed: bool = True
     encoder: str = TINY_CLIP
     query: str = "cat"
+    adapted: str = "all"
     mixing: str = "softmax"
     temperature: float = 1.0
     shared: bool = False
@@ -62,7 +65,7 @@ class BasisConfig:
         Layout(self.layout)
         if self.encoder not in ENCODERS:
             raise InputError(f"expected an encoder out of {ENCODERS}, got {self.encoder!r}")
-        for name, options in (("query", QUERIES), ("mixing", MIXINGS)):
+        for name, options in (("query", QUERIES), ("adapted", LAYERS), ("mixing", MIXINGS)):
             if (value := getattr(self, name)) not in tuple(options):
                 raise InputError(f"expected {name} out of {tuple(options)}, got {value!r}")
         finite_number(self.temperature, "a temperature", above=True)

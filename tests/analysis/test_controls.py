@@ -7,11 +7,14 @@ import torch
 from tiny_models import pictures, tiny_editor
 
 from lorweb_mini.analysis.evaluation import reconstruct
-from lorweb_mini.analysis.methods import CONTROLS, best_single, controls_of, shuffled
+from lorweb_mini.analysis.methods import CONTROLS, best_single, controls_of, methods_of, shuffled, told_in_words
 from lorweb_mini.analysis.space import coefficients_of
 from lorweb_mini.core.editor import Editor
-from lorweb_mini.emoji.relations import Analogy
+from lorweb_mini.core.layout import pack, unpack
+from lorweb_mini.emoji.relations import Analogy, get_relation
+from lorweb_mini.emoji.words import relation_vectors
 from lorweb_mini.errors import InputError
+from lorweb_mini.models.base import noise_for
 
 
 def _items(relation: str, k: int, seed: int) -> list[Analogy]:
@@ -76,6 +79,26 @@ def test_the_best_lora_is_the_one_of_least_error(editor: Editor) -> None:
         expected[name] = int(errors.argmin())
         totals += errors / copying
     assert best_single(editor, known, steps=1) == {"": int(totals.argmin()), **expected}
+
+
+def test_words_alone_and_beside_the_mixture(editor: Editor) -> None:
+    """One Euler step from noise, z − v, with the instruction, by the bare transformer and by the mixed one."""
+    items = _items("edit/grey", 2, 30)
+    b = torch.stack([x.b for x in items])
+    latents, noise = editor.autoencoder.to_latent(b), noise_for([0, 0], 16)
+    words = relation_vectors([get_relation("edit/grey")] * 2)
+    mixture = torch.cat([editor.route(x.a, x.a_prime, x.b) for x in items])
+
+    def step(coefficients: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), editor.basis.mixed(coefficients):
+            v = editor.base.velocity(noise, torch.ones(2), pack(latents), editor.layout.ids(), words)
+        return editor.autoencoder.to_picture(unpack(noise - v))
+
+    alone, both = (told_in_words(editor, 1, routed=routed)(items) for routed in (False, True))
+    torch.testing.assert_close(alone, step(torch.zeros_like(mixture)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(both, step(mixture), atol=1e-4, rtol=0)
+    assert not torch.allclose(alone, both, atol=1e-3)
+    torch.testing.assert_close(methods_of(editor, steps=1)["oracle instruction"](items), alone)
 
 
 def test_routing_of_items_and_refusals(editor: Editor, items: list[Analogy]) -> None:

@@ -7,6 +7,7 @@ import torch
 from tiny_models import mixtures, pictures, tiny_editor
 from torch import Tensor
 
+from lorweb_mini.adapter import adapted_linears
 from lorweb_mini.analysis.layers import (
     CHANGES,
     difference,
@@ -17,7 +18,6 @@ from lorweb_mini.analysis.layers import (
     update_norms,
     variants,
 )
-from lorweb_mini.core.basis import adapted_linears
 from lorweb_mini.core.editor import Editor
 from lorweb_mini.errors import InputError
 from lorweb_mini.models.base import transformer_of

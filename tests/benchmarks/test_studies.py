@@ -18,10 +18,12 @@ from test_benchmarks import tiny_training  # noqa: F401
 from benchmarks import sheet, studies
 from benchmarks.cells import ABLATIONS, CONTEXT_TOTAL, HEADLINE, PAIR_ADAPTER, SEEDS, STARTER
 from benchmarks.pair_adapter import new_pair_editor
+from lorweb_mini.adapter import LAYERS, adapted_linears
 from lorweb_mini.commands.train import BASES, DEFAULTS, STARTER_KINDS
 from lorweb_mini.core.editor import new_editor
 from lorweb_mini.emoji.distributions import Distribution, held_out
 from lorweb_mini.errors import InputError
+from lorweb_mini.models.base import transformer_of
 from lorweb_mini.training.analogies import Listed
 
 
@@ -66,6 +68,19 @@ def test_rivals_have_as_many_parameters_as_the_starter() -> None:
     other = new_pair_editor(replace(BASES["starter"], **adapter.basis)).router
     paired = adapter.basis["rank"] * widths + sum(p.numel() for p in other.parameters())
     assert max(abs(single - total), abs(paired - total)) <= widths / 2, "the nearest rank"
+
+
+def test_loras_in_some_layers_have_about_as_many_parameters_as_in_all() -> None:
+    every = transformer_of()
+    cells = {name: change.basis for name, change in ABLATIONS.items() if "adapted" in change.basis}
+    assert len(cells) == len(LAYERS) - 1
+
+    def size(adapted: str, rank: int) -> int:
+        layers = [every.get_submodule(name) for name in adapted_linears(every, adapted)]
+        return rank * sum(m.in_features + m.out_features for m in layers)
+
+    starter = size("all", BASES["starter"].rank)
+    assert all(0.9 < size(own["adapted"], own["rank"]) / starter < 1.1 for own in cells.values())
 
 
 def test_a_cell_is_trained_judged_and_kept_once(

@@ -13,7 +13,8 @@ from peft import LoraConfig
 from tiny_models import mixtures, randomise, tiny_base, tiny_editor, transformer_inputs
 from torch import Tensor, nn
 
-from lorweb_mini.core.basis import ADAPTER, Basis, adapted_linears
+from lorweb_mini.adapter import LAYERS, adapted_linears
+from lorweb_mini.core.basis import ADAPTER, Basis
 from lorweb_mini.core.editor import Editor
 from lorweb_mini.models.base import Base
 
@@ -98,6 +99,26 @@ def test_adapts_every_linear_of_the_blocks_and_no_other(plain: FluxTransformer2D
     assert set(found) == inside and len(found) == len(inside) == 20
     assert any("norm1.linear" in name for name in found), "modulation belongs to the paper's choice"
     assert "x_embedder" not in found and "proj_out" not in found
+
+
+def test_the_sets_of_layers_are_what_their_names_say(plain: FluxTransformer2DModel) -> None:
+    every = adapted_linears(plain)
+    found = {name: adapted_linears(plain, name) for name in LAYERS}
+    attention = ("to_q", "to_k", "to_v", "to_out", "to_add_out", "add_q_proj", "add_k_proj", "add_v_proj")
+    assert found["all"] == every
+    assert found["attention"] == [name for name in every if set(name.split(".")) & set(attention)]
+    assert found["all but modulation"] == [name for name in every if "norm" not in name]
+    assert found["double blocks"] + found["single blocks"] == every
+    assert all(name.startswith("single_") for name in found["single blocks"]) and len(found["double blocks"]) == 14
+
+
+@pytest.mark.parametrize("adapted", list(LAYERS))
+def test_a_basis_on_some_layers_gates_these_alone(plain: FluxTransformer2DModel, adapted: str) -> None:
+    basis = Basis(copy.deepcopy(plain), N, RANK, adapted)
+    assert basis.layers == adapted_linears(plain, adapted)
+    with_lora = {name for name, module in basis.transformer.named_modules() if hasattr(module, "lora_A")}
+    assert with_lora == set(basis.layers)
+    assert basis.check(torch.ones(1, len(basis.layers), N)).shape == (1, len(basis.layers), N)
 
 
 @pytest.mark.parametrize("formula", [_loop, _einsum])
