@@ -480,6 +480,9 @@ foresight(scores, results.relative("LoRWeB")[at], [degree_of[x.relation] for x i
 
 # %%
 ANSWERS.append(("Does distance from seen routings foresee a failure?", BETTER[sign], f"AUC {auc}"))
+ahead = ranking(scores["distance to seen routings"], failed, units, scores["smallness of the change"])
+beats = BETTER[foreseen(ahead, failed, results.relations[at], chance=0)]
+ANSWERS.append(("Is that distance a better warning than the smallness of the change?", beats, f"AUC by {ahead}"))
 meaning = {
     1: "Analogies that fail lie farther from what was seen than those that work.",
     0: "This is **undecided**: the interval holds 0.5, or one of the two outcomes is too rare. More analogies of the "
@@ -489,7 +492,8 @@ meaning = {
 display(
     Markdown(
         f"AUC of the distance **{auc}**, of the smallness of the change {aucs['smallness of the change']}, on "
-        f"{len(asked)} analogies of {len(everything_unseen)} relations, {failed.sum()} of them failures. {meaning}\n\n"
+        f"{len(asked)} analogies of {len(everything_unseen)} relations, {failed.sum()} of them failures. {meaning} "
+        f"The distance's AUC minus the other's, resampled together: {ahead}; better: **{beats}**.\n\n"
         "The colours show how much of any order is between *groups*: a score that only "
         "tells new kinds from new strengths foresees nothing within either."
     )

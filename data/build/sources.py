@@ -1,4 +1,4 @@
-"""Where the drawings come from: seven npm packages, pinned, read straight from their tarballs.
+"""Where the drawings come from: eight npm packages, pinned, read straight from their tarballs.
 
 The upstream defects are mended here, so that nothing after this module knows of them.
 """
@@ -78,7 +78,13 @@ GOOGLE_FLAGS = Package(
     "6517b17f3b3b315a0b9e6cd998db0ee132a19c0269e43fbe566e8fa54a47fe31"
     "104257a6a7797cf028d9f83a19d9f68cf51e10c5990e3c90a84fc0e53e17d0dc",
 )
-PACKAGES = (NOTO, TWEMOJI, OPENMOJI, FLUENT_3D, FLUENT_FLAT, EMOJIBASE, GOOGLE_FLAGS)
+FOREIGN = Package(
+    "@iconify-json/fluent-emoji-high-contrast",
+    "1.2.6",
+    "7acaa164fa64ac5eec357dcdb0ba21f0a5bae28904aff6f3928ed636714ffaa4"
+    "c9180a833c3623a74f76e72c6e8af5f2dc7b55401f318482aedfe36ad5bc97e7",
+)
+PACKAGES = (NOTO, TWEMOJI, OPENMOJI, FLUENT_3D, FLUENT_FLAT, EMOJIBASE, GOOGLE_FLAGS, FOREIGN)
 
 # The drawing is an SVG document or the bytes of a raster file.
 Drawing = str | bytes

@@ -128,27 +128,35 @@ def distance_to_seen(vectors: np.ndarray, seen: np.ndarray) -> np.ndarray:
     return NearestNeighbors(n_neighbors=NEIGHBOURS).fit(seen).kneighbors(vectors)[0].mean(1)
 
 
-def ranking(score: np.ndarray, failed: np.ndarray, units: np.ndarray) -> Estimate:
+def ranking(score: np.ndarray, failed: np.ndarray, units: np.ndarray, other: np.ndarray | None = None) -> Estimate:
     """AUC: the chance that a failure has a larger score [k] than a success, ties counted half, with its interval.
 
     0.5 is chance; NaN where all failed or none did. The interval resamples units, [k] or [k, m]: relation and concept
-    of each analogy, for example, since those of a relation mostly fail or succeed together.
+    of each analogy, for example, since those of a relation mostly fail or succeed together. With another score [k] it
+    is the AUC of the first minus that of the other, resampled together.
     """
     failed = np.asarray(failed, bool)
     if not len(score) == len(failed) == len(units):
         raise InputError(f"expected a score and a unit of each outcome, got {len(score)}, {len(units)}, {len(failed)}")
-    return MISSING if failed.all() or not failed.any() else interval(_auc(np.asarray(score, float), failed), units)
+    if failed.all() or not failed.any():
+        return MISSING
+    mine = _auc(np.asarray(score, float), failed)
+    if other is None:
+        return interval(mine, units)
+    theirs = _auc(np.asarray(other, float), failed)
+    return interval(lambda weights: mine(weights) - theirs(weights), units)
 
 
-def foreseen(auc: Estimate, failed: np.ndarray, relations: np.ndarray) -> int:
+def foreseen(auc: Estimate, failed: np.ndarray, relations: np.ndarray, chance: float = 0.5) -> int:
     """1 where failures have larger scores beyond doubt, -1 where they have smaller ones, 0 where it is undecided.
 
-    Never where failures or successes come from fewer than :data:`~lorweb_mini.analysis.bootstrap.ENOUGH` relations,
-    however narrow the interval: a resample of one success knows nothing of other ones.
+    For a difference of two AUCs ``chance`` is 0. Never where failures or successes come from fewer than
+    :data:`~lorweb_mini.analysis.bootstrap.ENOUGH` relations, however narrow the interval: a resample of one success
+    knows nothing of other ones.
     """
     if min(len(set(relations[failed])), len(set(relations[~failed]))) < ENOUGH:
         return 0
-    return int(auc.low > 0.5) - int(auc.high < 0.5)
+    return int(auc.low > chance) - int(auc.high < chance)
 
 
 def _auc(score: np.ndarray, failed: np.ndarray) -> Statistic:

@@ -19,6 +19,7 @@ from ..files import data_dir, read_json
 from ..images import SIZE
 
 STYLES = ("noto", "twemoji", "openmoji", "openmoji_black", "fluent_3d", "fluent_flat")
+FOREIGN = "fluent_high_contrast"  # a style that no part was trained on
 COLUMNS = 64
 
 
@@ -152,6 +153,18 @@ def load_emoji() -> EmojiSet:
     rgba.setflags(write=False)
     present.setflags(write=False)
     return EmojiSet(emojis, {emoji.key: i for i, emoji in enumerate(emojis)}, present, rgba)
+
+
+def foreign_pictures() -> dict[str, Tensor]:
+    """Emojis of test concepts in the style :data:`FOREIGN`, on white: key to picture [3, 64, 64] in [-1, 1].
+
+    InputError where the data files are not there or do not fit each other.
+    """
+    folder = data_dir() / "emoji"
+    keys = read_json(folder / f"{FOREIGN}.json", ("keys",))["keys"]
+    rgba = np.empty((len(keys), SIZE, SIZE, 4), np.uint8)
+    _read_sheet(folder / f"{FOREIGN}.webp", rgba)
+    return dict(zip(keys, composed(torch.from_numpy(rgba)), strict=True))
 
 
 def _read_sheet(path: Path, out: np.ndarray) -> None:

@@ -16,6 +16,7 @@ import psutil
 import torch
 from packaging.requirements import Requirement
 
+from ..emoji.sheets import STYLES
 from ..errors import InputError
 from ..files import data_dir
 from ..models.weights import weights_dir
@@ -66,7 +67,7 @@ class Preflight:
 def preflight() -> Preflight:
     """Looks at Python, packages, threads, memory, data and offline mode. Never raises, never needs a network."""
     threads, free = torch.get_num_threads(), psutil.virtual_memory().available / 2**30
-    sheets = [path for path in _files(data_dir) if path.parent.name == "emoji" and path.suffix == ".webp"]
+    sheets = [path for path in _files(data_dir) if path.suffix == ".webp" and path.stem in STYLES]
     weights = [path for path in _files(weights_dir) if path.parent.name in PARTS and path.suffix == ".safetensors"]
     models = {path.parent.name for path in weights}
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"

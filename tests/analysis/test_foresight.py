@@ -49,6 +49,18 @@ def test_weighted_auc_is_that_of_scikit_learn() -> None:
     assert np.isnan(_auc(score, failed)(~failed[None] * 1.0)).all()
 
 
+def test_two_scores_are_compared_on_the_same_resamples() -> None:
+    rng = np.random.default_rng(4)
+    failed, score, units = rng.random(60) < 0.5, rng.normal(size=60), np.arange(60)
+    other = score + rng.normal(size=60)
+    gap = ranking(score, failed, units, other)
+    assert gap.value == pytest.approx(roc_auc_score(failed, score) - roc_auc_score(failed, other))
+    same = ranking(score, failed, units, score)
+    assert (same.value, same.low, same.high) == (0, 0, 0), "resampled apart, the interval would have a width"
+    relations = np.arange(60)
+    assert [foreseen(Estimate(x, x - 0.1, x + 0.1), failed, relations, 0) for x in (0.2, 0.0, -0.2)] == [1, 0, -1]
+
+
 def test_the_interval_resamples_units() -> None:
     """Ten relations, all ten analogies of each alike: as good as ten analogies, not a hundred."""
     rng = np.random.default_rng(2)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from lorweb_mini.emoji import distributions, relations
-from lorweb_mini.emoji.sheets import STYLES, EmojiSet, load_emoji
+from lorweb_mini.emoji.sheets import FOREIGN, STYLES, EmojiSet, foreign_pictures, load_emoji
 from lorweb_mini.errors import InputError
 from lorweb_mini.files import data_dir
 from lorweb_mini.images import SIZE, read_image
@@ -47,6 +47,22 @@ def test_picture_is_its_cell_of_the_sheet(emojis: EmojiSet) -> None:
         cell = sheet.crop((left, top, left + SIZE, top + SIZE))
         picture = emojis.picture(emojis.emojis[position].key, "openmoji_black")
         assert picture.mode == "RGBA" and picture.tobytes() == cell.tobytes()
+
+
+def test_the_foreign_sheet_has_test_concepts_in_black(emojis: EmojiSet) -> None:
+    pictures = foreign_pictures()
+    assert FOREIGN not in STYLES and len(pictures) > 200
+    places = [emojis.index[key] for key in pictures]
+    assert places == sorted(places) and set(relations.concept_sides()[places]) == {relations.SPLITS.index("test")}
+    with Image.open(data_dir() / "emoji" / f"{FOREIGN}.webp") as opened:
+        sheet = Image.new("RGBA", opened.size, "white")
+        sheet.alpha_composite(opened.convert("RGBA"))
+    for i, picture in list(enumerate(pictures.values()))[::29]:
+        left, top = i % 64 * SIZE, i // 64 * SIZE
+        cell = np.asarray(sheet.convert("RGB").crop((left, top, left + SIZE, top + SIZE))) / 127.5 - 1
+        assert picture.permute(1, 2, 0).numpy() == pytest.approx(cell, abs=0.01)
+        assert float(picture.std(0).max()) < 0.01, "black and white"
+        assert 0.05 < float((picture < 0).float().mean()) < 0.9
 
 
 def test_tensor_against_the_alpha_formula(emojis: EmojiSet) -> None:
