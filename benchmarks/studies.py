@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gc
 import json
 import subprocess
 import tempfile
@@ -258,6 +259,7 @@ def main(arguments: list[str] | None = None) -> None:
             break
         elif not done:
             work(cell, path, options)
+            gc.collect()  # an editor and its transformer refer to each other: a gigabyte a cell would pile up
 
 
 if __name__ == "__main__":

@@ -58,10 +58,18 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, seconds: int = SECOND
 
 
 def without_widgets(notebook: nbformat.NotebookNode) -> None:
-    """Drop live views, which show an error where no kernel runs; the still picture beside each of them stays."""
+    """Drop live views, which show an error where no kernel runs; the still picture beside each of them stays.
+
+    A view without one, such as a progress bar, goes as a whole.
+    """
     for cell in notebook.cells:
+        kept = []
         for output in cell.get("outputs", []):
-            output.get("data", {}).pop(WIDGET_VIEW, None)
+            view = output.get("data", {}).pop(WIDGET_VIEW, None)
+            if view is None or set(output["data"]) != {"text/plain"}:
+                kept.append(output)
+        if "outputs" in cell:
+            cell.outputs = kept
 
 
 def without_alpha(notebook: nbformat.NotebookNode) -> None:

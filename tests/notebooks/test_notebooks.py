@@ -55,6 +55,7 @@ def test_committed_outputs(source: Path) -> None:
     outputs = [output for cell in code for output in cell.outputs]
     assert outputs, "no outputs committed"
     assert not [output for output in outputs if output.output_type == "error"]
+    assert not [o for o in outputs if "%|" in str(o.get("data", {}).get("text/plain", ""))], "a dead progress bar"
     assert str(ROOT) not in path.read_text(encoding="utf-8"), "an output shows a path of one machine"
 
 
