@@ -26,21 +26,21 @@ from lorweb_mini.show.style import save
 from .timing import write_readme
 
 ROOT = Path(__file__).resolve().parents[1]
-# What the full basis mostly draws well, none of them two edits in a row: colours, lines, mirror images, tones.
-PICTURED = (
-    "edit/hue=100",
-    "edit/grey",
-    "edit/invert",
-    "edit/tint=150",
-    "edit/background=300",
-    "edit/outline",
-    "edit/screen=200",
-    "edit/flip_horizontal",
-    "tone/yellow>dark",
-    "tone/dark>light",
-    "colour/red>blue",
-    "mirror/person",
-)
+# Relation to what is written over it: what the full basis mostly makes well, and at the end two that it does not.
+PICTURED = {
+    "edit/hue=120": "turn all hues by 120°",
+    "edit/tint=150": "tint it green",
+    "edit/background=300": "put it on pink",
+    "edit/screen=200": "lighten the dark parts to blue",
+    "edit/grey": "take the colour out",
+    "edit/saturate=0.3": "dull the colours",
+    "edit/darken=0.4": "darken it",
+    "edit/invert": "make a negative of it",
+    "colour/orange>blue": "orange to blue, as artists drew it",
+    "tone/yellow>dark": "skin from yellow to dark, as artists drew it",
+    "edit/rotate=90": "does not work: a quarter turn",
+    "edit/move=18,-6": "does not work: move it right and up",
+}
 
 
 def readme_table(report: Mapping[str, Any]) -> str:
@@ -89,7 +89,9 @@ def picture(home: Path) -> None:
         max(analogies("test", name, seed=5), key=lambda x: float((x.b - x.b_prime).pow(2).sum())) for name in PICTURED
     ]
     results = draw(methods_of(load("full"), steps=1)["LoRWeB"], items)
-    print("wrote", save(triplets(items, results, columns=2, size=0.86), home / "figures" / "readme.png"))
+    title = "a is to a′ as b is to …? The pair is all that the model is given"
+    figure = triplets(items, results, columns=2, size=0.86, labels=list(PICTURED.values()), title=title)
+    print("wrote", save(figure, home / "figures" / "readme.png"))
 
 
 def main() -> None:

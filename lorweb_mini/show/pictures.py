@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
@@ -13,11 +14,13 @@ from .style import COLOURS, PALE, Board
 
 
 def relation_label(name: str) -> str:
-    """A relation's name for a reader: ``tone/yellow>dark`` becomes ``tone: yellow → dark``."""
+    """A relation's name for a reader: ``tone/yellow>dark`` becomes ``tone: yellow → dark``, 27.7556 becomes 27.8."""
     if name.startswith("compose/"):
         parts = [relation_label(part) for part in composition_parts(name)]
         return " + ".join([parts[0], *(part.removeprefix("edit: ") for part in parts[1:])])
     family, _, rest = name.partition("/")
+    rest = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.3g}", rest)
+    rest = re.sub(r"((?:[^,]+,){3}).+,.+", r"\1…", rest)  # the nine numbers of a channel mix
     return f"{family}: {rest}".replace(">", " → ").replace("=", " ").replace("_", " ")
 
 

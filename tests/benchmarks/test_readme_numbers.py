@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.cells import BOTH, BOTH_PAPER, CONTEXT_TOTAL, STARTER
+from benchmarks.foreign import LINES, STRANGE
 from lorweb_mini.analysis.results import effects, rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +78,19 @@ def test_the_full_basis_sentences() -> None:
     )
     family = measured["groups"]["unseen family"]["LoRWeB"]["error"]["value"]
     assert numbers("hardly better than copying (#)") == (round(family, 2),)
+
+
+def test_the_sentence_on_a_foreign_style() -> None:
+    rows = {(r["cell"], r["group"]): r for r in rows_of("foreign") if (r["weights"], r["method"]) == ("full", "LoRWeB")}
+    cells = [f"pair: {style}, b: {style}" for style in (STRANGE, LINES)]
+    for sentence, group in (
+        ("edits of the training distribution #, and # on a trained style of black lines", "drawn"),
+        ("unseen edits # and # ([`data/results/foreign.csv`]", "unseen"),
+    ):
+        assert numbers(sentence) == tuple(round(float(rows[cell, group]["error"]), 2) for cell in cells)
+    drawn = rows[cells[0], "drawn"]
+    assert float(drawn["gap_low"]) < 0 < float(drawn["gap_high"]), "undecided"
+    assert float(rows[cells[0], "unseen"]["gap"]) < 0
 
 
 def test_the_sentence_on_validation_compositions() -> None:

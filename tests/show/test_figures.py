@@ -63,6 +63,21 @@ def test_triplets_show_every_picture_with_its_name(tmp_path: Path) -> None:
         pictures.triplets(items, results[:3])
 
 
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("tone/yellow>dark", "tone: yellow → dark"),
+        ("edit/darken=0.25", "edit: darken 0.25"),
+        ("edit/screen=27.7556", "edit: screen 27.8"),
+        ("edit/duotone=280,80", "edit: duotone 280,80"),
+        ("edit/mix=0.0031,0.9,0.5,0.25,0,0,1,0,0", "edit: mix 0.0031,0.9,0.5,…"),
+        ("compose/edit/hue=90.1234+edit/flip_vertical", "edit: hue 90.1 + flip vertical"),
+    ],
+)
+def test_labels_are_short(name: str, label: str) -> None:
+    assert pictures.relation_label(name) == label
+
+
 def test_a_picture_is_drawn_as_it_is(tmp_path: Path) -> None:
     items = random_analogies()["one"][:1]
     red = torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(1, 3, 64, 64)
