@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lorweb_mini.analysis.results import by_seed, command, effects, over_seeds, rows_of
+from lorweb_mini.errors import InputError
+from lorweb_mini.files import write_atomically
 from lorweb_mini.show.ablations import told
 
 from .cells import BOTH, BOTH_PAPER, CONTEXT_TOTAL, PAIR_ADAPTER, STARTER
@@ -234,6 +236,8 @@ COLUMNS = {  # of its table: heading to group and measure
 def headline() -> str:
     """The basis against one LoRA: means over seeds, then the differences seed by seed."""
     rows, means, gaps = rows_of("headline"), [], []
+    if not rows:
+        raise InputError(f"expected the results of the headline study, found none: {command('headline')} makes them")
     count = {r["group"]: r["relations"] for r in rows}
     heads = [f"{head} ({count[group]})" if measure == "error" else head for head, (group, measure) in COLUMNS.items()]
     for name, cell in HEADLINE.items():
@@ -252,10 +256,11 @@ def worded(heads: list[str], rows: list[list[str]]) -> str:
 
 
 def main() -> None:
-    """Writes both."""
-    LEDGER.write_text(ledger(), encoding="utf-8")
-    write_readme(ROOT / "README.md", "claims", summary())
-    write_readme(ROOT / "README.md", "headline", headline())
+    """Writes all three."""
+    texts = ledger(), summary(), headline()  # before anything is written, since it may fail
+    write_atomically(LEDGER, texts[0].encode())
+    write_readme(ROOT / "README.md", "claims", texts[1])
+    write_readme(ROOT / "README.md", "headline", texts[2])
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from lorweb_mini.core.editor import load
 from lorweb_mini.emoji.relations import UNSEEN_DEGREES, Analogy, differ, get_relation
 from lorweb_mini.emoji.sheets import FOREIGN, STYLES, foreign_pictures, load_emoji
 from lorweb_mini.errors import InputError
-from lorweb_mini.files import data_dir
+from lorweb_mini.files import data_dir, whole_file
 
 from .studies import revision
 
@@ -135,7 +135,9 @@ def gap(here: Judged, there: Judged, method: str, names: Sequence[str]) -> Any:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.foreign", description=__doc__)
     parser.add_argument("--results", type=Path, default=None, help="default: data/results/foreign.csv")
-    parser.add_argument("--quick", action="store_true", help="two relations of each group, four analogies, one step")
+    parser.add_argument(
+        "--quick", action="store_true", help="two relations of each group, four analogies; kept only with --results"
+    )
     options = parser.parse_args(arguments)
     path = options.results or data_dir() / "results" / "foreign.csv"
     count, drawn = (4, 2) if options.quick else (PROFILES["cpu"].analogies, PROFILES["cpu"].drawn)
@@ -145,11 +147,11 @@ def main(arguments: list[str] | None = None) -> None:
         if options.quick:
             asked = Panel(asked.analogies, {group: names[:2] for group, names in asked.groups.items()})
         rows += rows_of(weights, asked, count, steps=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    if options.results or not options.quick:
+        with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
     for row in rows:
         print(*(row[k] for k in ("weights", "cell", "group", "relations", "method", "error", "gap")), sep="  ")
 

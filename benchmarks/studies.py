@@ -20,6 +20,7 @@ import argparse
 import csv
 import gc
 import json
+import shutil
 import subprocess
 import tempfile
 import time
@@ -34,6 +35,7 @@ from filelock import FileLock, Timeout
 
 from lorweb_mini.analysis.evaluation import Method, Truth, evaluate, reconstruct
 from lorweb_mini.analysis.methods import controls_of, methods_of, told_in_words
+from lorweb_mini.analysis.results import read_rows
 from lorweb_mini.analysis.scores import Evaluation
 from lorweb_mini.analysis.unseen import DRAWN, PARTS, Panel, panel, part_shares, seen_analogies
 from lorweb_mini.commands.run import PROFILES
@@ -41,8 +43,8 @@ from lorweb_mini.commands.train import BASES, DEFAULTS, STARTER_KINDS, recipe_of
 from lorweb_mini.core.editor import Editor, load
 from lorweb_mini.emoji.distributions import Distribution, Memoriser, held_out
 from lorweb_mini.emoji.relations import UNSEEN_DEGREES, analogies, as_batch, chain_name, get_relation
-from lorweb_mini.errors import InputError
-from lorweb_mini.files import data_dir, read_json
+from lorweb_mini.errors import InputError, whole_number
+from lorweb_mini.files import data_dir, read_json, whole_file
 from lorweb_mini.models.autoencoder import MiniAutoencoder
 from lorweb_mini.models.weights import latent_fingerprint, weights_dir
 from lorweb_mini.training.analogies import Listed
@@ -68,7 +70,7 @@ def trained(cell: Cell, folder: Path, samples: int, precision: str) -> Editor:
         InputError: the folder has a finished training of another length.
     """
     if (folder / "config.json").is_file():
-        if (found := read_json(folder / "training.json")["samples"]) != samples:
+        if (found := read_json(folder / "training.json", ["samples"])["samples"]) != samples:
             raise InputError(f"expected a training of {samples} samples in {folder}, got one of {found}")
     else:
         config = replace(
@@ -181,21 +183,19 @@ def revision() -> str:
 
 def finished(path: Path) -> set[tuple[str, int]]:
     """Cells that the file has rows of."""
-    if not path.is_file():
-        return set()
-    with path.open(newline="", encoding="utf-8") as file:
-        return {(row["cell"], int(row["seed"])) for row in csv.DictReader(file)}
+    return {(row["cell"], int(row["seed"])) for row in read_rows(path)}
 
 
 def append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Adds rows to the file, with a heading where it is new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+    """Adds rows to the file, with a heading where it is new: all of them, or none where it is interrupted."""
+    with whole_file(path) as part:
+        if path.exists():
+            shutil.copyfile(path, part)
+        with part.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            if not file.tell():
+                writer.writeheader()
+            writer.writerows(rows)
 
 
 def work(cell: Cell, path: Path, options: argparse.Namespace) -> None:
@@ -237,13 +237,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--list", action="store_true", help="names the cells, and trains none")
     parser.add_argument("--quick", action="store_true", help="two steps of two cells, nothing kept")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(whole_number(options.threads, "threads"))
     path = options.results or data_dir() / "results" / f"{options.study}.csv"
-    chosen = [
-        c
-        for c in cells(options.study)
-        if c.seed in (options.seeds or [c.seed]) and c.name in (options.cells or [c.name])
-    ]
+    every = cells(options.study)
+    asked = {*(options.cells or ()), *(options.seeds or ())}
+    if unknown := asked - {x for c in every for x in (c.name, c.seed)}:
+        parser.error(f"no cell of {options.study} has {', '.join(map(repr, unknown))}: --list shows which there are")
+    chosen = [c for c in every if c.seed in (options.seeds or [c.seed]) and c.name in (options.cells or [c.name])]
     if options.quick:
         with tempfile.TemporaryDirectory() as folder:
             options.folder = Path(folder)

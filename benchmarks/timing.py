@@ -14,6 +14,8 @@ from typing import TypeVar
 
 import torch
 
+from lorweb_mini.files import write_atomically
+
 RESULTS = Path(__file__).parent / "results"
 Key = TypeVar("Key", bound=Hashable)
 
@@ -82,4 +84,4 @@ def write_readme(readme: Path, name: str, text: str) -> None:
     if begin not in content or end not in content:
         raise ValueError(f"expected the marks {begin} and {end} in {readme}")
     before, rest = content.split(begin, 1)
-    readme.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
+    write_atomically(readme, f"{before}{begin}\n{text}\n{end}{rest.split(end, 1)[1]}".encode())

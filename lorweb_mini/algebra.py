@@ -113,12 +113,12 @@ def pca(vectors: np.ndarray, components: int = 2) -> Map:
     """Principal components of vectors [k, dimensions].
 
     Raises:
-        InputError: fewer vectors or dimensions than components.
+        InputError: fewer vectors or dimensions than components, or NaN or infinity among them.
     """
     vectors = np.asarray(vectors, dtype=np.float64)
-    if vectors.ndim != 2 or not 1 <= components <= min(vectors.shape):
+    if vectors.ndim != 2 or not 1 <= components <= min(vectors.shape) or not np.isfinite(vectors).all():
         raise InputError(
-            f"expected an array [k, dimensions] with at least {components} of both, got {list(vectors.shape)}"
+            f"expected a finite array [k, dimensions] with at least {components} of both, got {list(vectors.shape)}"
         )
     model = PCA(components, svd_solver="full").fit(vectors)
     return Map(model.transform(vectors), model.explained_variance_ratio_, model.components_, model.mean_)

@@ -35,6 +35,13 @@ def data_dir() -> Path:
     raise InputError(f"expected emoji/emoji.json in {' or '.join(map(str, candidates))}; found none")
 
 
+def as_path(value: Any) -> Path:
+    """A path from text or a path; InputError for anything else."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise InputError(f"expected a path, got {value!r}")
+    return Path(value)
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Gives a path beside the target to write to, which becomes the target at the end: a kill leaves the old file or

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..emoji.relations import Analogy, Relation, as_batch, differ, get_relation
 from ..emoji.sheets import STYLES, load_emoji
-from ..errors import InputError
+from ..errors import InputError, check_seed, whole_number
+from ..images import kind_of
 from ..models.autoencoder import MiniAutoencoder
 from ..models.encoders import Judge
 from .bootstrap import Estimate, Resampled, ratio, resampled, resampling_weights, summary
@@ -40,9 +41,19 @@ def reconstruct(autoencoder: MiniAutoencoder, x: Tensor) -> Tensor:
 
 
 def draw(method: Method, items: Sequence[Analogy]) -> Tensor:
-    """A method's results on k analogies, [k, 3, 64, 64], drawn in batches."""
-    with torch.no_grad():
-        return torch.cat([method(list(items[i : i + CHUNK])) for i in range(0, len(items), CHUNK)])
+    """A method's results on k analogies, [k, 3, 64, 64], drawn in batches; InputError where it gives anything else."""
+    results = []
+    for part in (list(items[i : i + CHUNK]) for i in range(0, len(items), CHUNK)):
+        with torch.no_grad():
+            result = method(part)
+        # Measured as well, NaN would pass for missing, and one channel for all three.
+        shape = (len(part), *part[0].b.shape)
+        if not isinstance(result, Tensor) or result.shape != shape or not result.is_floating_point():
+            raise InputError(f"expected pictures {list(shape)} in [-1, 1] from a method, got {kind_of(result)}")
+        if not bool(result.isfinite().all()):
+            raise InputError("expected finite pictures from a method, got NaN or infinity among them")
+        results.append(result)
+    return torch.cat(results)
 
 
 def squared(x: Tensor, y: Tensor, where: Tensor | None = None) -> np.ndarray:
@@ -195,8 +206,11 @@ def evaluate(
         truth: of an earlier call with the same analogies, judge, limit, resamples and seed.
 
     Raises:
-        InputError: no analogies, or a group names a relation that has none.
+        InputError: no analogies, a group names a relation that has none, numbers that are not whole or too small, or a
+            method that does not give pictures.
     """
+    whole_number(retrieval_limit, "retrieval_limit", 0)
+    _check_bootstrap(resamples, seed)
     data = {name: list(items) for name, items in analogies_by_relation.items() if len(items)}
     if not data or not methods:
         raise InputError("expected at least one method and one relation with analogies, got none")
@@ -233,6 +247,11 @@ def evaluate(
     )
 
 
+def _check_bootstrap(resamples: int, seed: int) -> None:
+    whole_number(resamples, "resamples")
+    check_seed(seed)
+
+
 def _score(values: Mapping[str, Mapping[str, Resampled]], names: Sequence[str]) -> Score:
     """From measure to relation to value, over some relations."""
     return Score(**{m: summary([values[m][n] for n in names], mean=m == "retrieval") for m in MEASURES})
@@ -254,7 +273,12 @@ def counterfactuals(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Counterfactuals:
-    """Swaps the example pair under a method; InputError for fewer than two relations with two analogies each."""
+    """Swaps the example pair under a method; InputError for fewer than two relations with two analogies each.
+
+    ``limit``, at least 2, is how many analogies of a relation are looked at.
+    """
+    whole_number(limit, "limit", 2)  # of a single analogy the other pair would be its own
+    _check_bootstrap(resamples, seed)
     data = {n: list(x)[:limit] for n, x in analogies_by_relation.items() if len(x) > 1}
     if len(data) < 2:
         raise InputError(f"expected two relations with two analogies each, got {list(data)}")

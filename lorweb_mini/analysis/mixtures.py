@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, finite_number, whole_number
 
 
 def remix(coefficients: Tensor, gains: Mapping[int, float], layer: int | None = None) -> Tensor:
@@ -27,16 +27,12 @@ def remix(coefficients: Tensor, gains: Mapping[int, float], layer: int | None = 
         layer: the only one that changes; None for all.
     """
     layers, count = coefficients.shape[-2:]
-    if layer is not None and not 0 <= layer < layers:
-        raise InputError(f"expected a layer from 0 to {layers - 1}, got {layer}")
+    if layer is not None:
+        whole_number(layer, "a layer", 0, layers - 1)
     factor = torch.ones_like(coefficients)
     rows = slice(None) if layer is None else layer
     for n, gain in gains.items():
-        if not 0 <= n < count:
-            raise InputError(f"expected LoRAs 0..{count - 1}, got {n}")
-        if not 0 <= gain < float("inf"):
-            raise InputError(f"expected a gain of at least 0 for LoRA {n}, got {gain}")
-        factor[..., rows, n] = gain
+        factor[..., rows, whole_number(n, "a LoRA", 0, count - 1)] = finite_number(gain, f"the gain of LoRA {n}")
     weighted = coefficients * factor
     total = weighted.sum(-1, keepdim=True)
     # A row that nothing changed stays as it is, whatever its sum.

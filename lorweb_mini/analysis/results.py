@@ -8,6 +8,7 @@ one training was measured; whether *another* training would come out the same, o
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -19,11 +20,13 @@ import numpy as np
 from scipy import stats
 
 from ..errors import InputError
-from ..files import data_dir
+from ..files import data_dir, read_text
 from .bootstrap import Estimate
 from .generalisation import LEAST_GAP
 
 STUDIES = ("dial", "headline", "ablations", "controls", "foreign")
+NEEDED = ("cell", "seed", "group", "method", "error")
+NUMBERS = ("error", "error_low", "error_high", "retrieval", "both")  # each may be missing: empty, or NaN
 Row = Mapping[str, str]
 
 
@@ -31,19 +34,43 @@ def rows_of(study: str) -> list[Row]:
     """The rows of a study's file in ``LORWEB_RESULTS`` or ``data/results``, none where there is no file yet.
 
     Raises:
-        InputError: an unknown study, or a file without the columns that are needed.
+        InputError: an unknown study, or what :func:`read_rows` refuses.
     """
     if study not in STUDIES:
         raise InputError(f"expected a study out of {STUDIES}, got {study!r}")
-    path = Path(os.environ.get("LORWEB_RESULTS") or data_dir() / "results") / f"{study}.csv"
+    return read_rows(Path(os.environ.get("LORWEB_RESULTS") or data_dir() / "results") / f"{study}.csv")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of one such file, none where there is no file yet.
+
+    Raises:
+        InputError: no text, a column that is needed is missing, or a row that is cut short, has no numbers where there
+            should be some, or repeats another: a file that an editor, a merge or a full disk has damaged.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows: list[Row] = [{str(k): v for k, v in row.items()} for row in csv.DictReader(file)]
-    needed = {"cell", "seed", "group", "method", "error"}
-    if rows and not needed <= rows[0].keys():
-        raise InputError(f"expected the columns {sorted(needed)} in {path}, got {sorted(rows[0])}")
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    if not set(NEEDED) <= set(heads := reader.fieldnames or NEEDED):
+        raise InputError(f"expected the columns {sorted(NEEDED)} in {path}, got {sorted(heads)}")
+    rows: list[Row] = []
+    known = set()
+    for row in reader:
+        key = tuple(row.get(name) for name in ("cell", "seed", "group", "method", "weights"))
+        if None in row or None in row.values() or not _has_numbers(row) or key in known:
+            raise InputError(
+                f"expected whole rows with numbers, each once, in {path}, got another: line {reader.line_num}"
+            )
+        known.add(key)
+        rows.append(row)
     return rows
+
+
+def _has_numbers(row: Row) -> bool:
+    try:
+        return int(row["seed"]) >= 0 and not any(math.isinf(float(row[k])) for k in NUMBERS if row.get(k))
+    except ValueError:
+        return False
 
 
 def command(study: str) -> str:
@@ -57,7 +84,8 @@ def by_seed(
     """Seed to the value of a measure; rows without it are left out."""
     named = (cell, group, method)
     found = (r for r in rows if (r["cell"], r["group"], r["method"]) == named and r.get(measure))
-    return {int(r["seed"]): float(r[measure]) for r in found}
+    values = {int(r["seed"]): float(r[measure]) for r in found}
+    return {seed: value for seed, value in values.items() if not math.isnan(value)}
 
 
 def over_seeds(values: Sequence[float] | np.ndarray) -> Estimate:

@@ -96,7 +96,7 @@ def trained(folder: Path, config: TrainingConfig, basis: BasisConfig | None = No
     """
     finished = (folder / WEIGHTS).is_file() and not (folder / STATE).exists()
     if finished and not fresh:
-        stored = read_json(folder / "training.json")
+        stored = read_json(folder / "training.json", ())
         ours = json.loads(json.dumps(asdict(config)))
         if changed := {k: v for k, v in stored.items() if ours.get(k) != v}:
             remedy = "train anew with --fresh, or choose another --folder"
@@ -180,8 +180,9 @@ def measured(
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m lorweb_mini.run", description=__doc__)
-    made.add_argument("--minutes", type=float, help="training time; default 10")
-    made.add_argument("--steps", type=int, help="exact number of steps instead, repeatable bit for bit")
+    length = made.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, help="training time; default 10")
+    length.add_argument("--steps", type=int, help="exact number of steps instead, repeatable bit for bit")
     made.add_argument("--folder", type=Path, help="folder of the trained basis; default runs/PROFILE/starter")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--fresh", action="store_true", help="train anew, whatever the folder holds")
@@ -208,8 +209,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"expected LORWEB_PROFILE out of {list(PROFILES)}, got {name!r}")
     profile = PROFILES[name]
     torch.set_num_threads(os.cpu_count() or 1)
-    folder = options.folder or root() / "runs" / name / "starter"
-    output = folder.with_name("results")
+    folder = (options.folder or root() / "runs" / name / "starter").resolve()  # "." has no name, and no neighbours
+    output = folder.parent / "results"
     config = training_config(profile, options)
     # What can fail without a training fails before it.
     output.mkdir(parents=True, exist_ok=True)
@@ -227,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.train_baseline:
         say("Training the baseline: one LoRA, no router, a and a' as context")
         config = replace(config, learning_rate=ONE_LORA_RATE)
-        one_lora = trained(folder.with_name("one_lora"), config, one_lora_config(), options.fresh)
+        one_lora = trained(folder.parent / "one_lora", config, one_lora_config(), options.fresh)
 
     say("3/5  Editing and measuring")
     evaluation, swapped = measured(editor, one_lora, groups, profile, options.seed)

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from ..emoji.distributions import Distribution, held_out
 from ..emoji.relations import Relation, get_relation
-from ..errors import InputError
+from ..errors import InputError, whole_number
 from ..files import tolerant_console
 from ..models.miniature import QUERIES, BasisConfig
 from ..models.weights import weights_dir
@@ -69,6 +70,8 @@ OPTIONS = {
     "base": ("change_floor",),
     **dict.fromkeys(BASES, ("pair_rate", "balance", "exact_shift", "change_floor", "artists_share")),
 }
+SHAPE = ("layout", "n_loras", "rank", "encoder", "query", "no_router")  # options of a basis alone
+LENGTHS = ("steps", "budget", "samples", "decay_samples", "minutes", "branch_from")
 # Of the distribution of edits the starter learns colours and places.
 STARTER_KINDS = (
     "hue", "mix", "grey", "invert", "tint", "screen", "background", "darken", "fade", "saturate", "contrast",
@@ -145,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rank", type=int, help="rank r of its LoRAs")
     made.add_argument("--encoder", help="image encoder of its router: tiny-clip, latents, pixels or efficientnet-lite0")
     made.add_argument("--query", choices=QUERIES, help="of its router: with or without the encoder of the pair")
-    made.add_argument("--no-router", action="store_true", help="ablation: all coefficients are 1")
+    made.add_argument("--no-router", action="store_true", default=None, help="ablation: all coefficients are 1")
     made.add_argument("--pair-rate", type=float, help="learning rate of the encoder of the pair, as a share")
     made.add_argument("--balance", type=float, help="weight of the balance term")
     made.add_argument("--exact-shift", type=float, help="mean of logit(t) for exact edits")
@@ -177,21 +180,34 @@ def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {k: getattr(options, k) for k in names if getattr(options, k) is not None}
 
 
+def check_together(options: argparse.Namespace) -> None:
+    """Ends with a message where an option would be left out of account, beside others or for this part."""
+    part, lengths = options.part, given(options, *LENGTHS)
+    for alone in ("budget", "steps"):
+        if alone in lengths and len(lengths) > 1:
+            parser().error(f"--{alone} is the length of a training, and takes no other beside it")
+    if "branch_from" in lengths and ("samples" not in lengths or "decay_samples" in lengths or options.fresh):
+        parser().error(
+            "--branch-from needs --samples, the length of the decay, and neither --decay-samples nor --fresh"
+        )
+    if "decay_samples" in lengths and "samples" not in lengths:
+        parser().error("--decay-samples needs --samples, of which they are the last")
+    taken = {*OPTIONS.get(part, ()), *(SHAPE if part in BASES else ())}
+    if others := given(options, *({*SHAPE, *chain(*OPTIONS.values())} - taken)):
+        names = ", ".join(sorted(f"--{name.removeprefix('n_').replace('_', '-')}" for name in others))
+        parser().error(f"{names}: not for {part}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and trains."""
     tolerant_console()
     options = parser().parse_args(arguments)
+    check_together(options)
     part = options.part
-    if options.budget is not None and given(options, "samples", "decay_samples", "minutes", "steps", "branch_from"):
-        parser().error("--budget is the length of a training, and takes no other beside it")
-    if options.change_floor is not None and part not in ("base", *BASES):
-        parser().error("--change-floor is for base, starter and full")
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(whole_number(options.threads, "threads"))
     config, folder = planned(options), weights_dir() / FOLDERS.get(part, part)
     target = options.folder or folder
     if options.branch_from is not None:
-        if options.samples is None:
-            parser().error("--branch-from needs --samples, the length of the decay")
         config = branch(options.branch_from, target, config, options.samples)
     basis, more = None, given(options, *OPTIONS.get(part, ()))
     only_drawn: dict[str, Any] = {}

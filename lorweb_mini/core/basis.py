@@ -88,9 +88,10 @@ class Basis(Adapter):
         given = coefficients[None] if coefficients.ndim == 2 else coefficients
         if given.ndim != 3 or given.shape[1:] != (len(self.layers), self.n_loras) or len(given) == 0:
             raise InputError(f"expected coefficients of shape {shape}, got {list(coefficients.shape)}")
+        given = given.float()  # in which a large double is infinite
         if not torch.isfinite(given).all():
             raise InputError("expected finite coefficients, got NaN or infinity among them")
-        return given.float()
+        return given
 
     def factors(self, layer: int) -> tuple[Tensor, Tensor]:
         """A [N, r, in] and B [N, out, r] of one layer, as views: ``A[n]`` and ``B[n]`` are the n-th LoRA."""

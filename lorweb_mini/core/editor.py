@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import InputError, check_options, check_seed, check_steps, naming
-from ..files import write_atomically
+from ..files import as_path, write_atomically
 from ..images import to_pil
 from ..models.miniature import BasisConfig, Miniature, frozen_fingerprint, load_frozen
 from ..models.pair_encoder import PairEncoder
@@ -197,7 +198,8 @@ class Editor:
             steps, seed, options: see the class.
 
         Raises:
-            InputError: coefficients of another shape or not finite, a missing context, or as :meth:`edit`.
+            InputError: coefficients of another shape, not finite or so large that the picture is not, a missing
+                context, or as :meth:`edit`.
         """
         drawing = self._drawing_options(steps, seed, options)
         mixtures = self.basis.check(coefficients).cpu()
@@ -235,6 +237,8 @@ class Editor:
             with self.basis.mixed(coefficients.to(self.backend.device, dtype)):
                 drawn = self.backend.draw(a, a_prime, b, **options)
         pictures = self.backend.decode(drawn)
+        if not torch.isfinite(pictures).all():
+            raise InputError("expected coefficients that the transformer can compute with, got a picture of NaN")
         return EditResult([to_pil(x) for x in pictures], pictures, coefficients)
 
     def freeze(self, coefficients: Tensor) -> AbstractContextManager[Editor]:
@@ -256,7 +260,7 @@ class Editor:
         ``transformer.load_lora_adapter(path)`` of diffusers, or a Flux pipeline's ``load_lora_weights``, reads it.
         """
         self.basis.check_adapter()
-        path = Path(path)
+        path = as_path(path)
         if path.suffix != ".safetensors":
             raise InputError(f"expected a path that ends in .safetensors, got {path.name!r}")
         state = {}
@@ -302,8 +306,8 @@ def load(weights: str | Path = "full") -> Editor:
         raise InputError(f"expected the name or the folder of a trained basis, got {type(weights).__name__}")
     shipped = weights_dir() / str(weights)
     folder = shipped if str(weights) in ("full", "starter") else Path(weights)
-    if not folder.is_dir():
-        raise InputError(f"expected 'full', 'starter' or a folder with a trained basis, got {str(weights)!r}")
+    if not os.path.isdir(folder):  # which takes any name, too long a one as well
+        raise InputError(f"expected 'full', 'starter' or a folder with a trained basis, got {str(weights)!r:.200}")
     stored, state = load_weights(folder)
     config = _config_of(stored, folder)
     sizes = {tuple(v.shape[:1]) for k, v in state.items() if k.endswith(".lora_A.weight")}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..images import is_plain, kind_of
 from . import pixels
 from .pixels import DARK, PALE, WHITE, Function, blend, colour, column
 
@@ -171,7 +172,7 @@ EDITS: dict[str, Edit] = {edit.kind: edit for edit in _TABLE}
 
 def _lookup(kind: str, strength: Strength) -> tuple[Edit, Tensor]:
     """The edit and its strengths as float32 [P] or [B, P]; the one number of a kind with P = 1 may be left bare."""
-    if kind not in EDITS:
+    if not isinstance(kind, str) or kind not in EDITS:
         raise InputError(f"expected an edit of {', '.join(EDITS)}; got {kind!r}")
     edit = EDITS[kind]
     low, high = edit.range
@@ -214,13 +215,13 @@ def apply_edit(x: Tensor, kind: str, strength: Strength) -> Tensor:
             type or range.
     """
     edit, value = _lookup(kind, strength)
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise InputError(f"expected a floating-point tensor; got {getattr(x, 'dtype', type(x).__name__)}")
+    if not isinstance(x, Tensor) or not is_plain(x) or not x.is_floating_point():
+        raise InputError(f"expected a floating-point tensor; got {kind_of(x)}")
     if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] != x.shape[3] or not x.numel():
         raise InputError(f"expected square pictures [B, 3, n, n]; got {list(x.shape)}")
     if value.ndim == 2 and len(value) != len(x):
         raise InputError(f"expected a strength for each of the {len(x)} pictures; got {len(value)}")
-    low, high = (float(v) for v in x.aminmax())
+    low, high = (float(v) for v in x.detach().aminmax())
     if not (low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
         raise InputError(f"expected values in [-1, 1]; got [{low:g}, {high:g}]")
     return edit.apply(x.clamp(-1, 1), value.to(x).expand(len(x), edit.parameters))

@@ -266,6 +266,8 @@ def get_relation(name: str) -> Relation:
 
 def select(degree: str | None = None, known_to_base: bool | None = None, starter: bool = False) -> list[Relation]:
     """Relations by degree and by what the base knows; ``starter`` keeps to the starter set's list of that degree."""
+    if degree not in (None, *DEGREES):
+        raise InputError(f"expected a degree out of {DEGREES}, got {degree!r}")
     names: Iterable[str] = relations()
     if starter:
         names = [n for d in (DEGREES if degree is None else (degree,)) for n in splits()["starter"][d]]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files import data_dir, read_json
-from ..images import SIZE
+from ..images import SIZE, kind_of
 
 STYLES = ("noto", "twemoji", "openmoji", "openmoji_black", "fluent_3d", "fluent_flat")
 FOREIGN = "fluent_high_contrast"  # a style that no part was trained on
@@ -85,27 +85,37 @@ class EmojiSet:
             background: grey or RGB in [0, 1].
 
         Raises:
-            InputError: a position out of range, an emoji that a style lacks, or a background out of range.
+            InputError: a position that is no whole number or out of range, an emoji that a style lacks, or a background
+                out of range.
         """
-        rows, columns = np.broadcast_arrays(np.atleast_1d(np.asarray(emoji)), np.atleast_1d(np.asarray(style)))
+        rows, columns = (np.atleast_1d(np.asarray(x)) for x in (emoji, style))
         for name, given, count in (("emoji", rows, len(self.emojis)), ("style", columns, len(STYLES))):
+            if given.ndim != 1 or given.dtype.kind not in "iu":
+                raise InputError(f"{name}: expected a whole number or a list of them; got {kind_of(given)}")
             if given.size and (given.min() < 0 or given.max() >= count):
                 raise InputError(f"{name}: expected positions in 0..{count - 1}; got {given.min()}..{given.max()}")
+        if len(rows) != len(columns) and 1 not in (len(rows), len(columns)):
+            raise InputError(f"expected as many emojis as styles, or one of either; got {len(rows)} and {len(columns)}")
+        rows, columns = np.broadcast_arrays(rows, columns)
         absent = np.flatnonzero(~self.present[rows, columns])
         if absent.size:
             key, missing = self.emojis[rows[absent[0]]].key, STYLES[columns[absent[0]]]
             raise InputError(f"expected emojis that their style draws; {missing} has no {key}")
-        ground = torch.as_tensor(background, dtype=torch.float32, device="cpu")
+        try:
+            ground = torch.as_tensor(background, dtype=torch.float32, device="cpu")
+        except (TypeError, ValueError, RuntimeError):
+            ground = torch.empty(0)
         if ground.numel() not in (1, 3) or not bool(((ground >= 0) & (ground <= 1)).all()):
             raise InputError(f"background: expected a grey or an RGB in [0, 1]; got {background!r}")
         return composed(torch.from_numpy(self.rgba[rows, columns]), ground.reshape(-1, 1, 1))
 
     def find(self, key_or_char_or_name: str) -> int:
         """Position of an emoji given by key, character or (English CLDR) name; InputError if there is none."""
-        position = self._names.get(key_or_char_or_name.strip().lower().replace("\ufe0f", ""))
+        asked = key_or_char_or_name
+        position = self._names.get(asked.strip().lower().replace("\ufe0f", "")) if isinstance(asked, str) else None
         if position is None:
             expected = "the key, character or name of an emoji, such as '1f525', '🔥' or 'fire'"
-            raise InputError(f"expected {expected}; got {key_or_char_or_name!r}")
+            raise InputError(f"expected {expected}; got {asked!r}")
         return position
 
     def picture(self, key_or_char_or_name: str, style: str = "noto") -> Image.Image:
@@ -162,6 +172,8 @@ def foreign_pictures() -> dict[str, Tensor]:
     """
     folder = data_dir() / "emoji"
     keys = read_json(folder / f"{FOREIGN}.json", ("keys",))["keys"]
+    if not isinstance(keys, list) or not set(map(str, keys)) <= load_emoji().index.keys() or len(set(keys)) < len(keys):
+        raise InputError(f"{folder / FOREIGN}.json: expected keys of emojis, each once; got others")
     rgba = np.empty((len(keys), SIZE, SIZE, 4), np.uint8)
     _read_sheet(folder / f"{FOREIGN}.webp", rgba)
     return dict(zip(keys, composed(torch.from_numpy(rgba)), strict=True))

@@ -68,7 +68,8 @@ class BasisConfig:
         for name, options in (("query", QUERIES), ("adapted", LAYERS), ("mixing", MIXINGS)):
             if (value := getattr(self, name)) not in tuple(options):
                 raise InputError(f"expected {name} out of {tuple(options)}, got {value!r}")
-        finite_number(self.temperature, "a temperature", above=True)
+        # Python's own numbers, which JSON can write.
+        object.__setattr__(self, "temperature", finite_number(self.temperature, "a temperature", above=True))
         for name in ("routed", "shared"):
             if not isinstance(value := getattr(self, name), bool):
                 raise InputError(f"expected {name} as True or False, got {value!r}")

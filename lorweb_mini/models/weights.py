@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..errors import InputError, one_line
-from ..files import data_dir, read_json, write_atomically
+from ..files import as_path, data_dir, read_json, write_atomically
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ALIGNMENT = 64  # bytes, of torch's own allocations in ordinary memory
@@ -33,7 +33,7 @@ def weights_dir() -> Path:
 
 def save_weights(folder: str | Path, config: dict[str, Any], state: dict[str, Tensor]) -> None:
     """Writes both files; each appears whole or not at all."""
-    folder = Path(folder)
+    folder = as_path(folder)
     text = json.dumps(config, indent=1) + "\n"  # before anything is written, since it may fail
     half = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
     write_atomically(folder / WEIGHTS, save(half))

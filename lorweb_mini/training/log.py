@@ -29,11 +29,11 @@ def append_log(path: Path, rows: list[dict[str, float]]) -> None:
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Drops the rows after a step, which a resumed run writes again, and a last row that a kill cut short."""
+    """Drops the rows after a step, which a resumed run writes again, and what is no row, as after a kill."""
     if not path.exists():
         return
     whole = [row for row in path.read_bytes().splitlines(keepends=True) if row.endswith(b"\n")]
-    kept = whole[:1] + [row for row in whole[1:] if int(row.split(b",")[0]) <= step]
+    kept = whole[:1] + [row for row in whole[1:] if (at := row.split(b",")[0]).isdigit() and int(at) <= step]
     if kept:
         write_atomically(path, b"".join(kept))
     else:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -24,17 +25,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from diffusers.training_utils import EMAModel
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..errors import InputError, whole_number
-from ..files import write_atomically
+from ..files import as_path, write_atomically
 from . import sharding
 from .config import TrainingConfig, autocasts, learning_rate_factor, optimizers_of
 from .log import LOG, VALIDATION, append_log, cut_log
 from .state import TrainingState, has_state, remove_state
+
+LOCK = "training.lock"
 
 
 class Recipe(nn.Module):
@@ -165,33 +169,50 @@ def train(
         steps, samples, seconds and the mean loss over the last hundred steps.
 
     Raises:
-        InputError: the folder holds an unfinished run of another configuration, or its state file is damaged.
+        InputError: another training is at work in the folder, it holds an unfinished run of another configuration, or
+            its state file is damaged.
         FloatingPointError: the loss is NaN or infinite.
     """
     if whole_number(num_workers, "num_workers", least=0) and make is None:
         raise InputError("expected what makes the recipe in each of the processes that draw batches, got none")
-    run = _Run(recipe, config, Path(folder), fresh)
-    drawn: Any
-    if not num_workers or make is None:
-        drawn = _batches(recipe, config, run.state.step, run.device)
-        end = drawn.close
-    else:
-        processes: dict[str, Any] = {"num_workers": num_workers, "multiprocessing_context": "spawn"}
-        steps: Any = itertools.count(run.state.step)
-        drawn = iter(DataLoader(_Batches(make, config, run.device), batch_size=None, sampler=steps, **processes))
-        end = drawn._shutdown_workers  # torch has no public name for it
+    with _alone_in(as_path(folder)):
+        run = _Run(recipe, config, Path(folder), fresh)
+        drawn: Any
+        if not num_workers or make is None:
+            drawn = _batches(recipe, config, run.state.step, run.device)
+            end = drawn.close
+        else:
+            processes: dict[str, Any] = {"num_workers": num_workers, "multiprocessing_context": "spawn"}
+            steps: Any = itertools.count(run.state.step)
+            drawn = iter(DataLoader(_Batches(make, config, run.device), batch_size=None, sampler=steps, **processes))
+            end = drawn._shutdown_workers  # torch has no public name for it
+        try:
+            run.to_the_end(drawn)
+        finally:
+            end()  # else what draws would live as long as the traceback of an error
+        return run.summary()
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """InputError where another training is at work in a folder: each would write over state and log of the other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=0)  # the system lets go of it when its process ends, however it ends
     try:
-        run.to_the_end(drawn)
+        if os.environ.get("RANK", "0") == "0":  # the first of the processes of one training
+            lock.acquire()
+    except Timeout:
+        raise InputError(f"expected a folder in which no other training is at work, got {folder}") from None
+    try:
+        yield
     finally:
-        end()  # else what draws would live as long as the traceback of an error
-    return run.summary()
+        lock.release()
 
 
 class _Run:
     """One call of :func:`train`."""
 
     def __init__(self, recipe: Recipe, config: TrainingConfig, folder: Path, fresh: bool) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.recipe, self.config, self.folder = recipe, config, folder
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process

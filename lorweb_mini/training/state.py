@@ -21,6 +21,7 @@ from torch import Tensor
 from ..errors import InputError, one_line
 
 STATE = "state.safetensors"
+PART = STATE + ".part"
 PROGRESS = "progress.json"
 # Settings that an unfinished run may change.
 PLAN = ("steps", "samples", "minutes", "decay_samples", "checkpoint_minutes", "log_every", "precision")
@@ -65,9 +66,13 @@ class TrainingState:
         if self.sharded:
             self._save_sharded(folder, progress)
         elif is_main:
-            part = folder / (STATE + ".part")
-            save_file(self.tensors(), part, metadata={"progress": json.dumps(progress)})
-            os.replace(part, folder / STATE)
+            # Not whole_file: after a kill its parts, each of another process, would add up.
+            part = folder / PART
+            try:
+                save_file(self.tensors(), part, metadata={"progress": json.dumps(progress)})
+                os.replace(part, folder / STATE)
+            finally:
+                part.unlink(missing_ok=True)  # on a full disk
 
     def _save_sharded(self, folder: Path, progress: dict[str, Any]) -> None:
         """The folder gets its name once it is whole, so that a kill leaves the old state or the new one."""
@@ -160,7 +165,8 @@ def has_state(folder: Path) -> bool:
 
 def remove_state(folder: Path) -> None:
     """Removes the state of an unfinished run, of either kind, and what a killed write left behind."""
-    (folder / STATE).unlink(missing_ok=True)
+    for name in (STATE, PART):
+        (folder / name).unlink(missing_ok=True)
     for path in sharded_states(folder, r"state-\d{8,}(\.part)?"):
         shutil.rmtree(path)
 

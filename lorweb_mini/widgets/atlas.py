@@ -18,7 +18,7 @@ from ..analysis.space import routing_vectors
 from ..analysis.walking import render
 from ..core.editor import Editor
 from ..emoji.relations import Analogy, analogies, get_relation, relations
-from ..errors import InputError
+from ..errors import InputError, whole_number
 from ..images import read_image, to_pil
 from ..show.figures import appearance
 from ..show.pictures import relation_label
@@ -190,13 +190,12 @@ class Atlas(Widget):
         return atlas_figure(self.map, self.families, view, places, pictures, self.b)
 
     def _item(self, index: int) -> Analogy:
-        if not 0 <= index < len(self.items):
-            raise InputError(f"expected an analogy from 0 to {len(self.items) - 1}, got {index}")
-        return self.items[index]
+        return self.items[whole_number(index, "an analogy", 0, len(self.items) - 1)]
 
     def _read(self, b: Any) -> None:
-        self.b = read_image(b, "b")
-        self._render = Renderer(self.editor, self.b, steps=self.steps)
+        b = read_image(b, "b")
+        self._render = Renderer(self.editor, b, steps=self.steps)
+        self.b = b
 
     def _mixtures(self, indices: Sequence[int]) -> Tensor:
         """The items' own mixtures, [k, layers, N]."""

@@ -155,10 +155,10 @@ class Widget(anywidget.AnyWidget):
     def receive(self, message: Mapping[str, Any], buffers: Sequence[Any] = ()) -> None:
         """Does what the page asks for, and answers; an :class:`InputError` becomes the message on the page."""
         ask, value, error = str(message.get("ask")), message.get("value"), ""
-        if buffers:
-            value = {**(value or {}), "content": b"".join(bytes(x) for x in buffers)}
         with TURN:
             try:
+                if buffers:
+                    value = {**(value or {}), "content": b"".join(bytes(x) for x in buffers)}
                 if ask not in self.asks:
                     raise InputError(f"expected one of {', '.join(self.asks)} to be asked for, got {ask!r}")
                 self.asks[ask](self, value)

@@ -140,8 +140,13 @@ class Controls(Panel):
         unknown = set(values) - set(self.controls)
         if unknown:
             raise InputError(f"expected controls out of {list(self.controls)}, got {sorted(unknown)}")
-        self.values = self.values | {key: self.controls[key].check(value) for key, value in values.items()}
-        self.refresh()
+        before = self.values
+        self.values = before | {key: self.controls[key].check(value) for key, value in values.items()}
+        try:
+            self.refresh()
+        except BaseException:
+            self.values = before  # as the page still shows
+            raise
 
     def reset(self) -> None:
         self.set(**self.starts)

@@ -24,7 +24,7 @@ from ..analysis.layers import (
     variants,
 )
 from ..core.editor import Editor
-from ..errors import InputError
+from ..errors import whole_number
 from ..images import read_image
 from .base import Widget, button
 from .microscope_html import gates_html, heat_html, layer_html, microscope_figure
@@ -77,10 +77,9 @@ class Microscope(Widget):
 
     def choose(self, layer: int) -> None:
         """Shows one layer: its coefficients, and the picture with them replaced; InputError if there is none such."""
-        if not 0 <= layer < len(self.labels):
-            raise InputError(f"expected a layer from 0 to {len(self.labels) - 1}, got {layer}")
-        self.layer = layer
+        layer = whole_number(layer, "a layer", 0, len(self.labels) - 1)
         self.drawn, self.changes = self._replaced(layer)
+        self.layer = layer
         with self.hold_sync():
             self.write(layer=layer_html(self))
             self.tell(chosen={"layer": str(layer), "sweep": self.kind})

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..emoji.relations import differ, get_relation, relations
 from ..emoji.sheets import STYLES, load_emoji
-from ..errors import InputError
+from ..errors import InputError, whole_number
 
 OTHERS = 8  # further pairs of a relation
 CANDIDATES = 6  # times as many are looked at, since some look the same
@@ -72,10 +72,9 @@ def column_of(style: str) -> int:
 def position_of(emoji: int | str) -> int:
     """Position of an emoji given by position, key, character or name; InputError if there is none."""
     data = load_emoji()
-    position = data.find(emoji) if isinstance(emoji, str) else emoji
-    if not 0 <= position < len(data.emojis):
-        raise InputError(f"expected an emoji in 0..{len(data.emojis) - 1}; got {position}")
-    return position
+    if isinstance(emoji, str):
+        return data.find(emoji)
+    return whole_number(emoji, "an emoji", 0, len(data.emojis) - 1)
 
 
 def relations_of(emoji: int, style: str) -> list[str]:

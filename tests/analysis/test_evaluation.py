@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -235,3 +236,35 @@ def test_judge_prefers_the_truth_to_another_answer(real: list[Analogy]) -> None:
     scores = found.judge["all"]
     assert set(scores) == {"copy", "true answer", "shuffled answers"}
     assert scores["true answer"].value < 1e-5 < scores["shuffled answers"].value
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        lambda items: halfway(items) * math.nan,
+        lambda items: halfway(items)[:1],
+        lambda items: halfway(items)[:, :1],
+        lambda items: halfway(items)[..., :32, :32],
+        lambda items: (127.5 * halfway(items) + 127.5).byte(),
+        lambda items: list(halfway(items)),
+        lambda items: None,
+    ],
+)
+def test_a_method_that_gives_no_pictures_has_no_scores(method: Any, data: dict[str, list[Analogy]]) -> None:
+    """NaN would have been the nearest of all, and one channel would have stood for three."""
+    with pytest.raises(InputError, match=r"expected .*pictures .*from a method, got"):
+        evaluate({"m": method}, data, Lossless(), retrieval_limit=0, resamples=10)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"resamples": 0}, {"resamples": 2.5}, {"seed": -1}, {"retrieval_limit": -1}, {"retrieval_limit": 1.5}]
+)
+def test_numbers_of_an_evaluation(wrong: dict[str, Any], data: dict[str, list[Analogy]]) -> None:
+    with pytest.raises(InputError, match=r"expected .* as a whole number"):
+        evaluate({"half": halfway}, data, Lossless(), **{"retrieval_limit": 0, **wrong})
+
+
+@pytest.mark.parametrize("limit", [1, 0, -1])
+def test_counterfactuals_need_another_pair(limit: int, data: dict[str, list[Analogy]]) -> None:
+    with pytest.raises(InputError, match="expected limit as a whole number of at least 2"):
+        counterfactuals(halfway, data, Lossless(), limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,36 @@ def test_rows_and_effects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "dial.csv").write_text("cell,seed\n8,0\n")
     with pytest.raises(InputError, match="expected the columns"):
         rows_of("dial")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda rows: rows[:-8],  # the last row is cut short
+        lambda rows: rows + rows.splitlines(keepends=True)[-1],  # a row twice, as a merge leaves it
+        lambda rows: rows.replace(b",0,", b",zero,", 1),
+        lambda rows: rows.replace(b"0.25", b"a quarter"),
+        lambda rows: rows.replace(b"0.25", b"inf"),
+        lambda rows: rows.replace(b"0.25", b"0.25,0.3"),
+        lambda rows: rows.decode().encode("utf-16"),
+        lambda rows: rows.replace(b",", b";"),
+    ],
+)
+def test_a_damaged_file_is_refused(
+    damage: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORWEB_RESULTS", str(tmp_path))
+    written(tmp_path, {"as the starter": [0.3, 0.25], "worse": [0.5, 0.625]})
+    path = tmp_path / "ablations.csv"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=r"expected .*ablations\.csv"):
+        rows_of("ablations")
+
+
+def test_a_missing_measure_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORWEB_RESULTS", str(tmp_path))
+    written(tmp_path, {"as the starter": [0.3, math.nan, 0.5]})
+    assert by_seed(rows_of("ablations"), "as the starter", "drawn edit") == {0: 0.3, 2: 0.5}
 
 
 def test_intervals_by_hand() -> None:

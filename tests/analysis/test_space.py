@@ -71,6 +71,8 @@ def test_pca_is_the_eigendecomposition_of_the_covariance() -> None:
     np.testing.assert_allclose(whole.points @ whole.axes + whole.centre, x, atol=1e-8)
     with pytest.raises(InputError, match="at least 8"):
         pca(x, 8)
+    with pytest.raises(InputError, match="expected a finite array"):
+        pca(np.where(x == x[0, 0], np.nan, x))
 
 
 def test_usage_of_a_uniform_and_of_a_collapsed_routing() -> None:

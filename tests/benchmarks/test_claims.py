@@ -12,6 +12,7 @@ from scipy import stats
 from benchmarks import claims, verdicts
 from benchmarks.cells import BOTH, CONTEXT_TOTAL, STARTER
 from lorweb_mini.analysis.bootstrap import Estimate
+from lorweb_mini.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,6 +62,15 @@ def test_a_changed_file_changes_the_ledger(tmp_path: Path, monkeypatch: pytest.M
         number, found, sentence = claim.row()
         assert found == verdict and "3 seeds" in number and f"{gap + 0.001:.2f}" in number
         assert sentence == claim.says[verdict]
+
+
+def test_nothing_is_written_without_the_headline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORWEB_RESULTS", str(tmp_path))
+    monkeypatch.setattr(claims, "ROOT", tmp_path)
+    monkeypatch.setattr(claims, "LEDGER", tmp_path / "claims.md")
+    with pytest.raises(InputError, match="headline"):
+        claims.main()
+    assert not list(tmp_path.iterdir())
 
 
 def test_verdicts_of_single_trainings_need_intervals_apart() -> None:

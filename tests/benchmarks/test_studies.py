@@ -151,6 +151,25 @@ def test_a_cell_that_another_process_holds_is_left_out(
     assert studies.finished(tmp_path / "ablations.csv") == {(STARTER, 0)}
 
 
+def test_rows_are_added_all_or_none(tmp_path: Path) -> None:
+    path = tmp_path / "dial.csv"
+    row = {"cell": "8", "seed": 0, "group": "g", "method": "m", "error": 0.5}
+    studies.append(path, [row])
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="fieldnames"):
+        studies.append(path, [row | {"seed": 1}, row | {"unknown": 1}])
+    assert path.read_bytes() == before and [x.name for x in tmp_path.iterdir()] == [path.name]
+    studies.append(path, [row | {"seed": 1}])
+    assert path.read_bytes().startswith(before) and studies.finished(path) == {("8", 0), ("8", 1)}
+
+
+@pytest.mark.parametrize("wrong", [["--cells", "8", "nine"], ["--seeds", "77"]])
+def test_cells_that_are_not_there(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        studies.main(["dial", "--list", *wrong])
+    assert "no cell of dial has" in capsys.readouterr().err
+
+
 def _hold(folder: Path, held: Any) -> None:
     """Takes the lock of a cell, says so, and keeps it."""
     folder.mkdir(parents=True)

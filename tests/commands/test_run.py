@@ -95,6 +95,27 @@ def test_an_unknown_profile_is_refused(at_home: Path, monkeypatch: pytest.Monkey
         run.main([])
 
 
+def test_the_folder_of_a_run_may_be_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+
+    class Stop(Exception):
+        pass
+
+    def stop(folder: Path, *given: object, **options: object) -> None:
+        asked.append(folder)
+        raise Stop
+
+    monkeypatch.setenv("LORWEB_PROFILE", "smoke")
+    monkeypatch.setattr(run, "trained", stop)
+    (tmp_path / "own").mkdir()
+    monkeypatch.chdir(tmp_path / "own")
+    with pytest.raises(Stop):
+        run.main(["--folder", ".", "--train-baseline"])
+    assert asked == [tmp_path / "own"] and (tmp_path / "results").is_dir()
+    with pytest.raises(SystemExit):
+        run.main(["--steps", "3", "--minutes", "4"])
+
+
 def test_readme_without_marks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("nothing")
     with pytest.raises(ValueError, match="marks"):

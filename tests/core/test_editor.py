@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import types
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -346,6 +348,11 @@ def test_other_queries(query: str) -> None:
 def test_shapes_that_cannot_be(options: dict, message: str) -> None:
     with pytest.raises(lw.InputError, match=message):
         BasisConfig(**options)
+
+
+def test_a_shape_in_numpys_numbers_can_be_written() -> None:
+    config = BasisConfig(n_loras=np.int64(3), temperature=np.float32(2))  # type: ignore[arg-type]
+    assert json.loads(json.dumps(asdict(config))) == asdict(BasisConfig(n_loras=3, temperature=2.0))
 
 
 def test_save_and_load(simple: lw.Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

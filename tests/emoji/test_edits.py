@@ -372,6 +372,8 @@ def test_bad_strength(x: Tensor, strength) -> None:
         torch.zeros(1, 3, N, N, dtype=torch.uint8),
         torch.full((1, 3, N, N), 2.0),
         torch.full((1, 3, N, N), float("nan")),
+        torch.zeros(1, 3, N, N, device="meta"),
+        torch.zeros(1, 3, N, N).to_sparse(),
         np.zeros((1, 3, N, N), dtype=np.float32),
     ],
 )
@@ -383,3 +385,5 @@ def test_bad_pictures(bad) -> None:
 def test_unknown_kind(x: Tensor) -> None:
     with pytest.raises(InputError, match="sharpen"):
         apply_edit(x, "sharpen", 1)
+    with pytest.raises(InputError, match="expected an edit of"):
+        apply_edit(x, ["hue"], 1)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,10 +95,15 @@ def test_absent_style_and_bad_positions_are_refused(emojis: EmojiSet) -> None:
         emojis.tensor(row, column)
     with pytest.raises(InputError, match="noto"):
         emojis.picture("fire", "apple")
-    for emoji, number in ((-1, 0), (len(emojis.emojis), 0), (0, -1), (0, len(STYLES))):
+    others: list[Any] = [(1.5, 0), (True, 0), (None, 0), ("1", 0), ([], 0), ([[0]], 0), (0, 0.0), ([0, 1], [0] * 3)]
+    for emoji, number in ((-1, 0), (len(emojis.emojis), 0), (0, -1), (0, len(STYLES)), *others):
         with pytest.raises(InputError):
             emojis.tensor(emoji, number)
-    for background in (1.5, -0.1, float("nan"), (0.1, 0.2)):
+    wrong: list[Any] = [None, 5, b"fire", ["fire"]]
+    for name in wrong:
+        with pytest.raises(InputError, match="name of an emoji"):
+            emojis.find(name)
+    for background in (1.5, -0.1, float("nan"), (0.1, 0.2), None, "red"):
         with pytest.raises(InputError, match="background"):
             emojis.tensor(0, 0, background)
 
@@ -159,6 +165,16 @@ def test_damaged_sheets_are_named(
     with pytest.raises(InputError) as caught:
         load_emoji.__wrapped__()
     assert name in str(caught.value) and f"expected {says}" in str(caught.value)
+
+
+@pytest.mark.parametrize("keys", ["5", '["no-such-emoji"]', '["1f525", "1f525"]', "[[]]"])
+def test_a_damaged_list_of_foreign_drawings_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, emojis: EmojiSet, keys: str
+) -> None:
+    content = f'{{"keys": {keys}}}'.encode()
+    monkeypatch.setenv("LORWEB_DATA", str(_damaged(tmp_path, f"emoji/{FOREIGN}.json", content)))
+    with pytest.raises(InputError, match=rf"{FOREIGN}\.json: expected keys of emojis"):
+        foreign_pictures()
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from lorweb_mini.commands.train import branch
 from lorweb_mini.errors import InputError
 from lorweb_mini.models.weights import save_weights
+from lorweb_mini.training import state
 from lorweb_mini.training.config import TrainingConfig, learning_rate_factor
 from lorweb_mini.training.log import LOG, VALIDATION, cut_log, read_log
 from lorweb_mini.training.loop import Recipe, train
@@ -222,6 +223,35 @@ def test_damaged_state(tmp_path: Path, content: bytes | None) -> None:
         train(Curve(), CONFIG, tmp_path)
 
 
+def test_a_second_training_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    class Watched(Curve):
+        def observe(self, step: int, folder: Path, is_main: bool) -> None:
+            with pytest.raises(InputError, match="no other training is at work"):
+                train(Curve(), CONFIG, folder)
+
+    train(Watched(), replace(CONFIG, steps=3), tmp_path)
+    train(Curve(), replace(CONFIG, steps=3), tmp_path)  # but one after the other
+
+
+def test_a_state_that_the_disk_has_no_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last whole state stays, and nothing of the other fills the disk."""
+
+    def full(tensors: Any, path: Path, metadata: Any) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError("no space left on device")
+
+    _stopped(tmp_path, at=3)
+    before = (tmp_path / STATE).read_bytes()
+    monkeypatch.setattr(state, "save_file", full)
+    with pytest.raises(OSError, match="no space left"):
+        train(Curve(), CONFIG, tmp_path)
+    assert (tmp_path / STATE).read_bytes() == before and not list(tmp_path.glob("*.part"))
+    monkeypatch.undo()
+    (tmp_path / state.PART).write_bytes(b"what a kill left")
+    train(Curve(), replace(CONFIG, steps=4), tmp_path)
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_fresh_throws_the_unfinished_run_away(whole: Path, tmp_path: Path) -> None:
     _stopped(tmp_path, at=30, seed=5)
     train(Curve(), CONFIG, tmp_path, fresh=True)
@@ -240,6 +270,7 @@ def test_other_seed_other_run(tmp_path: Path, whole: Path) -> None:
         (b"step,loss\r\n5,0.5\r\n10,0.4\r\n15,0.3\r\n", b"step,loss\r\n5,0.5\r\n10,0.4\r\n"),
         (b"step,loss\r\n5,0.5\r\n1", b"step,loss\r\n5,0.5\r\n"),
         (b"step,loss\r\n5,0.5\r\n10,0.4", b"step,loss\r\n5,0.5\r\n"),
+        (b"step,loss\r\n\r\n5,0.5\r\nwords\r\n10,0.4\r\n", b"step,loss\r\n5,0.5\r\n10,0.4\r\n"),
         (b"step,lo", None),
         (b"", None),
     ],

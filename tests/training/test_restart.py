@@ -60,7 +60,13 @@ def test_a_budget_stands_in_place_of_samples(monkeypatch: pytest.MonkeyPatch, tm
     [
         (["full", "--budget", "2", "--steps", "3"], "--budget is the length"),
         (["full", "--budget", "2", "--samples", "3"], "--budget is the length"),
-        (["encoder", "--change-floor", "0.1"], "--change-floor is for base"),
+        (["starter", "--steps", "3", "--samples", "3"], "--steps is the length"),
+        (["starter", "--steps", "3", "--minutes", "3"], "--steps is the length"),
+        (["starter", "--decay-samples", "3"], "--decay-samples needs --samples"),
+        (["full", "--branch-from", "x", "--samples", "3", "--fresh"], "nor --fresh"),
+        (["encoder", "--change-floor", "0.1"], "--change-floor: not for encoder"),
+        (["base", "--loras", "3", "--no-router"], "--loras, --no-router: not for base"),
+        (["starter", "--edited-pairs", "3"], "--edited-pairs: not for starter"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(

@@ -231,10 +231,11 @@ def test_refusals(browser: Browser) -> None:
         browser.follow("moon/+1")
     with pytest.raises(InputError, match="expected one of"):
         browser.turn(99)
-    with pytest.raises(InputError, match="expected an emoji in"):
-        browser.choose(-1)
+    for wrong in (-1, 1.5, True, None, ["woman"]):
+        with pytest.raises(InputError, match="expected an emoji as a whole number"):
+            browser.choose(wrong)  # type: ignore[arg-type]
     before = part(browser, "emoji")
-    assert "expected an emoji in" in ask(browser, "emoji", "-1") and part(browser, "emoji") == before
+    assert "expected an emoji as a whole number" in ask(browser, "emoji", "-1") and part(browser, "emoji") == before
 
 
 @pytest.mark.parametrize(("rows", "captions"), [({}, None), ({"one": torch.zeros(2, 3, 64, 64)}, {"one": ["a"]})])

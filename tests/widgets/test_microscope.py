@@ -151,9 +151,11 @@ def test_a_context_is_handed_on_where_the_transformer_sees_it(triplet: Tensor) -
 
 
 def test_what_it_refuses(scope: Microscope, triplet: Tensor) -> None:
-    for layer in (-1, LAYERS):
+    chosen = scope.layer
+    for layer in (-1, LAYERS, 1.5, True, None):
         with pytest.raises(InputError, match=f"from 0 to {LAYERS - 1}, got {layer}"):
-            scope.choose(layer)
+            scope.choose(layer)  # type: ignore[arg-type]
+    assert scope.layer == chosen
     with pytest.raises(InputError, match="expected one of uniform"):
         scope.sweep("on")
     with pytest.raises(InputError, match="expected an editor with a router"):

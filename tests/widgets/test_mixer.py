@@ -121,7 +121,7 @@ def test_the_strip_shows_b_and_every_gain(editor: Editor, b: torch.Tensor, mixtu
 def test_mixer_refuses_loras_that_are_not_there(
     editor: Editor, b: torch.Tensor, mixture: torch.Tensor, loras: tuple[int, ...]
 ) -> None:
-    with pytest.raises(InputError, match="expected LoRAs"):
+    with pytest.raises(InputError, match="expected a LoRA"):
         Mixer(editor, b, mixture, loras=loras)
 
 

@@ -48,6 +48,9 @@ def test_a_message_is_done_and_answered() -> None:
         widget.receive({"ask": "break", "id": "x:2"})
     assert widget.answered["id"] == "x:2", "a page never waits in vain"
     assert "ZeroDivisionError" in widget.answered["error"], "nor takes a failure for an answer"
+    with pytest.raises(TypeError):
+        widget.receive({"ask": "say", "value": "words", "id": "x:3"}, [b"and bytes"])
+    assert widget.answered["id"] == "x:3"
 
 
 def test_messages_from_two_threads_are_done_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +97,18 @@ def test_pictures_are_stored_no_larger_than_shown() -> None:
     tag = figure_tag(picture, "a <b>", 200)
     assert np.array_equal(images(tag)[0], np.asarray(to_pil(picture), int))
     assert "alt='a &lt;b&gt;'" in tag and "<figcaption>a &lt;b&gt;</figcaption>" in tag and "width='200'" in tag
+
+
+def test_controls_stay_where_they_were_when_what_they_ask_for_fails() -> None:
+    def draw(kind: str, size: int) -> Figure:
+        if kind == "bad":
+            raise InputError("expected a kind that can be drawn, got bad")
+        return figure_of(6, 2)[0]
+
+    choice = Choice(draw, figure_of(6, 2)[0], kind={"good": "good", "bad": "bad"}, size={"1": 1, "2": 2})
+    assert "Nothing was changed" in ask(choice, "set", ["kind", "1"])
+    assert choice.values == {"kind": "good", "size": 1}
+    assert ask(choice, "set", ["size", "1"]) == "", "the other menu still works"
 
 
 class Panel(Controls):
