@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.editor import BasisConfig, Editor, new_editor
+from ..core.editor import LATER, BasisConfig, Editor, new_editor
 from ..emoji.distributions import Distribution
 from ..emoji.latents import PictureSource
 from ..emoji.relations import Relation
@@ -165,7 +165,8 @@ class BasisRecipe(FlowRecipe):
         stored, state = load_weights(folder)
         # What the transformer sees changes no shape, so a basis may learn to look at a and a' later.
         shape = {k: v for k, v in asdict(self.editor.config).items() if k != "layout"}
-        if (start := {k: stored.get(k) for k in shape}) != shape:
+        known = {**{k: getattr(BasisConfig(), k) for k in LATER}, **stored}
+        if (start := {k: known.get(k) for k in shape}) != shape:
             raise InputError(f"expected a basis of the shape {shape}, got {start} in {folder}")
         fixed = {} if self.router is None else {f"router.{k}": v for k, v in self.router.named_buffers()}
         for name in ("basis", "router", "pair_encoder"):
