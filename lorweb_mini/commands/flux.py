@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ..algebra import fold
-from ..errors import InputError, check_seed, check_steps
+from ..errors import InputError, check_seed, check_steps, whole_number
 from ..files import tolerant_console
 from ..flux import inspect as measures
 from ..flux import load
@@ -231,6 +231,8 @@ class Estimate:
     side: int = ShardSettings.side  # of one square picture in pixels
 
     def run(self) -> None:
+        for name, value in asdict(self).items():
+            whole_number(value, name, *((16, 8192) if name == "side" else ()))
         config = replace(PAPER, n_loras=self.n_loras, rank=self.rank)
         print(table(config, self.steps, self.batch_size, self.side))
 

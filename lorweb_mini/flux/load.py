@@ -74,7 +74,10 @@ def load_flux(
 
 
 def device_of(device: str | torch.device) -> torch.device:
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"expected a device that torch knows, such as cuda or cpu, got {device!r}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(
             f"expected a CUDA GPU for device={str(device)!r}, found none (torch {torch.__version__}). Without one "

@@ -116,3 +116,12 @@ def test_command_prints_every_gpu(capsys: pytest.CaptureFixture[str], monkeypatc
     rows = [line for line in printed.splitlines() if line.startswith("| ") and "---" not in line]
     assert len(rows) == 1 + len(GPUS) * 4 * 2 and all(any(r.startswith(f"| {g.name}") for r in rows) for g in GPUS)
     assert "100 steps of 6 analogies" in printed and "40%" in printed
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--steps", "0"), ("--batch-size", "-1"), ("--n-loras", "0"), ("--rank", "-1"), ("--side", "100000000")]
+)
+def test_command_refuses_what_cannot_be(wrong: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["estimate", *wrong])
+    assert f"expected {wrong[0].strip('-').replace('-', '_')} as a whole number" in capsys.readouterr().err

@@ -424,6 +424,8 @@ def test_no_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match=r"expected a CUDA GPU .* found none .* inspect"):
         _load(folder, device="cuda")
+    with pytest.raises(InputError, match="expected a device that torch knows"):
+        _load(folder, device="tpu")
 
 
 def test_too_little_memory_is_told_before_anything_is_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
