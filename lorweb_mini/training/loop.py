@@ -258,8 +258,6 @@ class _Run:
             for path in logs:
                 path.unlink(missing_ok=True)
             remove_state(self.folder)
-        if self.is_main:
-            write_atomically(self.folder / "training.json", json.dumps(asdict(self.config), indent=1).encode())
 
     @property
     def progress(self) -> float:
@@ -352,8 +350,14 @@ class _Run:
             append_log(self.folder / LOG, self.rows)
         self.rows = []
         self.state.save(self.folder, self.is_main)
+        if self.is_main:
+            self._write_configuration()
         if self.is_main and not self.state.sharded:
             self._log_validation()
+
+    def _write_configuration(self) -> None:
+        # Not at the start: weights that an earlier training left would pass for this one's until the first checkpoint.
+        write_atomically(self.folder / "training.json", json.dumps(asdict(self.config), indent=1).encode())
 
     def _log_validation(self) -> None:
         """Adds the losses on held-out samples, of the averaged weights, to ``validation.csv``."""
@@ -379,5 +383,6 @@ class _Run:
             append_log(self.folder / LOG, self.rows)
             self.recipe.eval()
             self.recipe.save(self.folder)
+            self._write_configuration()
             remove_state(self.folder)
         self.accelerator.wait_for_everyone()

@@ -206,6 +206,15 @@ def test_resume_with_another_configuration(tmp_path: Path, changes: dict[str, An
     assert (tmp_path / STATE).exists() and json.loads((tmp_path / "training.json").read_text())["steps"] == 120
 
 
+def test_old_weights_keep_their_configuration_until_the_new_training_has_a_state(tmp_path: Path) -> None:
+    train(Curve(), replace(CONFIG, steps=9), tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train(Curve(stop_at=0), CONFIG, tmp_path)
+    assert json.loads((tmp_path / "training.json").read_text())["steps"] == 9
+    _stopped(tmp_path, at=3)
+    assert json.loads((tmp_path / "training.json").read_text())["steps"] == CONFIG.steps
+
+
 def test_resume_of_another_model_or_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _stopped(tmp_path, at=3)
     with pytest.raises(InputError, match=r"expected .* parameter tensors of this model's shapes .* got"):
