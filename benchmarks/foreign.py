@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorweb_mini.analysis.bootstrap import interval, median_ratio
+from lorweb_mini.analysis.bootstrap import Estimate, interval, median_ratio
 from lorweb_mini.analysis.evaluation import reconstruct, squared
 from lorweb_mini.analysis.generalisation import Judged, judge
 from lorweb_mini.analysis.methods import methods_of
@@ -121,7 +121,7 @@ def rows_of(weights: str, asked: Panel, count: int, steps: int) -> list[dict[str
     return rows
 
 
-def gap(here: Judged, there: Judged, method: str, names: Sequence[str]) -> Any:
+def gap(here: Judged, there: Judged, method: str, names: Sequence[str]) -> Estimate:
     """The median error here minus that there, whole concepts resampled together."""
     kept = np.isin(here.relations, list(names))
     if not np.array_equal(here.relations, there.relations) or not np.array_equal(here.concepts, there.concepts):

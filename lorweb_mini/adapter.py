@@ -33,6 +33,8 @@ Change = tuple[Any, str, Any]
 
 def adapted_linears(transformer: nn.Module, adapted: str = "all") -> list[str]:
     """Names of the Linears inside the double and single blocks that one of :data:`LAYERS` means, in their order."""
+    if adapted not in LAYERS:
+        raise InputError(f"expected layers out of {tuple(LAYERS)}, got {adapted!r}")
     return [
         name
         for name, module in transformer.named_modules()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lorweb_mini.adapter import LAYERS, adapted_linears
 from lorweb_mini.core.basis import ADAPTER, Basis
 from lorweb_mini.core.editor import Editor
+from lorweb_mini.errors import InputError
 from lorweb_mini.models.base import Base
 
 N, RANK, BATCH = 3, 2, 3
@@ -110,6 +111,11 @@ def test_the_sets_of_layers_are_what_their_names_say(plain: FluxTransformer2DMod
     assert found["all but modulation"] == [name for name in every if "norm" not in name]
     assert found["double blocks"] + found["single blocks"] == every
     assert all(name.startswith("single_") for name in found["single blocks"]) and len(found["double blocks"]) == 14
+
+
+def test_an_unknown_set_of_layers_is_refused(plain: FluxTransformer2DModel) -> None:
+    with pytest.raises(InputError, match=r"expected layers out of .*'attention'.*, got 'some'"):
+        Basis(copy.deepcopy(plain), N, RANK, "some")
 
 
 @pytest.mark.parametrize("adapted", list(LAYERS))

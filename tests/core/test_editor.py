@@ -351,7 +351,7 @@ def test_shapes_that_cannot_be(options: dict, message: str) -> None:
 
 
 def test_a_shape_in_numpys_numbers_can_be_written() -> None:
-    config = BasisConfig(n_loras=np.int64(3), temperature=np.float32(2))  # type: ignore[arg-type]
+    config = BasisConfig(n_loras=np.int64(3), temperature=np.float32(2))
     assert json.loads(json.dumps(asdict(config))) == asdict(BasisConfig(n_loras=3, temperature=2.0))
 
 

@@ -386,4 +386,4 @@ def test_unknown_kind(x: Tensor) -> None:
     with pytest.raises(InputError, match="sharpen"):
         apply_edit(x, "sharpen", 1)
     with pytest.raises(InputError, match="expected an edit of"):
-        apply_edit(x, ["hue"], 1)  # type: ignore[arg-type]
+        apply_edit(x, ["hue"], 1)

@@ -224,7 +224,7 @@ def test_bad_actions(atlas: Atlas) -> None:
         (lambda: atlas.look(12), "from 0 to 11, got 12"),
         (lambda: atlas.take(-1), "from 0 to 11, got -1"),
         (lambda: atlas.take(True), "from 0 to 11, got True"),
-        (lambda: atlas.look(1.5), "from 0 to 11, got 1.5"),  # type: ignore[arg-type]
+        (lambda: atlas.look(1.5), "from 0 to 11, got 1.5"),
         (lambda: atlas.move_to(float("nan"), 0), "expected finite places"),
         (lambda: atlas.show("nothing"), "expected one of truth"),
         (lambda: atlas.highlight("moon"), "expected a family on the map"),

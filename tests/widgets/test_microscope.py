@@ -154,7 +154,7 @@ def test_what_it_refuses(scope: Microscope, triplet: Tensor) -> None:
     chosen = scope.layer
     for layer in (-1, LAYERS, 1.5, True, None):
         with pytest.raises(InputError, match=f"from 0 to {LAYERS - 1}, got {layer}"):
-            scope.choose(layer)  # type: ignore[arg-type]
+            scope.choose(layer)
     assert scope.layer == chosen
     with pytest.raises(InputError, match="expected one of uniform"):
         scope.sweep("on")
