@@ -31,8 +31,8 @@ run: $(STAMP)  ## train the starter basis and its router, evaluate, draw, into r
 results: $(STAMP)  ## for maintainers: copy the last run's pictures and table to figures/run and the README
 	$(PY) -m benchmarks.readme results
 
-test: $(STAMP)  ## all tests, with every notebook run in the smoke profile
-	@LORWEB_PROFILE=smoke $(PY) -m pytest
+test: $(STAMP)  ## all tests in two processes, with every notebook run in the smoke profile
+	@LORWEB_PROFILE=smoke $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lab: $(STAMP)  ## JupyterLab on the course
 	LORWEB_PROFILE=$(PROFILE) $(PY) -m jupyterlab --notebook-dir=notebooks

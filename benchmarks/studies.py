@@ -34,7 +34,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from lorweb_mini.analysis.evaluation import Method, Truth, evaluate, reconstruct
-from lorweb_mini.analysis.methods import controls_of, methods_of, told_in_words
+from lorweb_mini.analysis.methods import controls_of, methods_of, remembered, told_in_words
 from lorweb_mini.analysis.results import read_rows
 from lorweb_mini.analysis.scores import Evaluation
 from lorweb_mini.analysis.unseen import DRAWN, PARTS, Panel, panel, part_shares, seen_analogies
@@ -115,7 +115,7 @@ def judged_truth(asked: Panel, autoencoder: MiniAutoencoder, limit: int) -> Trut
 
 
 def judged_methods(cell: Cell, editor: Editor, asked: Panel, own: Listed | None, quick: bool) -> dict[str, Method]:
-    """The cell's own answers; with fixed relations their memoriser's, for the controls those of all controls."""
+    """The cell's own answers; with fixed relations their memoriser's, for the controls all of theirs."""
     methods: dict[str, Method] = {"LoRWeB": methods_of(editor, steps=1)["LoRWeB"]}
     if own is not None:
         memoriser = Memoriser(Distribution(), 1)
@@ -128,6 +128,8 @@ def judged_methods(cell: Cell, editor: Editor, asked: Panel, own: Listed | None,
         # Words confound what the pictures say: how far they go alone, and whether they help the mixture.
         methods["words alone"] = told_in_words(editor, steps=1)
         methods["mixture and words"] = told_in_words(editor, steps=1, routed=True)
+        if (known := remembered(editor.autoencoder, asked.items, STARTER_KINDS)) is not None:
+            methods["memoriser"] = known
     return methods
 
 

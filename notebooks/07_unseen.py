@@ -196,13 +196,12 @@ display(
 # %% [markdown]
 # ## Groups and null models
 #
-# Twelve pictures are too few to judge by. Now three analogies of at most eight relations of each group, evenly spaced
-# in the alphabet. The rivals:
+# Twelve pictures are too few to judge by. Now three analogies of each relation. The rivals:
 #
 # - **copy b** (error 1 by definition) and **copy a′**;
 # - **latent arithmetic**, $b + a' - a$ in the autoencoder's latents;
-# - the **memoriser**, of 500 edits where the answers of 10,000 are not stored, since each is a search: a weaker rival
-#   than the one that chose these edits;
+# - the **memoriser** of 10,000 edits, the one that chose these edits. Each of its answers is a search, so they are read
+#   from `data/memoriser.json`; for questions that are not in there, a smaller one searches here;
 # - the **oracle instruction**: the frozen base without any LoRA, told the edit in words. It sees no example at all.
 #
 # The second measure is **retrieval**: among the true answers of all relations that apply to this b, is the right
@@ -222,8 +221,7 @@ NAMES = {
 }
 groups = merged_groups(tests, NAMES)
 methods = {**methods_of(editor, steps=STEPS), "memoriser": memoriser}
-# Without stored answers each of the memoriser's is a search, so that fewer relations are asked.
-most = len(tests.analogies) if known else 4 if SMOKE else 8
+most = 4 if SMOKE else len(tests.analogies) if known else 8  # without stored answers fewer relations are asked
 groups = {g: spread_out(names, most) for g, names in groups.items()}
 some = [x for names in groups.values() for name in names for x in asked_of_each.analogies[name]]
 results = judge(methods, some, editor.autoencoder)

@@ -1,4 +1,4 @@
-"""What holds for every test: offline, two threads, the same seeds."""
+"""What holds for every test: offline, two threads in all, the same seeds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 # Before anything imports a library that reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("LORWEB_PROFILE", "smoke")
+TWO_PROCESSES = "PYTEST_XDIST_WORKER" in os.environ
+if TWO_PROCESSES:  # children included; threads that spin while they wait would take the other process's core
+    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 import numpy as np
 import pytest
@@ -17,8 +20,9 @@ from no_network import refuse_network
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Two, or what a pinned process may use: more threads than cores wait for each other.
-torch.set_num_threads(min(2, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else 2)
+# What a pinned process may use, at most two: more threads than cores wait for each other.
+usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+torch.set_num_threads(1 if TWO_PROCESSES else min(2, usable))
 
 
 @pytest.fixture(autouse=True)

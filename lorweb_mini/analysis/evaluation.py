@@ -215,9 +215,7 @@ def evaluate(
     if not data or not methods:
         raise InputError("expected at least one method and one relation with analogies, got none")
     groups = {"all": list(data)} if groups is None else groups
-    for group, names in groups.items():
-        if lacking := [n for n in names if n not in data] or not names:
-            raise InputError(f"expected relations with analogies in the group {group!r}, got none for {lacking}")
+    _check_groups(groups, data)
     truth = truth or Truth(data, autoencoder, judge, retrieval_limit, resamples, seed)
     wanted, sizes = ({name: len(x) for name, x in some.items()} for some in (data, truth.spans))
     if wanted != sizes:
@@ -245,6 +243,12 @@ def evaluate(
         resamples=resamples,
         seed=seed,
     )
+
+
+def _check_groups(groups: Mapping[str, Sequence[str]], data: Mapping[str, Sequence[Analogy]]) -> None:
+    for group, names in groups.items():
+        if lacking := [n for n in names if n not in data] or not names:
+            raise InputError(f"expected relations with analogies in the group {group!r}, got none for {lacking}")
 
 
 def _check_bootstrap(resamples: int, seed: int) -> None:
