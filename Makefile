@@ -31,8 +31,9 @@ run: $(STAMP)  ## train the starter basis and its router, evaluate, draw, into r
 results: $(STAMP)  ## for maintainers: copy the last run's pictures and table to figures/run and the README
 	$(PY) -m benchmarks.readme results
 
+# A thread a process: threads that spin while they wait would take the other process's core.
 test: $(STAMP)  ## all tests in two processes, with every notebook run in the smoke profile
-	@LORWEB_PROFILE=smoke $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@LORWEB_PROFILE=smoke OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lab: $(STAMP)  ## JupyterLab on the course
 	LORWEB_PROFILE=$(PROFILE) $(PY) -m jupyterlab --notebook-dir=notebooks

@@ -48,12 +48,13 @@ unseen by the basis, its router and the encoder of the pair; the frozen base was
 the paper's base knows many edits.
 
 *Holds* and *does not hold* need an interval over seeds without 0 and a difference of at least 0.01; with one seed a
-comparison is undecided. The first three claims of RQ1, the controls and those of RQ2 compare single published
-trainings: there two intervals over analogies must not overlap, which says nothing about another training. Everything
-else is *undecided*. The verdicts are not corrected for their number. Errors: 0 is the true answer, 1 is what copying
-*b* scores. *One LoRA* has rank 119 and sees *a*, *a′* and *b*, with as many trained parameters as the LoRAs and the
-router of *the basis*, whose transformer sees *b* alone; another basis sees all three, as extra tokens (the paper shows
-a grid). These have 19,200 training samples each, all other trainings of `ablations` 5,760.
+comparison is undecided. Differences are written the way round in which a negative one speaks for the claim. The first
+three claims of RQ1, the controls and those of RQ2 compare single published trainings: there two intervals over
+analogies must not overlap, which says nothing about another training. Everything else is *undecided*. The verdicts are
+not corrected for their number. Errors: 0 is the true answer, 1 is what copying *b* scores. *One LoRA* has rank 119 and
+sees *a*, *a′* and *b*, with as many trained parameters as the LoRAs and the router of *the basis*, whose transformer
+sees *b* alone; another basis sees all three, as extra tokens (the paper shows a grid). These have 19,200 training
+samples each, all other trainings of `ablations` 5,760.
 
 """
 

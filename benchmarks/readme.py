@@ -89,7 +89,7 @@ def picture(home: Path) -> None:
         max(analogies("test", name, seed=5), key=lambda x: float((x.b - x.b_prime).pow(2).sum())) for name in PICTURED
     ]
     results = draw(methods_of(load("full"), steps=1)["LoRWeB"], items)
-    title = "a is to a′ as b is to …? The pair is all that the model is given"
+    title = "a is to a′ as b is to …? Three pictures and no words are all that it is given"
     figure = triplets(items, results, columns=2, size=0.86, labels=list(PICTURED.values()), title=title)
     print("wrote", save(figure, home / "figures" / "readme.png"))
 

@@ -12,7 +12,7 @@ from lorweb_mini.analysis.bootstrap import Estimate
 from lorweb_mini.analysis.results import Effect, effects, rows_of
 from lorweb_mini.show.ablations import told
 
-from .cells import BOTH, BOTH_PAPER, CONTEXT_TOTAL, FRESH, STARTER
+from .cells import BOTH, BOTH_PAPER, CONTEXT_TOTAL, FRESH, PAIR_ADAPTER, STARTER
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLDS, FAILS, OPEN, MISSING, CANNOT = (
@@ -23,11 +23,18 @@ HOLDS, FAILS, OPEN, MISSING, CANNOT = (
     "cannot be tested here",
 )
 TRIVIAL = ("copy b", "copy a'", "latent arithmetic", "memoriser")
+MEASURED = {
+    "preserved_error": "error where nothing should change, in grey levels",
+    "retrieval": "right relation nearest",
+}
 TOLD = {
     CONTEXT_TOTAL: "one LoRA",
     STARTER: "the basis",
     BOTH: "the basis that sees *a*, *a′*",
     BOTH_PAPER: "the basis that sees *a*, *a′*, with the paper's query",
+    "query cat": "the basis with the paper's query",
+    "query difference": "the basis with a difference as its query",
+    PAIR_ADAPTER: "the pair-conditioned adapter",
 }
 Verdict = tuple[str, str]
 """The number with its interval, and one of the five verdicts."""
@@ -62,23 +69,28 @@ def against_trivial(group: str) -> Verdict:
 def against_one(group: str, measure: str, larger: bool = False) -> Verdict:
     """The starter against one LoRA that sees a and a'."""
     ours, theirs = scored(group, "LoRWeB", measure), scored(group, "one LoRA", measure)
-    return f"{told(ours)}, one LoRA {told(theirs)}", apart(ours, theirs, larger)
+    return f"{MEASURED[measure]} {told(ours)}, one LoRA {told(theirs)}", apart(ours, theirs, larger)
 
 
 def from_effect(effect: Effect | None, sign: int, what: str) -> Verdict:
-    """An effect over seeds; the claim holds where its sign is ``sign``, 1 for a change that helps."""
+    """An effect over seeds; the claim holds where its sign is ``sign``, 1 for a change that helps.
+
+    The difference is written the way round in which a negative one speaks for the claim.
+    """
     if effect is None:
         return "–", MISSING
     count = "" if len(effect.gaps) == 1 else f", {len(effect.gaps)} seeds"
     verdict = {0: OPEN, sign: HOLDS}.get(effect.sign, FAILS)
-    return f"{what} {told(effect.estimate)}{count}", verdict
+    gap = effect.estimate
+    return f"{what} {told(gap if sign > 0 else Estimate(-gap.value, -gap.high, -gap.low))}{count}", verdict
 
 
 def change(
     cell: str, sign: int, group: str = "unseen", reference: str = STARTER, study: str = "ablations"
 ) -> Callable[[], Verdict]:
     """A claim about the trainings of a study: ``cell`` minus ``reference``."""
-    what = f"error of {TOLD.get(cell, f'*{cell}*')} minus {TOLD.get(reference, f'*{reference}*')}"
+    first, second = (TOLD.get(name, f"*{name}*") for name in (cell, reference)[::sign])
+    what = f"error of {first} minus {second}"
     return lambda: from_effect(effects(rows_of(study), group, reference).get(cell), sign, what)
 
 

@@ -109,7 +109,8 @@ triplets([question], result.pictures, size=1.1)
 #
 # $$\text{error} = \frac{\lVert \text{result} - b' \rVert^2}{\lVert b - b' \rVert^2}$$
 #
-# 0 is the true answer, 1 is what you get by returning *b* unchanged.
+# 0 is the true answer, 1 is what you get by returning *b* unchanged. Read the number together with the picture: most of
+# a picture is white ground, so that a smear in the right place can score well. *Shrink* on the page at the top is one.
 
 
 # %%
@@ -147,10 +148,12 @@ display(
 #
 # $$y = W x + \sum_{n=1}^{N} c_n\, B_n A_n x, \qquad
 # c = \operatorname{softmax}\!\left(\frac{P q \cdot k_n}{\sqrt d}\right), \qquad
-# q = [\,e(a),\ e(a'),\ e(b)\,]$$
+# q = [\,e(a),\ e(a'),\ e(b),\ p(a, a')\,]$$
 #
-# *e* is an image encoder, *P* a projection and $k_n$ a key for each LoRA; every layer has its own *P* and keys. An edit
-# is therefore a table of numbers with one row per layer and one column per LoRA, and every row sums to 1.
+# *e* is an image encoder, *P* a projection and $k_n$ a key for each LoRA; every layer has its own *P* and keys. The
+# last part of the query *q* is not in the paper: *p*, an encoder of the pair, was trained to tell what changed from *a*
+# to *a′* (notebook 08 says how much depends on it). An edit is therefore a table of numbers with one row per layer and
+# one column per LoRA, and every row sums to 1.
 
 # %%
 coefficients = result.coefficients[0]  # [layers, N]
@@ -369,7 +372,7 @@ print(check_half(half))
 # | 01 Visual analogies in real pictures | Which analogies do emoji offer, and how far does plain arithmetic get? |
 # | 02 Flow matching and the editor | How does the frozen editor draw? |
 # | 03 One LoRA | What does a single LoRA learn, and where does it fail? |
-# | 04 A basis and a router | How do you train what you have just used? (It takes about ten minutes.) |
+# | 04 A basis and a router | How do you train a basis like it? (An hour, ten minutes of it training.) |
 # | 05 The learned space | Which LoRA does what, and do similar edits lie together? |
 # | 06 Walking | What lies between two edits and beyond them, and how close is it to the true answer? |
 # | 07 Unseen | Does it make edits that no training showed? |

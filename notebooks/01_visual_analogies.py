@@ -202,7 +202,8 @@ picture_rows(strips, title="Ordered relations", size=0.62, label_width=1.1)
 #
 # Where no artist drew the change, code can make it: turn the hue, rotate, blur. Such a pair is exact by construction,
 # and its strength is a **dial** that can have any value. A few values of each dial are relations. The middle one of
-# three is held out of training: does a model that learned weak and strong also make medium?
+# three is held out of training: does a model that learned weak and strong also make medium? (So it is with the fixed
+# list of relations that notebook 04 trains on; the shipped bases learn random strengths.)
 
 # %%
 from lorweb_mini.emoji.edits import EDITS, apply_edit, relation_name

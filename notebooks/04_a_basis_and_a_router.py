@@ -811,8 +811,8 @@ display(
 #
 # ## Train it, live
 #
-# Now use `lorweb_mini.training.train`, the loop that trained all weights of this course. To the loop above it adds a
-# learning rate that falls at the end, a moving average of the weights, and one thing that matters on a laptop: **an
+# Now use `lorweb_mini.training.loop.train`, the loop that trained all weights of this course. To the loop above it adds
+# a learning rate that falls at the end, a moving average of the weights, and one thing that matters on a laptop: **an
 # interrupted training can be resumed.** All random numbers of step s depend on the seed and on s alone, so a resumed
 # training uses the same ones as a training without an interruption.
 #
@@ -1004,6 +1004,9 @@ errors = (squared(drawn["LoRWeB"], b_prime) / squared(b, b_prime)).tolist()
 triplets(first, drawn, errors=errors, title="Unseen emoji; the error is LoRWeB's", size=0.58)
 
 # %% [markdown]
+# This is no test of a basis against one LoRA: what was trained above saw these very relations, one LoRA did not.
+# Notebook 08 has the test on equal terms, and there one LoRA is ahead of the starter's recipe on unseen edits.
+#
 # > **Predict before you run.** For which relations will the basis be near the oracle, and where will one LoRA be as
 # > good as sixteen?
 

@@ -1,4 +1,4 @@
-"""What holds for every test: offline, two threads in all, the same seeds."""
+"""What holds for every test: offline, two threads, the same seeds."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from pathlib import Path
 # Before anything imports a library that reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("LORWEB_PROFILE", "smoke")
-TWO_PROCESSES = "PYTEST_XDIST_WORKER" in os.environ
-if TWO_PROCESSES:  # children included; threads that spin while they wait would take the other process's core
-    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 import numpy as np
 import pytest
@@ -20,9 +17,9 @@ from no_network import refuse_network
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What a pinned process may use, at most two: more threads than cores wait for each other.
+# Two, or what a pinned process or OMP_NUM_THREADS allows: more threads than cores wait for each other.
 usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-torch.set_num_threads(1 if TWO_PROCESSES else min(2, usable))
+torch.set_num_threads(min(2, usable, torch.get_num_threads()))
 
 
 @pytest.fixture(autouse=True)

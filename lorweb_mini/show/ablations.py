@@ -23,7 +23,7 @@ def told(value: Estimate, digits: int = 2) -> str:
     """A value with its interval in words; without one where only one training has it."""
     if math.isnan(value.value):
         return "no training yet"
-    number, low, high = (f"{x:.{digits}f}" for x in (value.value, value.low, value.high))
+    number, low, high = (f"{x:z.{digits}f}" for x in (value.value, value.low, value.high))
     return f"{number} (one seed)" if math.isnan(value.low) else f"{number} ({low} to {high})"
 
 

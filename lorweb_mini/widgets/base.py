@@ -132,9 +132,10 @@ class Widget(anywidget.AnyWidget):
     def __init__(self) -> None:
         own = inspect.getfile(type(self))
         self._esm = _text(__file__, "js") + (_text(own, "js") or ONLY_BASE)
-        self._css = _text(__file__, "css") + _text(own, "css")
-        frame = _text(own, "html") or self.page
-        super().__init__(name=type(self).__name__.lower(), frame=frame, part_names=list(self.parts))
+        name, frame = type(self).__name__.lower(), _text(own, "html") or self.page
+        # Of this class alone: those that another widget brings later would come after its own and win.
+        self._css = _text(__file__, "css").replace(".lorweb ", f".lorweb-{name} ", 1) + _text(own, "css")
+        super().__init__(name=name, frame=frame, part_names=list(self.parts))
         self.add_traits(**{f"part_{part}": traitlets.Unicode().tag(sync=True) for part in self.parts})
         self.on_msg(lambda _, message, buffers: self.receive(message, buffers))
 

@@ -31,7 +31,7 @@ class Bets(Controls):
         self.figure = questions(items, labels)
         super().__init__()
         menus = {str(i): Menu(f"{i}  {label}", CHOICES) for i, label in enumerate(labels, 1)}
-        self._shown = plot_tag(self.figure, "the questions, without answers", 74)
+        self._shown = plot_tag(self.figure, "the questions, without answers")
         self.build("Choose for each question; the next cell compares.", **menus)
 
     @property

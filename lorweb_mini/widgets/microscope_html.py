@@ -58,7 +58,7 @@ def heat_html(coefficients: Tensor, labels: Sequence[tuple[str, str]], profile: 
     return (
         f"<div class='head'><span>layer</span><div style='width:{CELL * n}px'>LoRA{ticks}</div>"
         f"<span class='number'>perplexity</span><span>change: {change}</span></div>"
-        f"<div role='listbox' aria-label='layers'>{rows}</div><p class='pale scale'>coefficient: 0 "
+        f"<div role='listbox' aria-label='layers'>{rows}</div><p class='scale'>coefficient: 0 "
         f"<img alt='colour scale' width='90' height='10' src='{scale}'> "
         f"{float(coefficients.max()):.2f}, colours by its square root</p>"
     )
@@ -173,7 +173,7 @@ def _bars(axes: Axes, row: Tensor, other: Tensor) -> None:
     axes.set_ylim(0, 1.3 * max(float(row.max()), float(other.max())))
     axes.grid(axis="x", visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(fontsize=7.5, ncols=3, loc="upper left", borderaxespad=0.2, columnspacing=1.2, handletextpad=0.4)
+    axes.legend(fontsize=8, ncols=3, loc="upper left", borderaxespad=0.2, columnspacing=1.2, handletextpad=0.4)
 
 
 @styled

@@ -295,30 +295,7 @@ def test_psnr_of_a_network_that_dims_every_picture() -> None:
     assert all(value >= 10 * np.log10(400) - 1e-4 for value in found.values())
 
 
-def test_seeds_judges_every_training_on_the_same_analogies(
-    tiny_training: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from benchmarks import seeds
-
-    shipped = data_dir() / "weights" / "starter"
-    (shipped / "log.csv").write_text("step,loss\n7,0.5\n")
-    (shipped / "training.json").write_text('{"seed": 0}')
-    seeds.main(["--quick", "--folder", str(tmp_path / "seeds")])
-    printed = capsys.readouterr().out
-    tables = _tables(printed)
-    assert [next(iter(table.values()))[0][:11] for table in tables] == ["single edit"] * 2
-    for table in tables:
-        *trained, summary = list(table)[1:]
-        assert trained == ["seed 0, as shipped", "seed 1", "seed 2"]
-        for i, cell in enumerate(table[summary]):
-            values = [float(table[name][i].split()[0]) for name in trained]
-            centre, deviation = map(float, cell.split(" ± "))
-            assert centre == pytest.approx(np.mean(values), abs=6e-3)
-            assert deviation == pytest.approx(np.std(values, ddof=1), abs=1e-2)
-    assert [line for line in printed.splitlines() if "2 steps" in line], "trained, not found"
-
-
-@pytest.mark.parametrize("name", ["mixing", "editing", "training", "autoencoders", "seeds"])
+@pytest.mark.parametrize("name", ["mixing", "editing", "training", "autoencoders"])
 def test_a_quick_run_is_never_saved(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     from importlib import import_module
 
