@@ -82,7 +82,7 @@ def legend_html(families: Sequence[str]) -> str:
     buttons = ""
     for family, (colour, marker) in appearance(families).items():
         icon = f"<svg width='12' height='12' aria-hidden='true'>{_marker(marker, colour, 6, 6)}</svg>"
-        count = f"<span class='pale'>{families.count(family)}</span>"
+        count = f"<span class='pale'>({families.count(family)})</span>"
         buttons += button("highlight", family, f"{icon}{escape(family_label(family))} {count}")
     return buttons
 

@@ -164,7 +164,7 @@ class Widget(anywidget.AnyWidget):
                     raise InputError(f"expected one of {', '.join(self.asks)} to be asked for, got {ask!r}")
                 self.asks[ask](self, value)
             except InputError as refused:
-                error = f"Nothing was changed. {refused}."
+                error = f"Nothing was changed: {refused}."
             except Exception as failed:  # the kernel's log has the rest
                 error = f"It failed: {type(failed).__name__}: {failed}."
                 raise

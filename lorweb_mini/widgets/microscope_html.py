@@ -57,7 +57,7 @@ def heat_html(coefficients: Tensor, labels: Sequence[tuple[str, str]], profile: 
     rows = "".join(f"<div role='group' aria-label='{x}'><h5>{x}</h5>{inside}</div>" for x, inside in groups.items())
     return (
         f"<div class='head'><span>layer</span><div style='width:{CELL * n}px'>LoRA{ticks}</div>"
-        f"<span class='number'>perplexity</span><span>change: {change}</span></div>"
+        f"<span class='number'>perplexity</span><span>change:<br>{change}</span></div>"
         f"<div role='listbox' aria-label='layers'>{rows}</div><p class='scale'>coefficient: 0 "
         f"<img alt='colour scale' width='90' height='10' src='{scale}'> "
         f"{float(coefficients.max()):.2f}, colours by its square root</p>"
@@ -70,8 +70,7 @@ def layer_html(scope: Microscope) -> str:
     leading = ", ".join(f"LoRA {n}: {float(row[n]):.2f}" for n in row.topk(min(3, len(row))).indices.tolist())
     replaced = ""
     for name, text in CHANGES.items():
-        whole = f"<span class='pale'>all layers: {scope.whole[name]:.1f}</span>"
-        caption = f"{text}<br><b>{scope.changes[name]:.1f}</b><br>{whole}"
+        caption = f"{text}<br><b>{scope.changes[name]:.1f}</b><br>all layers: {scope.whole[name]:.1f}"
         replaced += figure_tag(scope.drawn[name], f"result, {text}", SIDE, caption)
     routed = figure_tag(scope.drawn["routed"], "result", SIDE, "as routed")
     return (

@@ -479,7 +479,7 @@ def test_a_broken_upload_leaves_everything_and_says_why(explorer: Explorer, kind
     slots, answer, said = explorer.slots, explorer.answer, []
     changed = changes(explorer, lambda: said.append(ask(explorer, "upload", {"slot": "a"}, broken_files()[kind])))
     assert changed == set() and explorer.slots is slots and explorer.answer is answer
-    assert said[0].startswith("Nothing was changed. a: expected")
+    assert said[0].startswith("Nothing was changed: a: expected")
 
 
 def test_a_stroke_in_parts_is_undone_at_once(explorer: Explorer) -> None:
@@ -532,7 +532,7 @@ def test_steps_and_seed_are_those_of_the_editor(explorer: Explorer) -> None:
     assert explorer.state["values"] == {"steps": 3, "seed": 11, "relation": ""}
     assert "from 1 to 32" in ask(explorer, "set", ["steps", "0"])
     for change in (["steps", "0"], ["steps", "33"], ["steps", "2.5"], ["seed", "-1"], ["seed", ""]):
-        assert "Nothing was changed. expected" in ask(explorer, "set", change)
+        assert "Nothing was changed: expected" in ask(explorer, "set", change)
         assert (explorer.steps, explorer.seed) == (3, 11)
 
 

@@ -40,7 +40,7 @@ class Simple(Widget):
 def test_a_message_is_done_and_answered() -> None:
     widget = Simple()
     assert ask(widget, "say", "hello") == "" and part(widget, "text") == "hello" and widget.state == {"said": "hello"}
-    assert ask(widget, "say", "") == "Nothing was changed. expected words, got none."
+    assert ask(widget, "say", "") == "Nothing was changed: expected words, got none."
     assert part(widget, "text") == "hello"
     assert "expected one of say, break to be asked for, got 'dance'" in ask(widget, "dance")
     widget.receive({"ask": "say", "value": "bye", "id": "x:1"})
@@ -78,7 +78,7 @@ def test_the_page_has_the_common_files_and_its_own() -> None:
     browser, simple = Browser(), Simple()
     for widget in (browser, simple):
         assert "function openPage" in widget._esm and widget._esm.count("export default") == 1
-        assert widget._css.startswith(".lorweb {")
+        assert widget._css.startswith(f".lorweb-{widget.name} {{")
         assert widget.part_names == list(widget.parts)
         assert all(
             f'data-part="{name}"' in widget.frame or f"data-part='{name}'" in widget.frame for name in widget.parts
