@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from .errors import InputError, whole_number
@@ -120,6 +119,8 @@ def pca(vectors: np.ndarray, components: int = 2) -> Map:
         raise InputError(
             f"expected a finite array [k, dimensions] with at least {components} of both, got {list(vectors.shape)}"
         )
+    from sklearn.decomposition import PCA  # takes a second to import, which an edit need not wait for
+
     model = PCA(components, svd_solver="full").fit(vectors)
     return Map(model.transform(vectors), model.explained_variance_ratio_, model.components_, model.mean_)
 
