@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import nbformat
 import pytest
 
 from benchmarks.cells import BOTH, BOTH_PAPER, CONTEXT_TOTAL, STARTER
@@ -95,6 +96,19 @@ def test_the_full_basis_sentences() -> None:
     )
     family = measured["groups"]["unseen family"]["LoRWeB"]["error"]["value"]
     assert numbers("hardly better than copying (#)") == (round(family, 2),)
+
+
+def test_the_sentence_on_the_full_basis_and_unseen_edits() -> None:
+    notebook = nbformat.read(ROOT / "notebooks" / "07_unseen.ipynb", as_version=4)
+    shown = "\n".join(o.get("data", {}).get("text/markdown", "") for c in notebook.cells for o in c.get("outputs", []))
+    asked, ours, memory, words = map(int, re.findall(
+        r"Of (\d+) answers to unseen edits .*: LoRWeB (\d+), memoriser (\d+), oracle instruction (\d+)\.", shown
+    )[0])  # fmt: skip
+    assert numbers("Of # answers to unseen edits # have an error below 0.15") == (asked, ours)
+    assert numbers("(the memoriser's #, the base's # when it is told the edit)") == (memory, words)
+    verdicts = dict(re.findall(r"^\| (unseen [\w ,]+) \(\d+\) \| memoriser \| [^|]+ \| (\w+) \|$", shown, re.MULTILINE))
+    assert verdicts.pop("unseen strength") == "yes" and verdicts.pop("unseen kind, outside") == "no"
+    assert len(verdicts) == 3 and set(verdicts.values()) == {"undecided"}
 
 
 def test_the_sentence_on_a_foreign_style() -> None:
