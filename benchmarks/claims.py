@@ -248,8 +248,8 @@ def headline() -> str:
             found = [effects(rows, group, CONTEXT_TOTAL, measure).get(cell) for group, measure in COLUMNS.values()]
             told_gaps = (told(effect.estimate, 3) if effect else "–" for effect in found)
             gaps.append([f"*minus one LoRA, seed by seed*: {name}", *told_gaps])
-    known = [by_seed(rows_of("controls"), STARTER, group, "memoriser", m) for group, m in COLUMNS.values()]
-    memory = ["nothing (a memoriser of 10,000 sampled edits)", *(told(over_seeds(list(x.values())), 3) for x in known)]
+    known = [by_seed(rows_of("controls"), "starter", group, "memoriser", m) for group, m in COLUMNS.values()]
+    memory = ["nothing (a memoriser of 10,000 sampled edits)", *(f"{x:.3f}" for one in known for x in one.values())]
     return worded(["what is trained", *heads], [*means, *([memory] if all(known) else []), *gaps])
 
 

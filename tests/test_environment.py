@@ -120,3 +120,10 @@ def test_the_network_is_refused(no_network: None, offline_environment: dict[str,
         [sys.executable, "-c", code], env=offline_environment, capture_output=True, text=True, timeout=60
     )
     assert child.returncode != 0 and "NetworkUsed" in child.stderr
+
+
+def test_the_package_is_imported_without_what_only_the_analysis_needs() -> None:
+    late = ("sklearn", "pandas", "matplotlib", "datasets", "IPython")
+    code = f"import sys, lorweb_mini; print([name for name in {late} if name in sys.modules])"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert child.stdout.strip() == "[]"

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.cells import BOTH, BOTH_PAPER, CONTEXT_TOTAL, STARTER
 from benchmarks.foreign import LINES, STRANGE
 from lorweb_mini.analysis.generalisation import WORKS
-from lorweb_mini.analysis.results import effects, rows_of
+from lorweb_mini.analysis.results import by_seed, effects, over_seeds, rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
 README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
@@ -122,6 +122,17 @@ def test_the_sentence_on_a_foreign_style() -> None:
     drawn = rows[cells[0], "drawn"]
     assert float(drawn["gap_low"]) < 0 < float(drawn["gap_high"]), "undecided"
     assert float(rows[cells[0], "unseen"]["gap_high"]) < 0, "easier"
+
+
+def test_the_sentence_on_the_headline_and_the_memoriser() -> None:
+    (memory,) = [r for r in rows_of("controls") if (r["group"], r["method"]) == ("unseen", "memoriser")]
+    error, low, high = (float(memory[k]) for k in ("error", "error_low", "error_high"))
+    rows = rows_of("headline")
+    means = {cell: over_seeds(list(by_seed(rows, cell, "unseen").values())) for cell in {r["cell"] for r in rows}}
+    assert numbers("sampled edits (# against # (# to # over analogies))") == tuple(
+        round(x, 3) for x in (means[BOTH].value, error, low, high)
+    )
+    assert [cell for cell, x in means.items() if x.high < low] == [BOTH], "the only one"
 
 
 def test_the_sentence_on_validation_compositions() -> None:
