@@ -298,9 +298,10 @@ display(
 # the mean mixture of 200 edits that training could have sampled; *shuffled examples* gives it the pair of another
 # relation; *best single LoRA* is told the relation and uses the one LoRA that is best for it on validation concepts.
 #
-# The last two read **words**: *words alone* tells the bare base what the edit is, *mixture and words* tells it as well
-# as mixing. The released code of the paper takes a prompt beside the pictures, so that what it makes cannot be credited
-# to the pictures alone; the basis here is trained without any.
+# At the end stands the **memoriser** of notebook 07. The two before it read **words**: *words alone* tells the bare
+# base what the edit is, *mixture and words* tells it as well as mixing. The released code of the paper takes a prompt
+# beside the pictures, so that what it makes cannot be credited to the pictures alone; the basis here is trained without
+# any.
 
 # %%
 from lorweb_mini.analysis.bootstrap import Estimate
