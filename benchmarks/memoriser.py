@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
-from lorweb_mini.analysis.methods import key_of
+from lorweb_mini.analysis.methods import key_of, memoriser_answers
 from lorweb_mini.analysis.unseen import cut, panel
 from lorweb_mini.commands.run import PROFILES
 from lorweb_mini.commands.train import STARTER_KINDS, STARTER_TONES
@@ -23,7 +22,6 @@ from lorweb_mini.emoji.distributions import Distribution, Memoriser, held_out
 from lorweb_mini.emoji.relations import Analogy, analogies
 from lorweb_mini.files import data_dir, write_atomically
 
-SIZE, SEED = 10_000, 0
 FILE = "memoriser.json"
 COUNT, DRAWN = PROFILES["cpu"].analogies, PROFILES["cpu"].drawn
 FIRST = 3  # so many of a relation's analogies are asked in notebook 07
@@ -35,12 +33,6 @@ def questions(kinds: tuple[str, ...] | None) -> list[Analogy]:
     return cut(asked, FIRST).items if kinds is None else asked.items + analogies("test", STARTER_TONES, 0, COUNT)
 
 
-def stored_answers() -> dict[str, dict[str, Any]]:
-    """Kinds of edit to the answers that are kept; none where there is no file yet."""
-    path = data_dir() / FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Adds what is missing; a killed run goes on."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memoriser", description=__doc__)
@@ -49,15 +41,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="two analogies of each, for the tests")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    table = stored_answers()
+    table = {",".join(kinds or ["all"]): memoriser_answers(kinds) for kinds in (None, STARTER_KINDS)}
 
     def save() -> None:
         if options.save:
             write_atomically(data_dir() / FILE, (json.dumps(table, indent=0, ensure_ascii=False) + "\n").encode())
 
     for kinds in (None, STARTER_KINDS):
-        memoriser = Memoriser(Distribution(kinds, held_out()), 100 if options.quick else SIZE, SEED)
-        entry = table.setdefault(",".join(kinds or ["all"]), {"size": SIZE, "seed": SEED, "chosen": {}})
+        entry = table[",".join(kinds or ["all"])]
+        memoriser = Memoriser(Distribution(kinds, held_out()), 100 if options.quick else entry["size"], entry["seed"])
         missing = [x for x in questions(kinds) if key_of(x) not in entry["chosen"]][: 2 if options.quick else None]
         for number, item in enumerate(tqdm(missing, desc=f"{len(kinds or ()) or 'all'} kinds")):
             entry["chosen"][key_of(item)] = memoriser.fit(item.a, item.a_prime)

@@ -130,6 +130,8 @@ def judged_methods(cell: Cell, editor: Editor, asked: Panel, own: Listed | None,
         methods["mixture and words"] = told_in_words(editor, steps=1, routed=True)
         if (known := remembered(editor.autoencoder, asked.items, STARTER_KINDS)) is not None:
             methods["memoriser"] = known
+        elif not quick:
+            raise InputError("expected the memoriser's answers to all questions; run benchmarks.memoriser --save first")
     return methods
 
 

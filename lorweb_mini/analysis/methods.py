@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from .evaluation import Method, reconstruct
 from .generalisation import judge
 from .space import coefficients_of
 
+MEMORISED = 10_000  # relations that the memoriser knows
 CONTROLS = ("bare base", "mean mixture", "uniform mixture", "untrained router", "shuffled examples", "best single LoRA")
 
 
@@ -76,11 +78,33 @@ def told_in_words(editor: Editor, steps: int = 8, seed: int = 0, routed: bool = 
 
 
 def memoriser_method(
-    autoencoder: MiniAutoencoder, kinds: Sequence[str] | None = None, size: int = 10_000, seed: int = 0
+    autoencoder: MiniAutoencoder, kinds: Sequence[str] | None = None, size: int = MEMORISED, seed: int = 0
 ) -> Method:
     """The memoriser of the training distribution as a method; its answers pass through the autoencoder like all."""
     memoriser = Memoriser(Distribution(kinds, held_out()), size, seed)
     return lambda items: reconstruct(autoencoder, memoriser(*as_batch(items)[:3]))
+
+
+def memoriser_answers(kinds: Sequence[str] | None = None) -> dict[str, Any]:
+    """The memoriser's answers with these kinds of edit that ``data/memoriser.json`` keeps.
+
+    Returns:
+        ``size`` and ``seed`` of the memoriser, and ``chosen``: the number of the relation that it takes for each
+        analogy, by ``key_of``. Without any answer where there is no such file, or none with these kinds.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path, name = data_dir() / "memoriser.json", ",".join(kinds or ["all"])
+    entry = read_json(path, []).get(name) if path.is_file() else None
+    if entry is None:
+        return {"size": MEMORISED, "seed": 0, "chosen": {}}
+    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    size, seed, chosen = (fields.get(x) for x in ("size", "seed", "chosen"))
+    numbers: list[Any] = [size, seed, *chosen.values()] if isinstance(chosen, dict) else [None]
+    if not all(isinstance(x, int) and x >= 0 for x in numbers) or max(numbers[2:], default=-1) >= numbers[0]:
+        raise InputError(f"expected a size, a seed and chosen relations below that size for {name} in {path}")
+    return entry
 
 
 def remembered(autoencoder: MiniAutoencoder, items: Sequence[Analogy], kinds: Sequence[str] | None) -> Method | None:
@@ -88,9 +112,8 @@ def remembered(autoencoder: MiniAutoencoder, items: Sequence[Analogy], kinds: Se
 
     Working them out takes minutes: 10,000 edits of every a. None where an analogy has no answer there.
     """
-    path = data_dir() / "memoriser.json"
-    stored = read_json(path).get(",".join(kinds or ["all"])) if path.is_file() else None
-    if stored is None or any(key_of(x) not in stored["chosen"] for x in items):
+    stored = memoriser_answers(kinds)
+    if any(key_of(x) not in stored["chosen"] for x in items):
         return None
     memoriser = Memoriser(Distribution(kinds, held_out()), stored["size"], stored["seed"])
 

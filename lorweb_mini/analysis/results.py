@@ -131,15 +131,26 @@ class Effect:
         return int(gap.high < 0) - int(gap.low > 0)
 
 
-def effects(rows: Sequence[Row], group: str, reference: str, measure: str = "error") -> dict[str, Effect]:
-    """Every cell that shares a seed with the reference, in the order of the file."""
-    base = by_seed(rows, reference, group, measure=measure)
+def effects(
+    rows: Sequence[Row],
+    group: str,
+    reference: str,
+    measure: str = "error",
+    references: Mapping[str, str] | None = None,
+) -> dict[str, Effect]:
+    """Every cell that shares a seed with its reference, in the order of the file.
+
+    Args:
+        references: cells that differ from another cell in one part and from ``reference`` in several: cell to that
+            other cell, which its effect is then named after.
+    """
     found = {}
     for cell in dict.fromkeys(r["cell"] for r in rows):
-        own = by_seed(rows, cell, group, measure=measure)
-        gaps = {seed: own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())}
-        if cell != reference and gaps:
-            found[cell] = Effect(cell, gaps)
+        base = (references or {}).get(cell, reference)
+        without, own = (by_seed(rows, x, group, measure=measure) for x in (base, cell))
+        gaps = {seed: own[seed] - without[seed] for seed in sorted(own.keys() & without.keys())}
+        if cell != base and gaps:
+            found[cell] = Effect(cell if base == reference else f"{cell} (minus {base})", gaps)
     return found
 
 

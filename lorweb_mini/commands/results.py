@@ -19,7 +19,7 @@ from ..analysis.probes import clustering, read_off
 from ..analysis.scores import Evaluation
 from ..analysis.space import basis_usage, coefficients_of, concepts_of
 from ..core.editor import Editor
-from ..emoji.relations import Analogy, as_batch
+from ..emoji.relations import Analogy, as_batch, get_relation
 from ..errors import InputError
 from ..show import figures, pictures, style
 from ..training.log import read_log
@@ -77,8 +77,9 @@ def draw_figures(
         b, b_prime = (reconstruct(editor.autoencoder, x) for x in as_batch(chosen)[2:])
         errors = (squared(results, b_prime) / squared(b, b_prime)).tolist()
         style.save(pictures.triplets(chosen, results, title=title, errors=errors), output / f"triplets_{name}.png")
-    labels = [x.relation for items in groups.values() for x in items]
-    style.save(figures.pca_map(plane, labels, {x.relation for x in unseen}), output / "routing_pca.png")
+    families = [get_relation(x.relation).family for items in groups.values() for x in items]
+    outlined = [name not in SEEN for name, items in groups.items() for _ in items]
+    style.save(figures.pca_map(plane, families, outlined), output / "routing_pca.png")
     style.save(figures.training_curves(log, editor.config.n_loras), output / "training.png")
     style.save(figures.error_bars(evaluation), output / "errors.png")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,6 @@ from ..emoji.relations import Analogy, as_batch
 from ..errors import InputError
 from ..images import to_pil
 from ..training.log import read_log
-from .pictures import relation_label
 from .style import COLOURS, INK, MARKERS, PALE, figure_of, styled, titled
 
 if TYPE_CHECKING:
@@ -30,39 +30,63 @@ MEASURE_LABELS = {
     "preserved_error": "error on the preserved pixels (grey levels of 255)",
     "retrieval": "relation retrieval (share right)",
 }
+METHOD_LOOKS = {
+    "LoRWeB": (COLOURS[0], "o"),
+    "memoriser": (COLOURS[5], "P"),
+    "oracle instruction": (COLOURS[3], "D"),
+    "one LoRA": (COLOURS[1], "s"),
+    "copy b": (COLOURS[6], "X"),
+}
+COMPOSED = "compose"  # the family of compositions
 Log = str | Path | Sequence[Mapping[str, float]]
 """A ``log.csv``, or its rows."""
 
 
 def appearance(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker for each different name, in order; no two share both up to 64 names."""
+    """Colour and marker for each different name, in order; no two share both up to 64 names.
+
+    Methods that several figures compare have the same look in all of them.
+    """
     count = len(COLOURS)
-    looks = enumerate(dict.fromkeys(names))
-    return {name: (COLOURS[i % count], MARKERS[(i + i // count) % len(MARKERS)]) for i, name in looks}
+    every = [(COLOURS[i % count], MARKERS[(i + i // count) % len(MARKERS)]) for i in range(count * len(MARKERS))]
+    looks = {name: METHOD_LOOKS[name] for name in names if name in METHOD_LOOKS}
+    taken = {colour for colour, _ in looks.values()}
+    free = cycle(sorted((look for look in every if look not in looks.values()), key=lambda look: look[0] in taken))
+    return {name: looks.get(name) or next(free) for name in dict.fromkeys(names)}
 
 
 @styled
 def pca_map(
     plane: Map,
-    labels: Sequence[str],
-    hollow: Collection[str] = (),
+    families: Sequence[str],
+    unseen: Sequence[bool] | None = None,
     title: str = "The LoRA space: each point is the routing of one analogy",
 ) -> Figure:
-    """At least two components of routing vectors, a colour and marker for each relation, outlines for hollow ones."""
-    if plane.points.shape[1] < 2 or len(labels) != len(plane.points):
+    """At least two components of routing vectors: a colour and marker for each family, outlines for unseen relations.
+
+    Compositions, the family ``compose``, are small grey points in the background.
+    """
+    unseen = [False] * len(families) if unseen is None else unseen
+    if plane.points.shape[1] < 2 or not len(families) == len(unseen) == len(plane.points):
         raise InputError(
-            f"expected two components and a label a point, got {list(plane.points.shape)} and {len(labels)}"
+            "expected two components and a family and a flag for each point, "
+            f"got {list(plane.points.shape)}, {len(families)} and {len(unseen)}"
         )
-    looks, names = appearance(labels), np.asarray(labels)
-    figure, axes = figure_of(9.2, max(5.2, 0.5 + 0.185 * len(looks)))
+    names, outlined = np.asarray(families), np.asarray(unseen, bool)
+    single = sorted({name for name in families if name != COMPOSED})
+    looks = {COMPOSED: (PALE, "."), **appearance(single)}
+    figure, axes = figure_of(9.2, 5.6)
     for name, (colour, marker) in looks.items():
-        outline = name in hollow
-        style = {"facecolors": "none" if outline else colour, "edgecolors": colour, "linewidths": 1.1 * outline}
-        label = relation_label(name) + (" (unseen)" if outline else "")
-        axes.scatter(*plane.points[names == name, :2].T, s=22, marker=marker, alpha=0.8, label=label, **style)
+        for outline in (False, True):
+            points = plane.points[(names == name) & (outlined == outline), :2]
+            label = "two edits" if name == COMPOSED else name.removeprefix("edit/").replace("_", " ")
+            style = {"facecolors": "none" if outline else colour, "edgecolors": colour, "linewidths": 1.1 * outline}
+            if len(points):
+                label += " (unseen)" * outline
+                axes.scatter(*points.T, s=22, marker=marker, alpha=0.8, label=label, **style)
     first, second = (f"{share:.0%}" for share in plane.explained[:2])
     titled(axes, title, xlabel=f"first component ({first} of the variance)", ylabel=f"second component ({second})")
-    figure.legend(loc="outside right upper", fontsize=7.5, labelspacing=0.55, handletextpad=0.3)
+    figure.legend(loc="outside right upper", fontsize=8, labelspacing=0.4, handletextpad=0.3)
     return figure
 
 
@@ -150,7 +174,7 @@ def error_bars(evaluation: Evaluation, measure: str = "error") -> Figure:
 
 
 def _method_colour(method: str, other: str) -> str:
-    return COLOURS[0] if method == "LoRWeB" else other
+    return METHOD_LOOKS[method][0] if method == "LoRWeB" else other
 
 
 @styled

@@ -58,8 +58,10 @@ def span_map(entries: Sequence[Mapping[str, Any]], least: float, inside: float, 
         side = {"ha": "right"} if text == "inside" else {"ha": "left"}
         axes.annotate(f" {text} ", (place, 0.02), xycoords=("data", "axes fraction"), size=8, color=PALE, **side)
     titled(axes, "What was considered (outlines) and what was held out (filled)", xscale="log", yscale="log")
+    axes.set_xticks((1e-3, 1e-2, 1e-1, 1), ("≤ 0.001", "0.01", "0.1", "1"))
+    axes.set_yticks((1e-2, 1e-1, 1), ("0.01", "0.1", "1"))
     axes.set(xlabel="error of the best chain of trained edits", ylabel="error of the memoriser")
-    figure.legend(loc="outside right upper", title="degree", fontsize=8)
+    figure.legend(loc="outside right upper", title="group", fontsize=8)
     return figure
 
 
@@ -104,7 +106,7 @@ def by_group(values: Values, label: str, reference: float | None = 1.0, top: flo
     figure, axes = figure_of(max(7.0, 1.75 * len(values) + 2), 3.1)
     if reference is not None:
         axes.axhline(reference, color=PALE, lw=1, ls="--", zorder=0)
-    width = 0.8 / len(methods)
+    width, beyond = 0.8 / len(methods), [0] * len(values)
     for i, (method, (colour, marker)) in enumerate(appearance(methods).items()):
         column = [own[method] for own in values.values()]
         offset = width * (i - (len(methods) - 1) / 2)
@@ -113,8 +115,9 @@ def by_group(values: Values, label: str, reference: float | None = 1.0, top: flo
         axes.errorbar(np.array([g for g, _ in known]) + offset, *bars_of(e for _, e in known), **style)
         for g, e in enumerate(column):
             if top is not None and e.value > top:
-                style = {"ha": "center", "va": "top", "size": 7, "rotation": 90, "color": colour}
-                axes.text(g + offset, top, f"{e.value:.1f} ↑", **style)
+                line = top * (1 - 0.08 * beyond[g])  # under each other: they are wider than a method's place
+                axes.text(g + offset, line, f"{e.value:.1f} ↑", ha="center", va="top", size=8.5, color=colour)
+                beyond[g] += 1
     axes.set_xticks(range(len(values)), [fill(group, 13) for group in values])
     # A marker at the very end of the axis would be cut in half.
     axes.set(ylim=(0 if top is None else -0.03 * top, None if top is None else 1.03 * top), ylabel=label)
@@ -230,7 +233,7 @@ def lines(values: Values, xlabel: str, ylabel: str = "error (copying b = 1)", ax
         axes.errorbar(x, *bars_of(own.values()), color=colour, marker=marker, ms=5, elinewidth=1, label=name)
     axes.set_xticks(range(len(places)), places)
     axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
-    axes.legend(fontsize=8)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
     return axes.figure  # type: ignore[return-value]
 
 

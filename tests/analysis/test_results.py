@@ -35,6 +35,8 @@ def test_rows_and_effects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert list(found["worse"].gaps.values()) == pytest.approx([0.2, 0.22, 0.19])
     assert found["worse"].sign == -1
     assert found["one seed"].estimate.value == pytest.approx(-0.2) and found["one seed"].sign == 0
+    own = effects(rows, "drawn edit", "as the starter", references={"worse": "one seed"})["worse"]
+    assert own.cell == "worse (minus one seed)" and list(own.gaps.values()) == pytest.approx([0.4])
     with pytest.raises(InputError, match="expected a study out of"):
         rows_of("nothing")
     (tmp_path / "dial.csv").write_text("cell,seed\n8,0\n")

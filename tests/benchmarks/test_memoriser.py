@@ -13,10 +13,9 @@ from lorweb_mini.analysis import methods
 from lorweb_mini.commands.train import STARTER_KINDS
 from lorweb_mini.emoji.distributions import Distribution, Memoriser, held_out
 from lorweb_mini.emoji.relations import Analogy, analogies
+from lorweb_mini.errors import InputError
 from lorweb_mini.models.autoencoder import MiniAutoencoder
 from lorweb_mini.models.weights import weights_dir
-
-ALL, STARTER = "all", ",".join(STARTER_KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Analogy]:
     asked = [x for name in ("edit/grey", "edit/flip_horizontal", "edit/hue=120") for x in analogies("test", name, n=1)]
     for module in (memoriser, methods):
         monkeypatch.setattr(module, "data_dir", lambda: tmp_path)
-    monkeypatch.setattr(memoriser, "SIZE", 40)
+    monkeypatch.setattr(methods, "MEMORISED", 40)
     monkeypatch.setattr(memoriser, "questions", lambda kinds: asked)
     memoriser.main(["--save", "--threads", "1"])
     return asked
@@ -57,17 +56,33 @@ def test_what_is_stored_is_not_searched_again(stored: list[Analogy], monkeypatch
 
 
 def test_the_published_file_has_every_question() -> None:
-    table = memoriser.stored_answers()
-    assert set(table) == {ALL, STARTER}
-    for kinds, name in ((None, ALL), (STARTER_KINDS, STARTER)):
-        chosen, asked = table[name]["chosen"], memoriser.questions(kinds)
+    for kinds in (None, STARTER_KINDS):
+        entry, asked = methods.memoriser_answers(kinds), memoriser.questions(kinds)
+        chosen = entry["chosen"]
         assert {methods.key_of(x) for x in asked} == set(chosen)
-        assert table[name]["size"] == 10_000 and all(0 <= i < 10_000 for i in chosen.values())
+        assert entry["size"] == 10_000
         # One of them against relations that were not chosen.
         item = asked[len(asked) // 2]
-        chains = Distribution(kinds, held_out()).draw(np.random.default_rng(table[name]["seed"]), 10_000)
+        chains = Distribution(kinds, held_out()).draw(np.random.default_rng(entry["seed"]), 10_000)
         own = chosen[methods.key_of(item)]
         best = (chains[own : own + 1].apply(item.a[None]) - item.a_prime).pow(2).sum()
         some = [*range(0, 10_000, 50)]
         rivals = [(chains[i : i + 1].apply(item.a[None]) - item.a_prime).pow(2).sum() for i in some]
         assert best <= min(rivals)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        '{"all": 3}',
+        '{"all": {"size": 40}}',
+        '{"all": {"size": 40, "seed": 0, "chosen": {"edit/grey x": 40}}}',
+        '{"all": {"size": 40, "seed": 0, "chosen": {"edit/grey x": "3"}}}',
+    ],
+)
+def test_a_damaged_file_is_refused(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "data_dir", lambda: tmp_path)
+    (tmp_path / "memoriser.json").write_text(content)
+    with pytest.raises(InputError, match=r"memoriser\.json"):
+        methods.memoriser_answers()

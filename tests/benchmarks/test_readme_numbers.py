@@ -112,16 +112,18 @@ def test_the_sentence_on_the_full_basis_and_unseen_edits() -> None:
 
 
 def test_the_sentence_on_a_foreign_style() -> None:
-    rows = {(r["cell"], r["group"]): r for r in rows_of("foreign") if (r["weights"], r["method"]) == ("full", "LoRWeB")}
+    rows = {(r["weights"], r["cell"], r["group"]): r for r in rows_of("foreign") if r["method"] == "LoRWeB"}
     cells = [f"pair: {style}, b: {style}" for style in (STRANGE, LINES)]
-    for sentence, group in (
-        ("edits of the training distribution (#, and # on a trained style of black lines)", "drawn"),
-        ("slightly easier there (# and #; [`data/results/foreign.csv`]", "unseen"),
+    for sentence, weights, group in (
+        ("edits of the training distribution (#, and # on a trained style of black lines)", "full", "drawn"),
+        ("slightly easier there (# and #; [`data/results/foreign.csv`]", "full", "unseen"),
+        ("and harder for the starter (# and #)", "starter", "unseen"),
     ):
-        assert numbers(sentence) == tuple(round(float(rows[cell, group]["error"]), 2) for cell in cells)
-    drawn = rows[cells[0], "drawn"]
+        assert numbers(sentence) == tuple(round(float(rows[weights, cell, group]["error"]), 2) for cell in cells)
+    drawn = rows["full", cells[0], "drawn"]
     assert float(drawn["gap_low"]) < 0 < float(drawn["gap_high"]), "undecided"
-    assert float(rows[cells[0], "unseen"]["gap_high"]) < 0, "easier"
+    assert float(rows["full", cells[0], "unseen"]["gap_high"]) < 0, "easier"
+    assert float(rows["starter", cells[0], "unseen"]["gap_low"]) > 0, "harder"
 
 
 def test_the_sentence_on_the_headline_and_the_memoriser() -> None:

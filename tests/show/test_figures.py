@@ -88,18 +88,27 @@ def test_a_picture_is_drawn_as_it_is(tmp_path: Path) -> None:
     assert picture.getpixel((int(x * picture.width), int((1 - y) * picture.height))) == (255, 0, 0)
 
 
-def test_map_names_each_relation_once_with_its_own_look() -> None:
-    names = [f"edit/hue={i}" for i in range(30) for _ in range(3)]
-    found = pca(np.random.default_rng(0).normal(size=(90, 12)))
-    figure = figures.pca_map(found, names, hollow=["edit/hue=3"])
-    assert len(figure.legends[0].get_texts()) == 30
-    assert "edit: hue 3 (unseen)" in texts(figure)
+def test_map_names_each_family_once_with_its_own_look() -> None:
+    families = [f"edit/kind_{i}" for i in range(20) for _ in range(3)] + ["compose", "compose", "tone"]
+    found = pca(np.random.default_rng(0).normal(size=(63, 12)))
+    unseen = [name == "edit/kind_3" or i == 60 for i, name in enumerate(families)]
+    figure = figures.pca_map(found, families, unseen)
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    single = [f"kind {i}" + " (unseen)" * (i == 3) for i in range(20)]
+    assert sorted(named) == sorted([*single, "tone", "two edits", "two edits (unseen)"])
+    points = figure.axes[0].collections
+    assert sum(len(part.get_offsets()) for part in points) == 63
+    hollow = [len(part.get_offsets()) for part in points if not len(part.get_facecolor())]
+    assert hollow == [1, 3], "of the compositions, then of the third kind"
+    assert len(figures.pca_map(found, families).legends[0].get_texts()) == 22
     looks = figures.appearance([str(i) for i in range(64)])
     assert len(set(looks.values())) == 64
     axes = figure.axes[0]
     assert "variance" in axes.get_xlabel() and axes.get_ylabel() and axes.get_title("left")
-    with pytest.raises(InputError, match="label a point"):
-        figures.pca_map(found, names[:-1])
+    with pytest.raises(InputError, match="a family and a flag for each point"):
+        figures.pca_map(found, families[:-1], unseen)
+    with pytest.raises(InputError, match="a family and a flag for each point"):
+        figures.pca_map(found, families, unseen[:-1])
 
 
 def test_curves_are_labelled_and_refuse_what_they_lack() -> None:

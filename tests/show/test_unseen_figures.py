@@ -47,7 +47,7 @@ def test_groups_show_every_known_value(tmp_path: Path) -> None:
     known, missing, far = Estimate(0.4, 0.3, 0.6), Estimate(*[float("nan")] * 3), Estimate(7.0, 5.0, 9.0)
     values = {"first": {"copy b": known, "LoRWeB": far}, "second": {"copy b": missing, "LoRWeB": known}}
     figure = unseen.by_group(values, "error", top=2)
-    drawn = [y for line in figure.axes[0].lines for y in line.get_ydata() if line.get_marker() in ("o", "s")]
+    drawn = [y for line in figure.axes[0].lines for y in line.get_ydata() if line.get_marker() in ("o", "X")]
     assert sorted(drawn) == [0.4, 0.4], "beyond the axis there is a number in place of a marker"
     assert "7.0 ↑" in texts(figure) and "first" in texts(figure)
     assert style.save(figure, tmp_path / "groups.png").stat().st_size < style.MAX_BYTES
