@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..core.editor import Editor
 from ..core.router import Router
-from ..emoji.distributions import Distribution, Memoriser, held_out
+from ..emoji.distributions import Chains, Distribution, Memoriser, held_out
+from ..emoji.edits import chain_name
 from ..emoji.relations import Analogy, as_batch, get_relation
 from ..emoji.words import relation_vectors
 from ..errors import InputError
@@ -89,8 +90,8 @@ def memoriser_answers(kinds: Sequence[str] | None = None) -> dict[str, Any]:
     """The memoriser's answers with these kinds of edit that ``data/memoriser.json`` keeps.
 
     Returns:
-        ``size`` and ``seed`` of the memoriser, and ``chosen``: the number of the relation that it takes for each
-        analogy, by ``key_of``. Without any answer where there is no such file, or none with these kinds.
+        ``size`` and ``seed`` of the memoriser, and ``chosen``: the relation that it takes for each analogy, as a list
+        of (kind, strength), by ``key_of``. Without any answer where there is no such file, or none with these kinds.
 
     Raises:
         InputError: the file is damaged.
@@ -99,12 +100,17 @@ def memoriser_answers(kinds: Sequence[str] | None = None) -> dict[str, Any]:
     entry = read_json(path, []).get(name) if path.is_file() else None
     if entry is None:
         return {"size": MEMORISED, "seed": 0, "chosen": {}}
-    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
-    size, seed, chosen = (fields.get(x) for x in ("size", "seed", "chosen"))
-    numbers: list[Any] = [size, seed, *chosen.values()] if isinstance(chosen, dict) else [None]
-    if not all(isinstance(x, int) and x >= 0 for x in numbers) or max(numbers[2:], default=-1) >= numbers[0]:
-        raise InputError(f"expected a size, a seed and chosen relations below that size for {name} in {path}")
-    return entry
+    try:
+        chosen = {key: [(kind, _plain(x)) for kind, x in chain] for key, chain in entry["chosen"].items()}
+        for chain in chosen.values():
+            chain_name(chain)  # refuses what is no edit
+        return {"size": int(entry["size"]), "seed": int(entry["seed"]), "chosen": chosen}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"expected a size, a seed and chosen edits for {name} in {path}, got {error}") from None
+
+
+def _plain(strength: Any) -> Any:
+    return tuple(strength) if isinstance(strength, list) else strength
 
 
 def remembered(autoencoder: MiniAutoencoder, items: Sequence[Analogy], kinds: Sequence[str] | None) -> Method | None:
@@ -112,16 +118,10 @@ def remembered(autoencoder: MiniAutoencoder, items: Sequence[Analogy], kinds: Se
 
     Working them out takes minutes: 10,000 edits of every a. None where an analogy has no answer there.
     """
-    stored = memoriser_answers(kinds)
-    if any(key_of(x) not in stored["chosen"] for x in items):
+    chosen = memoriser_answers(kinds)["chosen"]
+    if any(key_of(x) not in chosen for x in items):
         return None
-    memoriser = Memoriser(Distribution(kinds, held_out()), stored["size"], stored["seed"])
-
-    def method(part: list[Analogy]) -> Tensor:
-        rows = np.array([stored["chosen"][key_of(x)] for x in part])
-        return reconstruct(autoencoder, memoriser.chains[rows].apply(as_batch(part)[2]))
-
-    return method
+    return lambda part: reconstruct(autoencoder, Chains.of([chosen[key_of(x)] for x in part]).apply(as_batch(part)[2]))
 
 
 def key_of(item: Analogy) -> str:

@@ -11,7 +11,7 @@ import torch
 from benchmarks import memoriser
 from lorweb_mini.analysis import methods
 from lorweb_mini.commands.train import STARTER_KINDS
-from lorweb_mini.emoji.distributions import Distribution, Memoriser, held_out
+from lorweb_mini.emoji.distributions import Chains, Distribution, Memoriser, held_out
 from lorweb_mini.emoji.relations import Analogy, analogies
 from lorweb_mini.errors import InputError
 from lorweb_mini.models.autoencoder import MiniAutoencoder
@@ -61,14 +61,22 @@ def test_the_published_file_has_every_question() -> None:
         chosen = entry["chosen"]
         assert {methods.key_of(x) for x in asked} == set(chosen)
         assert entry["size"] == 10_000
+        chains = Distribution(kinds, held_out()).draw(np.random.default_rng(entry["seed"]), 10_000)
+        known = {tuple(chain) for chain in chains.as_lists()}
+        assert known.issuperset(map(tuple, chosen.values())), "all answers are what this memoriser was shown"
         # One of them against relations that were not chosen.
         item = asked[len(asked) // 2]
-        chains = Distribution(kinds, held_out()).draw(np.random.default_rng(entry["seed"]), 10_000)
-        own = chosen[methods.key_of(item)]
-        best = (chains[own : own + 1].apply(item.a[None]) - item.a_prime).pow(2).sum()
+        own = Chains.of([chosen[methods.key_of(item)]])
+        best = (own.apply(item.a[None]) - item.a_prime).pow(2).sum()
         some = [*range(0, 10_000, 50)]
         rivals = [(chains[i : i + 1].apply(item.a[None]) - item.a_prime).pow(2).sum() for i in some]
         assert best <= min(rivals)
+
+
+def test_a_quick_memoriser_is_not_saved(stored: list[Analogy], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        memoriser.main(["--quick", "--save"])
+    assert "not to be saved" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -78,7 +86,9 @@ def test_the_published_file_has_every_question() -> None:
         '{"all": 3}',
         '{"all": {"size": 40}}',
         '{"all": {"size": 40, "seed": 0, "chosen": {"edit/grey x": 40}}}',
-        '{"all": {"size": 40, "seed": 0, "chosen": {"edit/grey x": "3"}}}',
+        '{"all": {"size": 40, "seed": 0, "chosen": {"edit/grey x": [["gray", 1.0]]}}}',
+        '{"all": {"size": 40, "seed": 0, "chosen": {"edit/grey x": [["grey", "much"]]}}}',
+        '{"all": {"size": "forty", "seed": 0, "chosen": {}}}',
     ],
 )
 def test_a_damaged_file_is_refused(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
