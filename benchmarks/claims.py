@@ -9,6 +9,7 @@ training, over analogies), so that the ledger follows the files; a test fails wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -240,6 +241,8 @@ def headline() -> str:
     if not rows:
         raise InputError(f"expected the results of the headline study, found none: {command('headline')} makes them")
     count = {r["group"]: r["relations"] for r in rows}
+    if lacking := {group for group, _ in COLUMNS.values()} - count.keys():
+        raise InputError(f"expected results on {', '.join(sorted(lacking))} in the headline study, found none")
     heads = [f"{head} ({count[group]})" if measure == "error" else head for head, (group, measure) in COLUMNS.items()]
     for name, cell in HEADLINE.items():
         values = [by_seed(rows, cell, group, measure=measure).values() for group, measure in COLUMNS.values()]
@@ -249,7 +252,7 @@ def headline() -> str:
             told_gaps = (told(effect.estimate, 3) if effect else "–" for effect in found)
             gaps.append([f"*minus one LoRA, seed by seed*: {name}", *told_gaps])
     known = [by_seed(rows_of("controls"), "starter", group, "memoriser", m) for group, m in COLUMNS.values()]
-    memory = ["nothing (a memoriser of 10,000 sampled edits)", *(f"{x:.3f}" for one in known for x in one.values())]
+    memory = ["nothing (a memoriser of 10,000 sampled edits)", *(f"{x.get(0, math.nan):.3f}" for x in known)]
     return worded(["what is trained", *heads], [*means, *([memory] if all(known) else []), *gaps])
 
 

@@ -70,15 +70,21 @@ def publish(home: Path) -> None:
     """Copies pictures and report of the last run in the cpu profile into figures/run, and its table into the README.
 
     Raises:
-        InputError: no such run. ValueError: a README without the marks of the table.
+        InputError: no such run, half of one, or one in another profile. ValueError: a README without the marks of the
+            table.
     """
     source, target = home / "runs" / "cpu" / "results", home / "figures" / "run"
     if not (source / "report.json").is_file():
         raise InputError(f"expected the results of make run in {source}, found none")
+    report = read_json(source / "report.json", ("profile", "training", "evaluation", "machine", "seed"))
+    if report["profile"] != "cpu":
+        raise InputError(f"expected results of the profile cpu in {source}, got those of {report['profile']}")
+    table = readme_table(report)
     target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
-        shutil.copy2(path, target / path.name)
-    write_readme(home / "README.md", "results", readme_table(read_json(target / "report.json")))
+        if path.is_file():
+            shutil.copy2(path, target / path.name)
+    write_readme(home / "README.md", "results", table)
 
 
 def picture(home: Path) -> None:

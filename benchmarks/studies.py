@@ -20,7 +20,6 @@ import argparse
 import csv
 import gc
 import json
-import shutil
 import subprocess
 import tempfile
 import time
@@ -191,15 +190,18 @@ def finished(path: Path) -> set[tuple[str, int]]:
 
 
 def append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Adds rows to the file, with a heading where it is new: all of them, or none where it is interrupted."""
-    with whole_file(path) as part:
-        if path.exists():
-            shutil.copyfile(path, part)
-        with part.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            if not file.tell():
-                writer.writeheader()
-            writer.writerows(rows)
+    """Adds rows to the file, with a heading where it is new: all of them, or none where it is interrupted.
+
+    Raises:
+        InputError: what :func:`~lorweb_mini.analysis.results.read_rows` refuses, or a row lacks a column.
+    """
+    known = read_rows(path)
+    if any(set(row) != set(COLUMNS) for row in known):
+        raise InputError(f"expected the columns {', '.join(COLUMNS)} in {path}, got {', '.join(known[0])}")
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows([*known, *rows])
 
 
 def work(cell: Cell, path: Path, options: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from lorweb_mini.analysis.bootstrap import Estimate
 from lorweb_mini.analysis.results import Effect, effects, rows_of
+from lorweb_mini.files import read_json
 from lorweb_mini.show.ablations import told
 
 from .cells import BOTH, BOTH_PAPER, CONTEXT_TOTAL, FRESH, PAIR_ADAPTER, STARTER
@@ -41,13 +41,19 @@ Verdict = tuple[str, str]
 
 
 def report() -> dict[str, Any]:
-    """The report of the published run of ``make run``."""
-    return json.loads((ROOT / "figures" / "run" / "report.json").read_text(encoding="utf-8"))
+    """The report of the published run of ``make run``.
+
+    Raises:
+        InputError: no such file, or half of one.
+    """
+    return read_json(ROOT / "figures" / "run" / "report.json", ("evaluation", "counterfactuals"))
 
 
 def scored(group: str, method: str, measure: str = "error") -> Estimate:
-    """A method's score on a group of the README's table."""
-    stored = report()["evaluation"]["groups"][group][method][measure]
+    """A method's score on a group of the README's table; NaN where the report lacks it."""
+    stored = report()["evaluation"]["groups"].get(group, {}).get(method, {}).get(measure)
+    if stored is None:
+        return Estimate(math.nan, math.nan, math.nan)
     return Estimate(*(math.nan if stored[k] is None else stored[k] for k in ("value", "low", "high")))
 
 
@@ -60,8 +66,10 @@ def apart(ours: Estimate, theirs: Estimate, larger: bool = False) -> str:
 
 def against_trivial(group: str) -> Verdict:
     """The starter against the nearest of copying, arithmetic and, where the report has it, the memoriser."""
-    known = report()["evaluation"]["groups"][group]
-    ours, rivals = scored(group, "LoRWeB"), {name: scored(group, name) for name in TRIVIAL if name in known}
+    ours, rivals = scored(group, "LoRWeB"), {name: scored(group, name) for name in TRIVIAL}
+    rivals = {name: rival for name, rival in rivals.items() if not math.isnan(rival.value)}
+    if math.isnan(ours.value) or not rivals:
+        return "–", MISSING
     best = min(rivals, key=lambda name: rivals[name].value)
     return f"error {told(ours)}, {best} {told(rivals[best])}", apart(ours, rivals[best])
 
@@ -69,6 +77,8 @@ def against_trivial(group: str) -> Verdict:
 def against_one(group: str, measure: str, larger: bool = False) -> Verdict:
     """The starter against one LoRA that sees a and a'."""
     ours, theirs = scored(group, "LoRWeB", measure), scored(group, "one LoRA", measure)
+    if math.isnan(ours.value) or math.isnan(theirs.value):
+        return "–", MISSING
     return f"{MEASURED[measure]} {told(ours)}, one LoRA {told(theirs)}", apart(ours, theirs, larger)
 
 
@@ -112,16 +122,18 @@ def controlled(control: str, group: str = "drawn") -> Verdict:
     found = {
         r["method"]: Estimate(*(float(r[k]) for k in ("error", "error_low", "error_high")))
         for r in rows_of("controls")
-        if r["group"] == group
+        if r["group"] == group and all(r.get(k) for k in ("error", "error_low", "error_high"))
     }
-    if not found:
+    if not {"LoRWeB", control} <= found.keys():
         return "–", MISSING
     return f"error {told(found['LoRWeB'])}, {control} {told(found[control])}", apart(found["LoRWeB"], found[control])
 
 
 def swapped() -> Verdict:
     """Another pair of the same relation against a pair of another relation."""
-    same, other = (Estimate(**report()["counterfactuals"][k]) for k in ("same", "other"))
+    if (measured := report()["counterfactuals"]) is None:
+        return "–", MISSING
+    same, other = (Estimate(**measured[k]) for k in ("same", "other"))
     number = f"another pair of the relation moves the result by {told(same)}, one of another relation by {told(other)}"
     return number, apart(same, other)
 

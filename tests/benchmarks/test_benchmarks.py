@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lorweb_mini.commands.train import DEFAULTS
 from lorweb_mini.emoji import latents
 from lorweb_mini.emoji.sheets import load_emoji
+from lorweb_mini.errors import InputError
 from lorweb_mini.files import data_dir
 from lorweb_mini.training import basis, encoder
 from lorweb_mini.training.analogies import LatentBank
@@ -302,3 +303,23 @@ def test_a_quick_run_is_never_saved(name: str, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         import_module(f"benchmarks.{name}").main(["--quick", "--save"])
     assert "not saved" in capsys.readouterr().err
+
+
+def test_only_a_whole_run_in_the_cpu_profile_is_published(tmp_path: Path) -> None:
+    from benchmarks import readme
+
+    source, published = tmp_path / "runs" / "cpu" / "results", tmp_path / "figures" / "run"
+    (source / ".ipynb_checkpoints").mkdir(parents=True)
+    published.mkdir(parents=True)
+    (published / "report.json").write_text("old")
+    whole = (ROOT / "figures" / "run" / "report.json").read_text(encoding="utf-8")
+    for content in ('{"x', "{}", whole.replace('"profile": "cpu"', '"profile": "smoke"')):
+        (source / "report.json").write_text(content, encoding="utf-8")
+        with pytest.raises(InputError, match="results"):
+            readme.publish(tmp_path)
+    assert (published / "report.json").read_text() == "old"
+    (source / "report.json").write_text(whole, encoding="utf-8")
+    (tmp_path / "README.md").write_text("<!-- results:begin -->\nold\n<!-- results:end -->\n", encoding="utf-8")
+    readme.publish(tmp_path)
+    assert (published / "report.json").read_text(encoding="utf-8") == whole
+    assert "memoriser" in (tmp_path / "README.md").read_text(encoding="utf-8")

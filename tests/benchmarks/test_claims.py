@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from benchmarks.cells import BOTH, CONTEXT_TOTAL, STARTER
 from lorweb_mini.analysis.bootstrap import Estimate
 from lorweb_mini.errors import InputError
 
+MISSING = ("–", claims.MISSING)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -79,3 +81,22 @@ def test_verdicts_of_single_trainings_need_intervals_apart() -> None:
     assert verdicts.apart(low, high) == claims.HOLDS and verdicts.apart(high, low) == claims.FAILS
     assert verdicts.apart(low, wide) == claims.OPEN
     assert verdicts.apart(low, high, larger=True) == claims.FAILS
+
+
+def test_what_a_report_lacks_is_not_measured_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "figures" / "run"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(verdicts, "ROOT", tmp_path)
+    monkeypatch.setenv("LORWEB_RESULTS", str(tmp_path))
+    with pytest.raises(InputError, match="report"):
+        verdicts.swapped()
+    numbers, none = ({"value": x, "low": x, "high": x} for x in (0.5, None))
+    group = {"LoRWeB": {"error": numbers}, "copy b": {"error": none}, "copy a'": {"error": numbers | {"low": 0.4}}}
+    report = {"evaluation": {"groups": {"g": group}}, "counterfactuals": None}
+    (folder / "report.json").write_text(json.dumps(report))
+    assert verdicts.swapped() == verdicts.against_one("g", "error") == verdicts.against_trivial("h") == MISSING
+    number, verdict = verdicts.against_trivial("g")
+    assert "copy a'" in number and verdict == claims.OPEN, "a rival without a number is no rival"
+    rows = "cell,seed,group,method,error,error_low,error_high\nstarter,0,drawn,LoRWeB,0.1,,\n"
+    (tmp_path / "controls.csv").write_text(rows)
+    assert verdicts.controlled("mean mixture") == MISSING

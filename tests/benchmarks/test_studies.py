@@ -156,6 +156,12 @@ def test_rows_are_added_all_or_none(tmp_path: Path) -> None:
     assert path.read_bytes() == before and [x.name for x in tmp_path.iterdir()] == [path.name]
     studies.append(path, [row | {"seed": 1}])
     assert path.read_bytes().startswith(before) and studies.finished(path) == {("8", 0), ("8", 1)}
+    path.write_bytes(path.read_bytes().rstrip())  # an editor took the last newline
+    studies.append(path, [row | {"seed": 2}])
+    assert studies.finished(path) == {("8", 0), ("8", 1), ("8", 2)}
+    path.write_text("cell,seed,group,method,error\n8,0,g,m,0.5\n")
+    with pytest.raises(InputError, match="expected the columns study"):
+        studies.append(path, [row])
 
 
 @pytest.mark.parametrize("wrong", [["--cells", "8", "nine"], ["--seeds", "77"]])
