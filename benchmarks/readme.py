@@ -31,7 +31,7 @@ PICTURED = {
     "edit/hue=120": "turn all hues by 120°",
     "edit/tint=150": "tint it green",
     "edit/background=300": "put it on pink",
-    "edit/screen=200": "lighten the dark parts to blue",
+    "edit/screen=200": "shine a pale blue light on it",
     "edit/grey": "take the colour out",
     "edit/saturate=0.3": "dull the colours",
     "edit/darken=0.4": "darken it",
@@ -95,7 +95,7 @@ def picture(home: Path) -> None:
         max(analogies("test", name, seed=5), key=lambda x: float((x.b - x.b_prime).pow(2).sum())) for name in PICTURED
     ]
     results = draw(methods_of(load("full"), steps=1)["LoRWeB"], items)
-    title = "a is to a′ as b is to …? Three pictures and no words are all that it is given"
+    title = "a is to a′ as b is to …? The model is given three pictures, and no words"
     figure = triplets(items, results, columns=2, size=0.86, labels=list(PICTURED.values()), title=title)
     print("wrote", save(figure, home / "figures" / "readme.png"))
 
