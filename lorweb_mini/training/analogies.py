@@ -14,7 +14,7 @@ from torch import Tensor
 from ..emoji.distributions import Chains, Distribution
 from ..emoji.latents import SAME_LATENT, PictureSource, encoded, rows_of
 from ..emoji.relations import Relation, relations, select, training_pictures
-from ..errors import InputError
+from ..errors import InputError, finite_number
 from ..models.autoencoder import MiniAutoencoder
 from .augmentation import augmented_latents, shared_edits
 
@@ -137,8 +137,8 @@ class FreshAnalogies:
         followed: float = 0.15,
         emphasis: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        self.pictures, self.distribution, self.followed = pictures, distribution, followed
-        self.artists = list(artists)
+        self.pictures, self.distribution, self.artists = pictures, distribution, list(artists)
+        self.followed, share = finite_number(followed, "followed", most=1), finite_number(share, "share", most=1)
         self.share = share if self.artists else 0.0
         self.pairs = {s: [r.pairs(s) for r in self.artists] for s in ("train", "val")}
         self.weights = {

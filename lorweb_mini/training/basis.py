@@ -18,7 +18,7 @@ from ..core.editor import LATER, BasisConfig, Editor, new_editor
 from ..emoji.distributions import Distribution
 from ..emoji.latents import PictureSource
 from ..emoji.relations import Relation
-from ..errors import InputError
+from ..errors import InputError, finite_number
 from ..models.weights import load_weights
 from .analogies import FreshAnalogies, LatentBank, Listed
 from .flow import EXACT_SHIFT, NUMBERS_OF_EDITS, SHIFT, FlowRecipe, training_sample, validation_sample
@@ -27,6 +27,7 @@ from .loop import without_cudnn_attention
 
 STANDARDISED = 2048  # analogies that set the router's mean and deviation
 ROUTER_SCALE = 0.1  # at the LoRAs' own rate a question is soon given to one LoRA alone (measured in notebook 04)
+LARGEST_SHIFT = 20.0  # there t is 1, or 0, in single precision
 
 
 class BasisRecipe(FlowRecipe):
@@ -62,9 +63,11 @@ class BasisRecipe(FlowRecipe):
         standardise: bool = True,
     ) -> None:
         super().__init__(change_floor)
+        finite_number(artists_share, "artists_share", most=1)
+        self.balance, self.pair_rate = finite_number(balance, "balance"), finite_number(pair_rate, "pair_rate")
+        self.exact_shift = finite_number(exact_shift, "exact_shift", -LARGEST_SHIFT, LARGEST_SHIFT)
         self.editor = editor if editor is not None else new_editor(config, seed)
         self.transformer, self.router = self.editor.base.transformer, self.editor.router
-        self.balance, self.exact_shift, self.pair_rate = balance, exact_shift, pair_rate
         self.notes: dict[str, Any] = {"relations": [r.name for r in chosen]}
         self.analogies: FreshAnalogies | LatentBank
         if fresh is None:
