@@ -39,15 +39,35 @@ def as_path(value: Any) -> Path:
     """A path from text or a path; InputError for anything else."""
     if not isinstance(value, (str, os.PathLike)):
         raise InputError(f"expected a path, got {value!r}")
-    return Path(value)
+    return Path(os.fsdecode(value))  # os.scandir of a folder in bytes gives paths of bytes
+
+
+def safetensors_path(value: Any) -> Path:
+    """A path for a file of tensors; InputError for another ending."""
+    if (path := as_path(value)).suffix != ".safetensors":
+        raise InputError(f"expected a path that ends in .safetensors, got {path.name!r}")
+    return path
+
+
+def made_folder(folder: Path) -> Path:
+    """A folder, made where it is not there; InputError where a file is in its place or in that of one above it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"expected a folder, or a place for one, got {folder}, where a file is in the way") from None
+    return folder
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Gives a path beside the target to write to, which becomes the target at the end: a kill leaves the old file or
     the new one, never half of one. Its name is this thread's own, since others may write the same target.
+
+    InputError where the target is a folder, or a file is in the place of its folder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made_folder(path.parent)
+    if path.is_dir():
+        raise InputError(f"expected a file to write, got the folder {path}")
     part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         yield part

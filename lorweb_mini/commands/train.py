@@ -17,7 +17,7 @@ import torch
 from ..emoji.distributions import Distribution, held_out
 from ..emoji.relations import Relation, get_relation
 from ..errors import InputError, whole_number
-from ..files import tolerant_console
+from ..files import made_folder, read_json, tolerant_console, write_atomically
 from ..models.miniature import QUERIES, BasisConfig
 from ..models.weights import weights_dir
 from ..training.analogies import Listed, artists_relations
@@ -26,9 +26,9 @@ from ..training.base import BaseRecipe
 from ..training.basis import BasisRecipe
 from ..training.config import TrainingConfig
 from ..training.encoder import EncoderRecipe
-from ..training.loop import Recipe, train
+from ..training.loop import LOGS, Recipe, check_folder, train, write_configuration
 from ..training.pair_encoder import PairRecipe
-from ..training.state import STATE, has_state, read_progress
+from ..training.state import PART, STATE, has_state, read_progress
 
 DEFAULTS = {
     "autoencoder": TrainingConfig(minutes=25, batch_size=32, learning_rate=2e-3, weight_decay=1e-3, ema_decay=0.998),
@@ -108,18 +108,30 @@ def recipe_of(part: str, basis: BasisConfig | None = None, seed: int = 0, **opti
 def branch(source: Path, folder: Path, config: TrainingConfig, samples: int) -> TrainingConfig:
     """Starts the decay of an unfinished run in a folder of its own: its state, and a plan that ends ``samples`` later.
 
+    A branch that was started goes on by its own plan, whatever has become of the source.
+
     Raises:
         InputError: the source has no unfinished run, or the folder has one already of another length.
     """
+    if has_state(folder):
+        plan = read_json(folder / "training.json", ["samples", "decay_samples"])
+        if (found := plan["decay_samples"]) != samples:
+            raise InputError(f"expected a decay over {samples} samples in {folder}, got one over {found}")
+        return replace(config, samples=plan["samples"], decay_samples=samples)
     if not (source / STATE).is_file():
         raise InputError(f"expected an unfinished run in {source}, found none")
-    done = read_progress(source / STATE)["step"] * config.batch_size
-    if not has_state(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in (source / STATE, source / "log.csv", source / "validation.csv"):
-            if path.is_file():
-                shutil.copy2(path, folder)
-    return replace(config, samples=done + samples, decay_samples=samples)
+    # Copied first and named last: the logs may go on beyond it, where a resumed run cuts them, and a kill before it has
+    # its name leaves nothing that looks like a branch.
+    part = made_folder(folder) / PART
+    shutil.copyfile(source / STATE, part)
+    for name in LOGS:
+        if (source / name).is_file():
+            write_atomically(folder / name, (source / name).read_bytes())
+    done = read_progress(part)["step"] * config.batch_size
+    config = replace(config, samples=done + samples, decay_samples=samples)
+    write_configuration(folder, config)
+    os.replace(part, folder / STATE)
+    return config
 
 
 def parser() -> argparse.ArgumentParser:
@@ -155,7 +167,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--change-floor", type=float, help="divide each sample's loss by its change plus this; 0: do not")
     made.add_argument("--artists-share", type=float, help="share of artists' pairs beside the fresh edits")
     made.add_argument("--num-workers", type=int, default=0, help="processes that draw batches; pays beside a GPU")
-    made.add_argument("--fresh", action="store_true", help="throw away an unfinished run instead of resuming it")
+    made.add_argument("--fresh", action="store_true", help="train anew whatever the folder holds, finished or not")
     made.add_argument("--from-weights", type=Path, help="start from finished weights instead of from nothing")
     return made
 
@@ -207,6 +219,9 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(whole_number(options.threads, "threads"))
     config, folder = planned(options), weights_dir() / FOLDERS.get(part, part)
     target = options.folder or folder
+    # The new decoder takes the place of the one it starts from.
+    over = options.from_weights is not None or (part == "decoder" and target.resolve() == folder.resolve())
+    check_folder(target, over or options.fresh)
     if options.branch_from is not None:
         config = branch(options.branch_from, target, config, options.samples)
     basis, more = None, given(options, *OPTIONS.get(part, ()))
@@ -223,5 +238,5 @@ def main(arguments: list[str] | None = None) -> None:
     elif part == "decoder":
         recipe.start_from(folder)
     make = partial(recipe_of, part, basis, options.seed, **more, **only_drawn)
-    summary = train(recipe, config, target, options.fresh, options.num_workers, make)
+    summary = train(recipe, config, target, options.fresh, options.num_workers, make, over)
     print({k: round(v, 4) for k, v in summary.items()})

@@ -119,7 +119,7 @@ def encoded(autoencoder: MiniAutoencoder, name: str, shown: np.ndarray, edit: Ca
     latents = torch.cat(parts).contiguous()
     try:
         write_atomically(path, save({"latents": latents}))
-    except OSError as error:
+    except (OSError, InputError) as error:
         said = f"encoded pictures are not kept, set LORWEB_CACHE to a folder that can be written: {error}"
         warnings.warn(said, stacklevel=2)
     return latents

@@ -32,13 +32,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..errors import InputError, whole_number
-from ..files import as_path, write_atomically
+from ..files import as_path, made_folder, write_atomically
 from . import sharding
 from .config import TrainingConfig, autocasts, learning_rate_factor, optimizers_of
 from .log import LOG, VALIDATION, append_log, cut_log
 from .state import TrainingState, has_state, remove_state
 
-LOCK = "training.lock"
+LOCK, LOGS = "training.lock", (LOG, VALIDATION)
 
 
 class Recipe(nn.Module):
@@ -154,28 +154,32 @@ def train(
     fresh: bool = False,
     num_workers: int = 0,
     make: Callable[[], Recipe] | None = None,
+    replace: bool = True,
 ) -> dict[str, float]:
     """Trains a recipe, or goes on where a killed run of the same configuration stopped.
 
     Args:
         folder: receives ``log.csv``, ``training.json``, ``state.safetensors`` while running (with FSDP a folder
             ``state-<step>`` with every process's part), and the recipe's weights at the end.
-        fresh: throw an unfinished run in this folder away instead of resuming it.
+        fresh: throw an unfinished run in this folder away instead of resuming it. What an earlier training left stays
+            until the first checkpoint, so that a kill before it costs nothing.
         num_workers: processes that draw batches, the same up to rounding, where a GPU computes steps faster than one
             process draws them; 0 draws them in a thread.
         make: gives a recipe that draws the same batches in each of these processes; picklable.
+        replace: finished weights in the folder may be trained over; False needs ``fresh`` for it.
 
     Returns:
         steps, samples, seconds and the mean loss over the last hundred steps.
 
     Raises:
-        InputError: another training is at work in the folder, it holds an unfinished run of another configuration, or
-            its state file is damaged.
+        InputError: another training is at work in the folder, it holds an unfinished run of another configuration or
+            finished weights that may not be replaced, or its state file is damaged.
         FloatingPointError: the loss is NaN or infinite.
     """
     if whole_number(num_workers, "num_workers", least=0) and make is None:
         raise InputError("expected what makes the recipe in each of the processes that draw batches, got none")
     with _alone_in(as_path(folder)):
+        check_folder(folder, replace or fresh)
         run = _Run(recipe, config, Path(folder), fresh)
         drawn: Any
         if not num_workers or make is None:
@@ -193,11 +197,18 @@ def train(
         return run.summary()
 
 
+def check_folder(folder: str | Path, replace: bool = False) -> None:
+    """InputError for a file, or, unless they may be replaced, finished weights: a typing slip would cost a training."""
+    made = made_folder(as_path(folder))
+    if not replace and not has_state(made) and any(made.glob("*.safetensors")):
+        raise InputError(f"expected a folder without finished weights, got {folder}: choose another, or train --fresh")
+
+
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """InputError where another training is at work in a folder: each would write over state and log of the other."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, timeout=0)  # the system lets go of it when its process ends, however it ends
+    # The system lets go of it when its process ends, however it ends.
+    lock = FileLock(made_folder(folder) / LOCK, timeout=0)
     try:
         if os.environ.get("RANK", "0") == "0":  # the first of the processes of one training
             lock.acquire()
@@ -207,6 +218,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def write_configuration(folder: Path, config: TrainingConfig) -> None:
+    """Writes ``training.json``; not before there is a state, or weights of an earlier training would pass for these."""
+    write_atomically(folder / "training.json", json.dumps(asdict(config), indent=1).encode())
 
 
 class _Run:
@@ -247,17 +263,23 @@ class _Run:
         self.started = 0.0
 
     def _start(self, fresh: bool) -> None:
-        """Restores an unfinished run or clears the folder."""
-        logs = (self.folder / LOG, self.folder / VALIDATION)
-        if has_state(self.folder) and not fresh:
+        """Restores an unfinished run, or leaves the folder as it is until there is something to put in its place."""
+        self.new = fresh or not has_state(self.folder)
+        if not self.new:
             self.state.load(self.folder)
             if self.is_main:
-                for path in logs:
-                    cut_log(path, self.state.step)
-        elif self.is_main:
-            for path in logs:
-                path.unlink(missing_ok=True)
+                for name in LOGS:
+                    cut_log(self.folder / name, self.state.step)
+
+    def _write_log(self) -> None:
+        """Appends the rows since the last checkpoint; the first time, what an earlier training left goes."""
+        if self.new and self.is_main:
+            for name in LOGS:
+                (self.folder / name).unlink(missing_ok=True)
             remove_state(self.folder)
+        if self.is_main:
+            append_log(self.folder / LOG, self.rows)
+        self.new, self.rows = False, []
 
     @property
     def progress(self) -> float:
@@ -346,18 +368,12 @@ class _Run:
 
     def _checkpoint(self) -> None:
         self.saved = self.state.elapsed
-        if self.is_main:
-            append_log(self.folder / LOG, self.rows)
-        self.rows = []
+        self._write_log()
         self.state.save(self.folder, self.is_main)
         if self.is_main:
-            self._write_configuration()
+            write_configuration(self.folder, self.config)
         if self.is_main and not self.state.sharded:
             self._log_validation()
-
-    def _write_configuration(self) -> None:
-        # Not at the start: weights that an earlier training left would pass for this one's until the first checkpoint.
-        write_atomically(self.folder / "training.json", json.dumps(asdict(self.config), indent=1).encode())
 
     def _log_validation(self) -> None:
         """Adds the losses on held-out samples, of the averaged weights, to ``validation.csv``."""
@@ -379,10 +395,10 @@ class _Run:
             self.state.ema.copy_to(self.state.parameters)
         if self.state.sharded:
             sharding.gather(self.recipe)
+        self._write_log()
         if self.is_main:
-            append_log(self.folder / LOG, self.rows)
             self.recipe.eval()
             self.recipe.save(self.folder)
-            self._write_configuration()
+            write_configuration(self.folder, self.config)
             remove_state(self.folder)
         self.accelerator.wait_for_everyone()

@@ -215,6 +215,54 @@ def test_old_weights_keep_their_configuration_until_the_new_training_has_a_state
     assert json.loads((tmp_path / "training.json").read_text())["steps"] == CONFIG.steps
 
 
+class Checked(Curve):
+    """With a row of validation at each checkpoint."""
+
+    def validation(self) -> dict[str, float]:
+        return {"fixed": 1.0}
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_a_kill_before_the_first_checkpoint_of_a_new_training_costs_nothing(tmp_path: Path, unfinished: bool) -> None:
+    train(Checked(), replace(CONFIG, steps=9), tmp_path)
+    if unfinished:
+        with pytest.raises(KeyboardInterrupt):
+            train(Checked(stop_at=9), replace(CONFIG, steps=30), tmp_path)
+    before = _content(tmp_path)
+    assert {LOG, VALIDATION} < before.keys() and (STATE in before) is unfinished
+    with pytest.raises(KeyboardInterrupt):
+        train(Checked(stop_at=0), replace(CONFIG, seed=1), tmp_path, fresh=True)
+    assert _content(tmp_path) == before
+    train(Curve(), replace(CONFIG, steps=9), tmp_path, fresh=True)
+    assert [row["step"] for row in _rows(tmp_path)] == ["7", "9"]
+    assert not (tmp_path / VALIDATION).exists() and not (tmp_path / STATE).exists()
+
+
+def test_finished_weights_are_replaced_only_where_that_is_wanted(tmp_path: Path) -> None:
+    def started(**options: Any) -> dict[str, float]:
+        return train(Curve(), replace(CONFIG, steps=3), tmp_path, replace=False, **options)
+
+    _stopped(tmp_path, at=2, steps=3)
+    started()
+    before = _content(tmp_path)
+    with pytest.raises(InputError, match=r"expected a folder without finished weights, got .*--fresh"):
+        started()
+    assert _content(tmp_path) == before
+    assert started(fresh=True)["steps"] == 3
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(InputError, match="expected a folder"):
+            train(Curve(), CONFIG, folder)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_resume_of_another_model_or_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _stopped(tmp_path, at=3)
     with pytest.raises(InputError, match=r"expected .* parameter tensors of this model's shapes .* got"):
@@ -515,6 +563,61 @@ def test_branch_decays_a_copy(tmp_path: Path) -> None:
     assert (tmp_path / "long" / STATE).read_bytes() == before
     with pytest.raises(InputError, match="unfinished run"):
         branch(tmp_path / "nothing", tmp_path / "other", constant, 160)
+
+
+def test_a_branch_goes_on_without_its_source(tmp_path: Path) -> None:
+    constant, long, short = replace(SAMPLES, samples=10**6, decay_samples=160), tmp_path / "long", tmp_path / "branch"
+    with pytest.raises(KeyboardInterrupt):
+        train(Checked(stop_at=20), replace(constant, log_every=1), long)
+    plan = branch(long, short, constant, 160)
+    with pytest.raises(KeyboardInterrupt):
+        train(Curve(stop_at=25), constant, long)  # the source goes on, and then is gone
+    assert branch(long, short, constant, 160) == plan
+    with pytest.raises(KeyboardInterrupt):
+        train(Checked(stop_at=5), plan, short)
+    shutil.rmtree(long)
+    assert branch(long, short, constant, 160) == plan
+    with pytest.raises(InputError, match="expected a decay over 80 samples"):
+        branch(long, short, constant, 80)
+    train(Checked(), plan, short)
+    train(Curve(), SAMPLES, tmp_path / "whole")
+    _same_weights(tmp_path / "whole", short)
+    assert [int(row["step"]) for row in read_log(short / VALIDATION)] == list(range(1, 41))
+
+
+def test_a_branch_is_copied_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at any moment of copying, it leaves no state, or the state with its logs and its plan."""
+    constant, long = replace(SAMPLES, samples=10**6, decay_samples=160), tmp_path / "long"
+    with pytest.raises(KeyboardInterrupt):
+        train(Checked(stop_at=20), replace(constant, log_every=1), long)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(done: Any, at: int, count: itertools.count) -> Any:
+        def instead(source: Path, target: Path, *given: Any, **options: Any) -> Any:
+            if next(count) < at:
+                return done(source, target, *given, **options)
+            if done is not replaced:  # that one does all or nothing
+                Path(target).write_bytes(Path(source).read_bytes()[:200])
+            raise Killed
+
+        return instead
+
+    replaced, copied = os.replace, shutil.copyfile
+    for moment in range(9):
+        folder, count = tmp_path / str(moment), itertools.count()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", killed(replaced, moment, count))
+            patch.setattr(shutil, "copyfile", killed(copied, moment, count))
+            try:
+                branch(long, folder, constant, 160)
+            except Killed:
+                assert not state.has_state(folder)
+            else:
+                break
+    assert moment == 5
+    assert {STATE, LOG, VALIDATION, "training.json"} == {x.name for x in folder.iterdir()}
 
 
 def _same_weights(one: Path, other: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from lorweb_mini.commands.train import recipe_of
 from lorweb_mini.core.editor import BasisConfig
 from lorweb_mini.errors import InputError
 from lorweb_mini.models.weights import weights_dir
+from lorweb_mini.training import basis
+from lorweb_mini.training.loop import Recipe
 
 CONFIG = BasisConfig(n_loras=16, rank=4, layout="b", query="cat+pair")
 
@@ -48,7 +51,7 @@ def test_a_budget_stands_in_place_of_samples(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(command, "train", lambda *given: trained.append(given) or {})
     monkeypatch.setattr(command, "recipe_of", lambda part, basis, seed, **options: made.append(options) or part)
     command.main(["full", "--budget", "2", "--num-workers", "3", "--change-floor", "0.3", "--folder", str(tmp_path)])
-    (recipe, config, folder, fresh, num_workers, make), *_ = trained
+    (recipe, config, folder, fresh, num_workers, make, _), *_ = trained
     assert (config.minutes, config.samples, config.steps, config.decay_samples) == (2, None, None, None)
     assert (recipe, folder, fresh, num_workers) == ("full", tmp_path, False, 3)
     assert make() == "full"
@@ -81,5 +84,46 @@ def test_a_floor_of_nothing_leaves_the_loss_alone(monkeypatch: pytest.MonkeyPatc
     made: list[dict[str, Any]] = []
     monkeypatch.setattr(command, "train", lambda *given: {})
     monkeypatch.setattr(command, "recipe_of", lambda part, basis, seed, **options: made.append(options))
-    command.main(["full", "--change-floor", "0"])
+    command.main(["full", "--change-floor", "0", "--fresh"])
     assert made == [{"change_floor": None}]
+
+
+@pytest.mark.parametrize("part", ["starter", "decoder"])
+def test_finished_weights_stay_unless_they_are_given_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, part: str
+) -> None:
+    """Of the shipped ones, the decoder's are those that its training starts from."""
+    started: list[Path] = []
+    monkeypatch.setattr(command, "train", lambda recipe, config, folder, *given: started.append(folder) or {})
+    monkeypatch.setattr(command, "recipe_of", lambda *given, **options: Recipe())
+    monkeypatch.setattr(Recipe, "start_from", lambda self, folder: None)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(InputError, match="expected a folder without finished weights"):
+        command.main([part, "--folder", str(tmp_path)])
+    for given in (["--fresh"], ["--from-weights", str(tmp_path)]):
+        command.main([part, "--folder", str(tmp_path), *given])
+    assert started == [tmp_path, tmp_path]
+    if part == "decoder":
+        command.main([part])
+        assert started[-1] == weights_dir() / "autoencoder"
+    else:
+        with pytest.raises(InputError, match="finished weights"):
+            command.main([part])
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("artists_share", (7, math.nan, -3)),
+        ("pair_rate", (-1, math.nan)),
+        ("balance", (-1, math.nan)),
+        ("exact_shift", (math.inf, math.nan)),
+    ],
+)
+def test_numbers_that_no_basis_is_trained_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, values: tuple[float, ...]
+) -> None:
+    monkeypatch.setattr(basis, "new_editor", lambda *given: pytest.fail("weights were read"))
+    for value in values:
+        with pytest.raises(InputError, match=f"expected {name} as a number"):
+            command.main(["starter", "--folder", str(tmp_path), f"--{name.replace('_', '-')}={value}"])
