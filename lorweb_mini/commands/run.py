@@ -22,7 +22,7 @@ from ..analysis.unseen import panel
 from ..core.editor import BasisConfig, Editor, load
 from ..emoji.relations import Analogy, analogies
 from ..errors import InputError
-from ..files import read_json, tolerant_console, write_atomically
+from ..files import made_folder, read_json, tolerant_console, write_atomically
 from ..models.encoders import EFFICIENTNET, Judge
 from ..models.weights import WEIGHTS, load_config, weights_dir
 from ..training.config import TrainingConfig
@@ -34,6 +34,8 @@ from .train import BASES, DEFAULTS, STARTER_KINDS, STARTER_TONES, recipe_of
 
 # The one LoRA's coefficients are 1, not about 1/N: at the basis's rate its weights would move N times as far a step.
 ONE_LORA_RATE = 2e-3
+FOLDER_HELP = "folder of the trained basis, whose results go to the folder `results` beside it, over those of another"
+FOLDER_HELP += " basis there; default runs/PROFILE/starter"
 GROUPS = {
     "drawn edit": "single edit",
     "drawn pair": "two in a row",
@@ -89,26 +91,29 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def trained(folder: Path, config: TrainingConfig, basis: BasisConfig | None = None, fresh: bool = False) -> Editor:
-    """The editor in a folder: trained now, resumed, or reused where training has finished.
+def finished(folder: Path, config: TrainingConfig, basis: BasisConfig | None = None) -> bool:
+    """Whether a folder holds a finished run; InputError where it is of other settings or shape, or lacks its log."""
+    if not (folder / WEIGHTS).is_file() or (folder / STATE).exists():
+        return False
+    remedy = "train anew with --fresh, or choose another --folder"
+    shape = asdict(basis or BASES["starter"])
+    stored = {k: v for k, v in load_config(folder).items() if k in shape} | read_json(folder / "training.json", ())
+    ours = shape | json.loads(json.dumps(asdict(config)))
+    if changed := {k: v for k, v in stored.items() if ours.get(k) != v}:
+        raise InputError(f"{folder} holds a finished run of other settings ({changed} there): {remedy}")
+    if not (folder / LOG).is_file():
+        raise InputError(f"expected {LOG} beside the finished weights in {folder}, found none: {remedy}")
+    return True
 
-    InputError where the folder holds a run of other settings.
-    """
-    finished = (folder / WEIGHTS).is_file() and not (folder / STATE).exists()
-    if finished and not fresh:
-        stored = read_json(folder / "training.json", ())
-        ours = json.loads(json.dumps(asdict(config)))
-        if changed := {k: v for k, v in stored.items() if ours.get(k) != v}:
-            remedy = "train anew with --fresh, or choose another --folder"
-            raise InputError(f"{folder} holds a finished run of other settings ({changed} there): {remedy}")
+
+def trained(folder: Path, config: TrainingConfig, basis: BasisConfig | None = None, fresh: bool = False) -> Editor:
+    """The editor in a folder: trained now, resumed, or reused where training has :func:`finished`."""
+    if not fresh and finished(folder, config, basis):
         say(f"  already trained: reusing {folder} (--fresh trains anew)")
         return load(folder)
-    if fresh:
-        # A kill before the first checkpoint must not make the old weights look like the new run's.
-        (folder / WEIGHTS).unlink(missing_ok=True)
-    elif (folder / STATE).exists():
+    if (folder / STATE).exists() and not fresh:
         say(f"  resuming the unfinished run in {folder}")
-    summary = train(recipe_of("starter", basis, config.seed), config, folder, fresh)
+    summary = train(recipe_of("starter", basis, config.seed), config, folder, fresh, replace=False)
     length = f"{summary['steps']:,.0f} steps, {summary['samples']:,.0f} samples"
     say(f"  {length} in {summary['seconds'] / 60:.1f} min, loss {summary['loss']:.3f}")
     return load(folder)
@@ -159,6 +164,8 @@ def measured(
     methods = methods_of(editor, one_lora, profile.sampling_steps, seed)
     if (memoriser := remembered(editor.autoencoder, items, STARTER_KINDS)) is not None:
         methods["memoriser"] = memoriser
+    else:
+        say("  no memoriser: data/memoriser.json lacks answers to these questions")
     evaluation = evaluate(
         methods,
         by_relation(items),
@@ -183,7 +190,7 @@ def parser() -> argparse.ArgumentParser:
     length = made.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="training time; default 10")
     length.add_argument("--steps", type=int, help="exact number of steps instead, repeatable bit for bit")
-    made.add_argument("--folder", type=Path, help="folder of the trained basis; default runs/PROFILE/starter")
+    made.add_argument("--folder", type=Path, help=FOLDER_HELP)
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--fresh", action="store_true", help="train anew, whatever the folder holds")
     made.add_argument("--train-baseline", action="store_true", help="train the one-LoRA baseline, too")
@@ -211,9 +218,14 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     folder = (options.folder or root() / "runs" / name / "starter").resolve()  # "." has no name, and no neighbours
     output = folder.parent / "results"
+    if folder.name in ("one_lora", "results"):
+        raise InputError(f"expected a --folder of another name, since {folder.name} is written beside it, got {folder}")
     config = training_config(profile, options)
     # What can fail without a training fails before it.
-    output.mkdir(parents=True, exist_ok=True)
+    made_folder(output)
+    baseline_folder, baseline = folder.parent / "one_lora", replace(config, learning_rate=ONE_LORA_RATE)
+    if options.train_baseline and not options.fresh:
+        finished(baseline_folder, baseline, one_lora_config())
     one_lora = None if options.train_baseline else shipped_baseline()
 
     length = f"{config.steps} steps" if config.minutes is None else f"{config.minutes:g} minutes"
@@ -227,8 +239,7 @@ def main(arguments: list[str] | None = None) -> None:
         say(f"  {GROUPS[group]}: {len(items)} analogies of {len(by_relation(items))} relations")
     if options.train_baseline:
         say("Training the baseline: one LoRA, no router, a and a' as context")
-        config = replace(config, learning_rate=ONE_LORA_RATE)
-        one_lora = trained(folder.parent / "one_lora", config, one_lora_config(), options.fresh)
+        one_lora = trained(baseline_folder, baseline, one_lora_config(), options.fresh)
 
     say("3/5  Editing and measuring")
     evaluation, swapped = measured(editor, one_lora, groups, profile, options.seed)

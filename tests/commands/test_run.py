@@ -15,7 +15,8 @@ from benchmarks.timing import write_readme
 from lorweb_mini.commands import run
 from lorweb_mini.errors import InputError
 from lorweb_mini.files import data_dir
-from lorweb_mini.models.weights import WEIGHTS
+from lorweb_mini.models.weights import WEIGHTS, save_weights
+from lorweb_mini.training.log import LOG
 
 README = "# Title\n\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n"
 
@@ -51,7 +52,7 @@ def test_a_run_trains_judges_draws_and_reports(at_home: Path, capsys: pytest.Cap
     run.main(["--steps", "3"])
     printed = capsys.readouterr().out
     assert "| LoRWeB |" in printed and "| oracle instruction |" in printed
-    assert "no shipped baseline" in printed
+    assert "no shipped baseline" in printed and "no memoriser: data/memoriser.json" in printed
     output = at_home / "runs" / "smoke" / "results"
     names = {"triplets_seen.png", "triplets_unseen.png", "routing_pca.png", "training.png", "errors.png"}
     assert names | {"report.json"} == {p.name for p in output.iterdir()}
@@ -73,6 +74,13 @@ def test_a_run_trains_judges_draws_and_reports(at_home: Path, capsys: pytest.Cap
     assert again.config == run.BASES["starter"] and (folder / WEIGHTS).stat().st_mtime_ns == trained_at
     with pytest.raises(InputError, match="other settings"):
         run.main(["--steps", "4"])
+    settings = run.training_config(run.PROFILES["smoke"], options)
+    with pytest.raises(InputError, match=r"other settings .*'n_loras': 16"):
+        run.trained(folder, settings, run.one_lora_config())
+    (folder / LOG).rename(folder / "log")
+    with pytest.raises(InputError, match=r"expected log\.csv beside the finished weights"):
+        run.main(["--steps", "3"])
+    (folder / "log").rename(folder / LOG)
 
     shutil.copytree(at_home / "runs" / "smoke", at_home / "runs" / "cpu")
     for _ in range(2):  # published again, the README stays the same
@@ -114,6 +122,44 @@ def test_the_folder_of_a_run_may_be_the_current_one(tmp_path: Path, monkeypatch:
     assert asked == [tmp_path / "own"] and (tmp_path / "results").is_dir()
     with pytest.raises(SystemExit):
         run.main(["--steps", "3", "--minutes", "4"])
+
+
+@pytest.mark.parametrize("name", ["one_lora", "results"])
+def test_folders_that_a_run_writes_to_itself_are_no_folder_of_the_basis(at_home: Path, name: str) -> None:
+    with pytest.raises(InputError, match=f"expected a --folder of another name.*{name}"):
+        run.main(["--folder", str(at_home / "runs" / name)])
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_run_that_another_has_finished_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: bool
+) -> None:
+    """It may end while this one loads what it trains with, which takes a minute."""
+
+    class Stop(Exception):
+        pass
+
+    def loaded(*given: object) -> None:
+        for name in (WEIGHTS, LOG):
+            (tmp_path / name).write_text("of the other")
+        if fresh:
+            raise Stop
+
+    monkeypatch.setattr(run, "recipe_of", loaded)
+    with pytest.raises(Stop if fresh else InputError):
+        run.trained(tmp_path, run.DEFAULTS["starter"], fresh=fresh)
+    assert {(tmp_path / name).read_text() for name in (WEIGHTS, LOG)} == {"of the other"}
+
+
+def test_a_baseline_of_other_settings_is_found_before_the_training(
+    at_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = at_home / "runs" / "other" / "one_lora"
+    save_weights(folder, {"n_loras": 2}, {})
+    (folder / "training.json").write_text("{}")
+    monkeypatch.setattr(run, "trained", lambda *given, **options: pytest.fail("it was trained"))
+    with pytest.raises(InputError, match=r"one_lora holds a finished run of other settings \({'n_loras': 2}"):
+        run.main(["--folder", str(folder.with_name("starter")), "--train-baseline"])
 
 
 def test_readme_without_marks_is_refused(tmp_path: Path) -> None:
