@@ -18,9 +18,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .errors import InputError, one_line
+from .files import as_path
 
 SIZE = 64
 MAX_PIXELS = 64_000_000
+REDUCING_GAP = 1024  # an edge of so many times the new one is first averaged: Pillow has no memory for longer filters
 TOLERANCE = 1e-3  # by how much of its range a float may lie outside of it; the rounding of resizing libraries
 
 
@@ -52,7 +54,7 @@ def read_images(x: Any, name: str = "a", side: int = SIZE) -> Tensor:
 
     InputError for an empty list, or an item that `read_image` refuses (the message names it, e.g. `b[2]`).
     """
-    if isinstance(x, Tensor) and x.ndim == 4:
+    if isinstance(x, Tensor) and is_plain(x) and x.ndim == 4:
         x = list(x)
     if not isinstance(x, (list, tuple)):
         return read_image(x, name, side)[None]
@@ -77,7 +79,7 @@ def read_triplet(a: Any, a_prime: Any, b: Any, read: Callable[[Any, str], Tensor
 def to_rgb(x: Any, name: str) -> Image.Image:
     """A path, PIL picture or array as :func:`read_image` takes them, at its own size: RGB, composed on white."""
     if isinstance(x, (str, os.PathLike)):
-        return _from_file(Path(x), name)
+        return _from_file(as_path(x), name)
     if isinstance(x, np.ndarray) and not np.ma.is_masked(x):  # what is masked has no colour
         x = _from_array(x, name)
     if not isinstance(x, Image.Image):
@@ -183,7 +185,7 @@ def _to_square(picture: Image.Image, side: int) -> Tensor:
     # Shrink first: a one-pixel-high strip of 60 megapixels must not become a square of its width.
     width, height = (max(1, round(edge * (side / max(picture.size)))) for edge in picture.size)
     if (width, height) != picture.size:
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
     if (width, height) != (side, side):
         picture, small = Image.new("RGB", (side, side), "white"), picture
         picture.paste(small, ((side - width) // 2, (side - height) // 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import types
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save, save_file
 from tiny_models import pictures, tiny_data, tiny_editor
 
 import lorweb_mini as lw
+from lorweb_mini.images import to_pil
 from lorweb_mini.models.autoencoder import MiniAutoencoder
 from lorweb_mini.models.base import Base
 from lorweb_mini.models.pair_encoder import PairEncoder
@@ -54,6 +56,21 @@ def _cut(path: Path, kind: str) -> Path:
 
 def _written(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
+    return path
+
+
+class _InBytes(os.PathLike):
+    """As an entry of ``os.scandir(b"...")``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = os.fsencode(path)
+
+    def __fspath__(self) -> bytes:
+        return self.path
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
     return path
 
 
@@ -123,6 +140,8 @@ PICTURES: dict[str, Any] = {
     "tensor of two axes": torch.zeros(64, 64),
     "tensor of five axes": torch.zeros(1, 1, 3, 64, 64),
     "nested tensor": torch.nested.nested_tensor([GOOD[0], GOOD[1, :9], GOOD[2]], layout=torch.jagged),
+    "nested batch": torch.nested.nested_tensor([GOOD, GOOD[:, :9]]),
+    "no such file as bytes": lambda t: _InBytes(t / "missing.png"),
     "batch of no pictures": torch.zeros(0, 3, 64, 64),
     "batch with nan in one": torch.stack([GOOD, torch.full((3, 64, 64), float("nan"))]),
 }
@@ -185,6 +204,11 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "export: no path": lambda s: s.editor.export_lora(C, NOTHING),
     "export: a number": lambda s: s.editor.export_lora(C, 5),
     "save: no path": lambda s: s.editor.save(NOTHING),
+    "export: a folder": lambda s: s.editor.export_lora(C, _folder(s.scratch / "x.safetensors")),
+    "export: below a file": lambda s: s.editor.export_lora(C, _written(s.scratch / "x", b"") / "x.safetensors"),
+    "save: a file": lambda s: s.editor.save(_written(s.scratch / "x.png", b"")),
+    "save: below a file": lambda s: s.editor.save(_written(s.scratch / "x.png", b"") / "x"),
+    "save: the autoencoder in a file": lambda s: s.editor.autoencoder.save(_written(s.scratch / "x.png", b"")),
     "export: other suffix": lambda s: s.editor.export_lora(C, s.scratch / "x.bin"),
     "analogies: seed below 0": lambda s: lw.analogies(seed=-1),
     "analogies: seed of text": lambda s: lw.analogies(seed=WORD),
@@ -385,4 +409,6 @@ def test_the_undamaged_inputs_are_fine(scene: types.SimpleNamespace) -> None:
     with scene.editor.freeze(C):
         pass
     assert scene.seeing.generate(GOOD, C, context=(GOOD, GOOD), steps=1).image.size == (64, 64)
-    assert scene.editor.export_lora(C, scene.scratch / "x.safetensors").is_file()
+    assert scene.editor.export_lora(C, _InBytes(scene.scratch / "x.safetensors")).is_file()
+    to_pil(GOOD).save(picture := scene.scratch / "x.png")
+    assert torch.equal(*(scene.editor.route(x, GOOD, GOOD) for x in (picture, _InBytes(picture))))

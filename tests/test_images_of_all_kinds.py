@@ -117,6 +117,14 @@ def test_png_with_a_clear_value_is_composed_on_white(
     _same(read_image(_ways(_png(values, bits, None), tmp_path)[0]), opaque)
 
 
+def test_a_strip_of_60_megapixels_is_the_average_of_its_parts() -> None:
+    """Wider than Pillow has memory for a filter of."""
+    strip = Image.new("L", (60_000_000, 1))
+    strip.paste(255, (30_000_000, 0, 60_000_000, 1))
+    row = read_image(strip)[0, SIZE // 2 - 1 : SIZE // 2 + 1].min(0).values
+    assert (row[:29] < -0.95).all() and (row[-29:] > 0.95).all()
+
+
 @pytest.mark.parametrize("value", [1.0000002, 1.0005, 1.0])
 @pytest.mark.parametrize(
     "container",

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import InputError, check_options, check_seed, check_steps, naming
-from ..files import as_path, write_atomically
+from ..files import safetensors_path, write_atomically
 from ..images import to_pil
 from ..models.miniature import BasisConfig, Miniature, frozen_fingerprint, load_frozen
 from ..models.pair_encoder import PairEncoder
@@ -260,9 +260,7 @@ class Editor:
         ``transformer.load_lora_adapter(path)`` of diffusers, or a Flux pipeline's ``load_lora_weights``, reads it.
         """
         self.basis.check_adapter()
-        path = as_path(path)
-        if path.suffix != ".safetensors":
-            raise InputError(f"expected a path that ends in .safetensors, got {path.name!r}")
+        path = safetensors_path(path)
         state = {}
         for name, (low, high) in self.basis.folded(coefficients).items():
             state[f"transformer.{name}.lora_A.weight"] = low.contiguous()

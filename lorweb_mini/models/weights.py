@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..errors import InputError, one_line
-from ..files import as_path, data_dir, read_json, write_atomically
+from ..files import as_path, data_dir, made_folder, read_json, write_atomically
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ALIGNMENT = 64  # bytes, of torch's own allocations in ordinary memory
@@ -114,7 +114,7 @@ def _check_finite(tensors: Iterable[tuple[str, Tensor]], path: str | Path) -> No
 
 def save_pretrained(model: Any, folder: str | Path) -> None:
     """diffusers' ``save_pretrained`` in half precision, leaving the model itself as it is."""
-    copy.deepcopy(model).half().save_pretrained(folder)
+    copy.deepcopy(model).half().save_pretrained(made_folder(as_path(folder)))
 
 
 def load_pretrained(kind: Any, folder: str | Path) -> Any:
