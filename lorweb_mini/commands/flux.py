@@ -22,14 +22,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ..algebra import fold
-from ..errors import InputError, check_seed, check_steps, whole_number
-from ..files import tolerant_console
+from ..errors import InputError, check_seed, check_steps, finite_number, whole_number
+from ..files import made_folder, safetensors_path, tolerant_console
 from ..flux import inspect as measures
 from ..flux import load
 from ..flux.checkpoint import PAPER, ReleasedFile, open_released
 from ..flux.estimate import table
 from ..flux.lora_file import DTYPES, write_plain_lora
-from ..flux.picture_encoder import CLIP_L, PictureEncoder, read_triplets, scaled_grid
+from ..flux.picture_encoder import CLIP_L, PictureEncoder, check_side, read_triplets, scaled_grid
 from ..flux.shards import LatentShards, ShardSettings, write_shards
 from ..flux.train import TRAINING, FluxConfig, FluxRecipe
 from ..images import to_pil
@@ -117,6 +117,8 @@ class Edit(Analogy):
         read_triplets(*pictures)  # all that can be wrong here is found before gigabytes are loaded
         check_steps(self.steps)
         check_seed(self.seed)
+        check_side(self.side)
+        finite_number(self.guidance, "guidance")
         _check_picture(self.out)
         if not self.prompt.strip():
             warnings.warn(
@@ -151,10 +153,14 @@ class Export(Analogy):
     rank: int | None = None  # cut to this rank; default: exact, N times r
 
     def run(self) -> None:
+        check_side(self.side)
+        safetensors_path(self.out)
+        if self.rank is not None:
+            whole_number(self.rank, "a rank")
         if self.grid is not None:
             _check_picture(self.grid)
-        file = open_released(load.downloaded(self.weights))
         ((a, a_prime, b),) = read_triplets(self.a, self.a_prime, self.b)
+        file = open_released(load.downloaded(self.weights))
         mixture = measures.route_pictures(file, _encoder(self.encoder, file), (a, a_prime, b))[0]
         layers = {layer.name: fold(*layer.factors(), c) for layer, c in zip(file, mixture, strict=True)}
         path = write_plain_lora(self.out, layers, self.format, self.rank, DTYPES[self.dtype])
@@ -199,10 +205,12 @@ class Train:
     checkpointing: bool = True  # compute activations again in the backward pass: slower, and far less memory
     quantize: Quantize | None = None  # the frozen base in 4 or 8 bits; one GPU or DDP
     dtype: Dtype = "bfloat16"  # of the frozen base
-    fresh: bool = False  # throw away an unfinished run instead of resuming it
+    fresh: bool = False  # train anew whatever the folder holds, finished or not
     from_weights: Path | None = None  # start from a checkpoint in the released layout
 
     def run(self) -> None:
+        over = self.from_weights is not None
+        loop.check_folder(self.out, over or self.fresh)
         shards, dtype = LatentShards(self.data), DTYPES[self.dtype]
         if self.quantize and sharding.asked():
             raise InputError("expected a base in floating point with FSDP, whose slices quantised weights do not take")
@@ -215,7 +223,7 @@ class Train:
         recipe = FluxRecipe(pipeline, shards, self.sizes, self.accumulate, self.checkpointing)
         if self.from_weights is not None:
             recipe.start_from(self.from_weights)
-        summary = loop.train(recipe, self.plan, self.out, self.fresh)
+        summary = loop.train(recipe, self.plan, self.out, self.fresh, replace=over)
         if PartialState().is_main_process:
             print({k: round(v, 4) for k, v in summary.items()})
 
@@ -232,7 +240,7 @@ class Estimate:
 
     def run(self) -> None:
         for name, value in asdict(self).items():
-            whole_number(value, name, *((16, 8192) if name == "side" else ()))
+            check_side(value, 8192) if name == "side" else whole_number(value, name)
         config = replace(PAPER, n_loras=self.n_loras, rank=self.rank)
         print(table(config, self.steps, self.batch_size, self.side))
 
@@ -245,7 +253,7 @@ def _check_picture(out: Path) -> None:
     """Before anything is drawn: whether a picture of this name can be written; its folder is made."""
     if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
         raise InputError(f"expected a picture file to write, such as {out.stem}.png, got {out.name!r}")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    made_folder(out.parent)
 
 
 def _peak_gib() -> float | None:

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from ..core.editor import Editor
 from ..core.layout import Layout
 from ..core.router import Router
-from ..errors import InputError, check_options, finite_number, whole_number
+from ..errors import InputError, check_options, finite_number
 from ..models.weights import aligned
 from .checkpoint import ReleasedConfig, released_tensors, write_released
 from .lora_file import write_plain_lora
-from .picture_encoder import PictureEncoder, read_picture, read_triplets, scaled_grid
+from .picture_encoder import PictureEncoder, check_side, read_picture, read_triplets, scaled_grid
 
 GUIDANCE = 2.5  # an input of Kontext, which was distilled to need no second pass
 
@@ -56,10 +56,8 @@ class Kontext:
         device: str | torch.device = "cpu",
         small: str | torch.device | None = None,
     ) -> None:
-        if whole_number(side, "side", 16) % 16:
-            raise InputError(f"expected side as a multiple of 16 pixels, got {side!r}")
         encoder.check_width(config.query_dim)
-        self.base, self.config, self.side, self.device = pipeline, config, side, torch.device(device)
+        self.base, self.config, self.side, self.device = pipeline, config, check_side(side), torch.device(device)
         self.small = torch.device(small or device)
         self.autoencoder, self.encoder = pipeline.vae, encoder.to(self.small)
         for part in (*pipeline.components.values(), self.encoder):

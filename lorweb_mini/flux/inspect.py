@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from ..algebra import cosines, effective_rank, pca
 from ..core.router import Router
 from ..errors import InputError
+from ..files import made_folder
 from ..training.log import routing_statistics
 from .checkpoint import ReleasedFile, ReleasedLayer, kontext_modules
 from .dataset import is_picture, visible
@@ -64,7 +65,7 @@ class Inspection:
     def save(self, folder: str | Path) -> list[Path]:
         """Writes layers.csv (the table) and layers.json (the table with norms and spectra of every layer)."""
         written = [Path(folder) / "layers.csv", Path(folder) / "layers.json"]
-        written[0].parent.mkdir(parents=True, exist_ok=True)
+        made_folder(written[0].parent)
         rows = self.table()
         write_csv(written[0], rows)
         more = zip(rows, self.norms.tolist(), self.spectra.tolist(), strict=True)

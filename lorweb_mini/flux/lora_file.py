@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..algebra import Layers, truncated
 from ..errors import InputError
-from ..files import whole_file
+from ..files import safetensors_path, whole_file
 
 FORMATS = ("diffusers", "single-file")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -104,9 +104,7 @@ def write_plain_lora(
         InputError: another ending, format, rank or dtype, layers that the format cannot name, or values beyond the
             range of the dtype.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise InputError(f"expected a path that ends in .safetensors, got {path.name!r}")
+    path = safetensors_path(path)
     if key_format not in FORMATS:
         raise InputError(f"expected a key format out of {FORMATS}, got {key_format!r}")
     if dtype not in DTYPES.values():

@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoImageProcessor, CLIPVisionModelWithProj
 from transformers.utils import logging
 
 from ..core.layout import grid
-from ..errors import InputError
-from ..images import checked_tensor, to_pil, to_rgb
+from ..errors import InputError, whole_number
+from ..images import REDUCING_GAP, checked_tensor, is_plain, to_pil, to_rgb
 
 CLIP_L = "openai/clip-vit-large-patch14"
 
@@ -93,7 +93,7 @@ def read_triplets(a: Any, a_prime: Any, b: Any) -> list[list[Tensor]]:
     """
 
     def read(x: Any, name: str) -> list[Tensor]:
-        several = isinstance(x, (list, tuple)) or (isinstance(x, Tensor) and x.ndim == 4)
+        several = isinstance(x, (list, tuple)) or (isinstance(x, Tensor) and is_plain(x) and x.ndim == 4)
         return [read_picture(item, f"{name}[{i}]") for i, item in enumerate(x)] if several else [read_picture(x, name)]
 
     pictures = [read(a, "a"), read(a_prime, "a_prime"), read(b, "b")]
@@ -102,6 +102,13 @@ def read_triplets(a: Any, a_prime: Any, b: Any) -> list[list[Tensor]]:
         counts = ", ".join(str(len(x)) for x in pictures)
         raise InputError(f"expected as many pictures a as a_prime as b (or one for all), got {counts}")
     return [fit_pictures(*(x[i if len(x) > 1 else 0] for x in pictures)) for i in range(size)]
+
+
+def check_side(side: Any, most: int | None = None) -> int:
+    """The side of one square picture in pixels; InputError for what is no multiple of 16, of which a token is made."""
+    if whole_number(side, "side", 16, most) % 16:
+        raise InputError(f"expected side as a multiple of 16 pixels, got {side!r}")
+    return int(side)
 
 
 def grid_size(width: int, height: int, side: int = 512) -> tuple[int, int]:
@@ -128,7 +135,7 @@ def resized(pictures: Tensor, size: tuple[int, int], resample: Image.Resampling 
     """Pictures [B, 3, H, W] in [-1, 1] at another (width, height), through 8 bits as Pillow does; else unchanged."""
     if (pictures.shape[-1], pictures.shape[-2]) == tuple(size):
         return pictures
-    return _tensor([to_pil(x).resize(size, resample) for x in pictures])
+    return _tensor([to_pil(x).resize(size, resample, reducing_gap=REDUCING_GAP) for x in pictures])
 
 
 def _tensor(pictures: list[Image.Image]) -> Tensor:

@@ -33,7 +33,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ..errors import InputError, whole_number
-from ..files import read_json, write_atomically
+from ..files import made_folder, read_json, write_atomically
 from . import dataset
 from .dataset import PARTS, SPLITS, PicturePair, some
 from .picture_encoder import PictureEncoder, fit_pictures, read_picture, scaled_grid
@@ -83,7 +83,7 @@ def write_shards(
             weights, pictures or captions.
     """
     out, settings = Path(out), settings or ShardSettings()
-    out.mkdir(parents=True, exist_ok=True)
+    made_folder(out)
     relations = dataset.read_relations(data)
     categories = list(relations)
     parts = dataset.read_splits(splits, categories) if splits else dataset.split_categories(categories)

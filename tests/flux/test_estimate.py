@@ -119,9 +119,18 @@ def test_command_prints_every_gpu(capsys: pytest.CaptureFixture[str], monkeypatc
 
 
 @pytest.mark.parametrize(
-    "wrong", [("--steps", "0"), ("--batch-size", "-1"), ("--n-loras", "0"), ("--rank", "-1"), ("--side", "100000000")]
+    "wrong",
+    [
+        ("--steps", "0"),
+        ("--batch-size", "-1"),
+        ("--n-loras", "0"),
+        ("--rank", "-1"),
+        ("--side", "100000000"),
+        ("--side", "17"),
+    ],
 )
 def test_command_refuses_what_cannot_be(wrong: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["estimate", *wrong])
-    assert f"expected {wrong[0].strip('-').replace('-', '_')} as a whole number" in capsys.readouterr().err
+    said = "a multiple of 16 pixels" if wrong[1] == "17" else "a whole number"
+    assert f"expected {wrong[0].strip('-').replace('-', '_')} as {said}" in capsys.readouterr().err

@@ -636,10 +636,16 @@ def test_edit_command(
     assert ended.value.code == 2 and "error: expected side" in capsys.readouterr().err
     with monkeypatch.context() as patch:
         patch.setattr(flux, "load_flux", lambda *_, **__: pytest.fail("weights were read"))
-        for wrong, says in ((["--out", "b.prime"], "b.prime"), (["--steps", "0"], "steps"), (["--seed", "-1"], "seed")):
+        patch.setattr(flux, "downloaded", lambda *_: pytest.fail("weights were read"))
+        both = {"--side": "17", "--out": "b.prime"}
+        alone = {"edit": {"--steps": "0", "--seed": "-1", "--guidance": "nan"}, "export": {"--rank": "0"}}
+        for command, option, value in ((c, k, v) for c, more in alone.items() for k, v in (both | more).items()):
             with pytest.raises(SystemExit):
-                main(["edit", *pictures, *options, "--prompt", "hat", *wrong])
-            assert says in capsys.readouterr().err
+                main([command, *pictures, option, value])
+            assert (value if option == "--out" else option[2:]) in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            main(["export", *pictures[:2], str(tmp_path / "none.png")])
+        assert "none.png" in capsys.readouterr().err
     asked = {}
     monkeypatch.setattr(FluxEditor, "edit", lambda self, *_, **options: asked.update(options) or result)
     result = SimpleNamespace(image=Image.new("RGB", (2, 2)))
