@@ -83,6 +83,10 @@ def test_a_run_trains_judges_draws_and_reports(at_home: Path, capsys: pytest.Cap
     (folder / "log").rename(folder / LOG)
 
     shutil.copytree(at_home / "runs" / "smoke", at_home / "runs" / "cpu")
+    with pytest.raises(InputError, match="got those of smoke"):
+        publish(at_home)
+    report["profile"] = "cpu"
+    (at_home / "runs" / "cpu" / "results" / "report.json").write_text(json.dumps(report))
     for _ in range(2):  # published again, the README stays the same
         publish(at_home)
         text = (at_home / "README.md").read_text()
