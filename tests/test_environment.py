@@ -47,6 +47,14 @@ def test_lock_pins_each_package_exactly() -> None:
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line), line
 
 
+@pytest.mark.parametrize("name", sorted(LOCK))
+def test_locked_version_runs_on_the_oldest_python(name: str) -> None:
+    assert metadata.version(name).split("+")[0] == _pinned(name), "another version is installed: make install"
+    (oldest,) = SpecifierSet(PROJECT["requires-python"])
+    needed = metadata.metadata(name).get("Requires-Python") or ""
+    assert SpecifierSet(needed).contains(f"{oldest.version}.0"), f"{name} {_pinned(name)} needs Python {needed}"
+
+
 def test_lock_brings_no_gpu_build() -> None:
     assert not [name for name in LOCK if name.startswith(("nvidia-", "cuda-", "triton"))]
 
