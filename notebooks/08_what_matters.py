@@ -498,8 +498,8 @@ triplets(
 )
 
 # %% [markdown]
-# Backgrounds, inversion, flip and tint are made, also at the two unseen strengths; the turn, the move and the ripple are
-# not.
+# Backgrounds, inversion, flip and tint are made, also at the two unseen strengths; the turn, the move and the ripple
+# are not.
 #
 # The same edits were asked of the same test concepts in a trained style of black lines on white (OpenMoji black), in a
 # trained style of flat colours, and in this one; of the pair and of b alike, or of one of them only. Edits that do not
