@@ -187,9 +187,10 @@ def test_the_static_atlas_edits_b_by_every_place(atlas: Atlas, editor: Editor) -
     x0, x1, y0, y1 = first.get_extent()
     place = np.array([[(x0 + x1) / 2, (y0 + y1) / 2]])
     expected = editor.generate(atlas.b, decode(plane, place, 3).coefficients, steps=1).image
-    np.testing.assert_array_equal(
-        np.asarray(first.get_array()), np.asarray(expected.resize((128, 128), Image.Resampling.LANCZOS))
-    )
+    # The atlas draws many places in one batch, whose sums may round to another of 256 levels than those of one alone.
+    resized = np.asarray(expected.resize((128, 128), Image.Resampling.LANCZOS)).astype(int)
+    away = np.abs(np.asarray(first.get_array()).astype(int) - resized)
+    assert away.max() <= 1 and away.mean() < 0.001
     cell = (view.x1 - view.x0) / 4
     for image in right.images:
         x0, x1, y0, y1 = image.get_extent()
