@@ -174,7 +174,7 @@ def error_bars(evaluation: Evaluation, measure: str = "error") -> Figure:
 
 
 def _method_colour(method: str, other: str) -> str:
-    return METHOD_LOOKS[method][0] if method == "LoRWeB" else other
+    return METHOD_LOOKS["LoRWeB"][0] if method == "LoRWeB" else other
 
 
 @styled
