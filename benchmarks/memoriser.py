@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from lorweb_mini.analysis.methods import key_of, memoriser_answers
+from lorweb_mini.analysis.methods import key_of, kinds_key, memoriser_answers
 from lorweb_mini.analysis.unseen import cut, panel
 from lorweb_mini.commands.run import PROFILES
 from lorweb_mini.commands.train import STARTER_KINDS, STARTER_TONES
@@ -55,14 +55,14 @@ def main(arguments: list[str] | None = None) -> None:
     if options.quick and options.save:
         parser.error("--quick asks a smaller memoriser: its answers are not to be saved")
     torch.set_num_threads(options.threads)
-    table = {",".join(kinds or ["all"]): memoriser_answers(kinds) for kinds in (None, STARTER_KINDS)}
+    table = {kinds_key(kinds): memoriser_answers(kinds) for kinds in (None, STARTER_KINDS)}
 
     def save() -> None:
         if options.save:
             write_atomically(data_dir() / FILE, text_of(table).encode())
 
     for kinds in (None, STARTER_KINDS):
-        entry = table[",".join(kinds or ["all"])]
+        entry = table[kinds_key(kinds)]
         memoriser = Memoriser(Distribution(kinds, held_out()), 100 if options.quick else entry["size"], entry["seed"])
         missing = [x for x in questions(kinds) if key_of(x) not in entry["chosen"]][: 2 if options.quick else None]
         for number, item in enumerate(tqdm(missing, desc=f"{len(kinds or ()) or 'all'} kinds")):

@@ -197,6 +197,10 @@ def with_basis(module: nn.Module, loras: Loras) -> Basis:
     return basis
 
 
+def _trainable(module: nn.Module) -> list[Tensor]:
+    return [p for p in module.parameters() if p.requires_grad]
+
+
 def methods_of(
     subject: Subject, plain: nn.Module, loras: Loras, c: Tensor, stack: ExitStack
 ) -> tuple[dict[str, Method], dict[str, Callable[[], None]]]:
@@ -205,14 +209,11 @@ def methods_of(
     The mixture is the same in all samples and layers: PEFT's weighted adapter knows no other. ``stack`` keeps the
     merged weights merged.
     """
-    shared, (n, _) = c[0].detach(), _sizes(loras)
+    shared = c[0].detach()
 
     def copied() -> tuple[nn.Module, Forward]:
         module = copy.deepcopy(plain)
         return module, subject.forward(module)
-
-    def trainable(module: nn.Module) -> list[Tensor]:
-        return [p for p in module.parameters() if p.requires_grad]
 
     module, forward = copied()
     bare = Method(forward, loras, torch.zeros_like(c), trained=[])
@@ -220,7 +221,7 @@ def methods_of(
     module, forward = copied()
     first = {name: (low[:1], high[:1]) for name, (low, high) in loras.items()}
     with_adapters(module, first)
-    plain_lora = Method(forward, first, torch.ones_like(c[..., :1]), trained=trainable(module))
+    plain_lora = Method(forward, first, torch.ones_like(c[..., :1]), trained=_trainable(module))
 
     module, ungated = copied()
     basis, ours = with_basis(module, loras), {"c": c}
@@ -239,7 +240,15 @@ def methods_of(
     stack.enter_context(with_basis(module, loras).frozen(shared))
     merged = Method(forward, loras, c)
 
-    module, forward = copied()
+    released = _released(*copied(), loras, c)
+    by_peft, weigh = _by_peft(subject, *copied(), loras, c)
+
+    methods = dict(zip(CHECKED, (bare, plain_lora, gate, merged, released, *by_peft), strict=True))
+    return methods, {MERGE: merge, WEIGH: weigh}
+
+
+def _released(module: nn.Module, forward: Forward, loras: Loras, c: Tensor) -> Method:
+    """The released code's formula: one einsum over N in every layer."""
     theirs, parameters = {"c": c}, []
     for layer, (name, pair) in enumerate(loras.items()):
         low, high = (nn.Parameter(t.clone()) for t in pair)
@@ -249,10 +258,14 @@ def methods_of(
             return out + torch.einsum(EINSUM, inputs[0], low, theirs["c"][:, layer], high)
 
         module.get_submodule(name).register_forward_hook(add)
-    released = Method(forward, loras, c, lambda c: theirs.update(c=c), [*parameters, c])
+    return Method(forward, loras, c, lambda c: theirs.update(c=c), [*parameters, c])
 
-    module, forward = copied()
-    many = with_adapters(module, loras)
+
+def _by_peft(
+    subject: Subject, module: nn.Module, forward: Forward, loras: Loras, c: Tensor
+) -> tuple[tuple[Method, Method, Method], Callable[[], None]]:
+    """PEFT's own: N adapters in a loop, X-LoRA's layer and a weighted adapter; and what makes the last."""
+    n, many = _sizes(loras)[0], with_adapters(module, loras)
     again = copy.deepcopy(many)
     peft = copy.deepcopy(many)  # for the weighted adapter: making N adapters takes PEFT long
     adapted: list[Any] = [module.get_submodule(name) for name in loras]
@@ -264,14 +277,14 @@ def methods_of(
             linear.scaling.update({str(i): weights[:, i].view(shape) for i in range(n)})
 
     scale(c)
-    loop = Method(forward, loras, c, scale, [*trainable(module), c])
+    loop = Method(forward, loras, c, scale, [*_trainable(module), c])
 
     module = again.base_model.model
     state = {"scalings": c[:, None]}  # X-LoRA's have tokens on their second axis
     for layer, name in enumerate(loras):
         _by_x_lora(module.get_submodule(name), layer, state)
     x_lora = Method(
-        subject.forward(module), loras, c, lambda c: state.update(scalings=c[:, None]), [*trainable(module), c]
+        subject.forward(module), loras, c, lambda c: state.update(scalings=c[:, None]), [*_trainable(module), c]
     )
 
     def weigh() -> None:
@@ -280,14 +293,12 @@ def methods_of(
             if WEIGHTED in peft.peft_config:
                 peft.delete_adapter(WEIGHTED)
         names = [str(i) for i in range(n)]
-        peft.add_weighted_adapter(names, shared[0].tolist(), WEIGHTED, combination_type="cat")
+        peft.add_weighted_adapter(names, c[0, 0].tolist(), WEIGHTED, combination_type="cat")
         peft.set_adapter(WEIGHTED)
 
     weigh()
     weighted = Method(subject.forward(peft.base_model.model), loras, c)
-
-    methods = dict(zip(CHECKED, (bare, plain_lora, gate, merged, released, loop, x_lora, weighted), strict=True))
-    return methods, {MERGE: merge, WEIGH: weigh}
+    return (loop, x_lora, weighted), weigh
 
 
 def _by_x_lora(adapted: Any, layer: int, state: dict[str, Tensor]) -> None:

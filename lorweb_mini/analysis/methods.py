@@ -86,6 +86,11 @@ def memoriser_method(
     return lambda items: reconstruct(autoencoder, memoriser(*as_batch(items)[:3]))
 
 
+def kinds_key(kinds: Sequence[str] | None) -> str:
+    """What ``data/memoriser.json`` calls a memoriser with these kinds of edit; None is all of them."""
+    return ",".join(kinds or ["all"])
+
+
 def memoriser_answers(kinds: Sequence[str] | None = None) -> dict[str, Any]:
     """The memoriser's answers with these kinds of edit that ``data/memoriser.json`` keeps.
 
@@ -96,7 +101,7 @@ def memoriser_answers(kinds: Sequence[str] | None = None) -> dict[str, Any]:
     Raises:
         InputError: the file is damaged.
     """
-    path, name = data_dir() / "memoriser.json", ",".join(kinds or ["all"])
+    path, name = data_dir() / "memoriser.json", kinds_key(kinds)
     entry = read_json(path, []).get(name) if path.is_file() else None
     if entry is None:
         return {"size": MEMORISED, "seed": 0, "chosen": {}}

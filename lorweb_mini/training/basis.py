@@ -66,6 +66,7 @@ class BasisRecipe(FlowRecipe):
         finite_number(artists_share, "artists_share", most=1)
         self.balance, self.pair_rate = finite_number(balance, "balance"), finite_number(pair_rate, "pair_rate")
         self.exact_shift = finite_number(exact_shift, "exact_shift", -LARGEST_SHIFT, LARGEST_SHIFT)
+        self.settings = {"balance": balance, "exact_shift": exact_shift, "emphasis": dict(emphasis)}
         self.editor = editor if editor is not None else new_editor(config, seed)
         self.transformer, self.router = self.editor.base.transformer, self.editor.router
         self.notes: dict[str, Any] = {"relations": [r.name for r in chosen]}
@@ -112,7 +113,7 @@ class BasisRecipe(FlowRecipe):
         return groups
 
     def configuration(self) -> dict[str, Any]:
-        return {"basis": asdict(self.editor.config), **self.notes}
+        return {"basis": asdict(self.editor.config), **self.notes, **self.settings}
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         a, a_prime, b, b_prime, exact = self.analogies.draw(rng, size)

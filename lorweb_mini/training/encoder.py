@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ class EncoderRecipe(Recipe):
         self.encoder = TinyCLIP()
         known = known_relations()
         autoencoder = MiniAutoencoder.load(weights_dir() / "autoencoder")
+        self.edited_pairs = edited_pairs
         self.bank = LatentBank(autoencoder, known, edited_pairs)
         self.weights = self.bank.weights(least=1)
         # Relations that are asked for in the same words are one class.
@@ -53,6 +55,9 @@ class EncoderRecipe(Recipe):
         for row, emoji in enumerate(self.emoji):
             concepts.setdefault(emojis[emoji].concept, {}).setdefault(emoji, []).append(row)
         self.concepts = [list(members.values()) for members in concepts.values()]
+
+    def configuration(self) -> dict[str, Any]:
+        return {"edited_pairs": self.edited_pairs}
 
     def place(self, device: torch.device) -> None:
         self.instructions = self.instructions.to(device)

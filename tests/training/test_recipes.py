@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,6 +144,26 @@ def test_basis_recipe_trains_basis_router_and_pair_encoder_only(
     assert all(p.grad is not None for p in editor.basis.parameters())
     assert editor.pair_encoder is not None and editor.pair_encoder.stem[0].weight.grad is not None
     assert set(recipe.validation()) >= {"edit", "two edits", "three edits"}
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("pair_rate", 0.02),
+        ("balance", 0.1),
+        ("exact_shift", 1.0),
+        ("change_floor", 0.3),
+        ("artists_share", 0.2),
+        ("emphasis", {"tone": 2.0}),
+    ],
+)
+def test_a_killed_run_resumes_with_the_same_options_only(
+    source: PictureSource, monkeypatch: pytest.MonkeyPatch, option: str, value: Any
+) -> None:
+    monkeypatch.setattr(basis, "STANDARDISED", 32)
+    editor = with_pairs()
+    make = partial(BasisRecipe, editor.config, [], editor=editor, pictures=source, fresh=Distribution())
+    assert make().configuration() == make().configuration() != make(**{option: value}).configuration()
 
 
 def test_change_floor_divides_each_loss_by_its_change(source: PictureSource, monkeypatch: pytest.MonkeyPatch) -> None:
