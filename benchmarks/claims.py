@@ -94,6 +94,7 @@ RUN = "make run"
 HEADLINE_RUN, ABLATIONS, DIAL, CONTROLS = (command(x) for x in ("headline", "ablations", "dial", "controls"))
 UNSEEN, CASES, MANY, PANEL = "07_unseen", "Groups and null models", "How many edits does it take?", "Controls"
 GRID, RIVAL, SIZE, OWN = "08_what_matters", "A rival on equal terms", "Size: N and r", "The panel of controls"
+TEN = "Ten questions to the grid"
 CLAIMS = (
     Claim("RQ1", "A basis with a router makes edits whose strength its training did not show", UNSEEN, CASES, RUN,
           lambda: against_trivial("unseen strength"),
@@ -182,7 +183,7 @@ CLAIMS = (
           change("N 4, r 16", -1, "drawn"),
           {HOLDS: "At the same N·r, few LoRAs of a high rank are worse.",
            FAILS: "At the same N·r, few LoRAs of a high rank are better."}),
-    Claim("RQ5", "Separate embeddings of a, a′ and b are a better query than a difference", GRID, SIZE, ABLATIONS,
+    Claim("RQ5", "Separate embeddings of a, a′ and b are a better query than a difference", GRID, TEN, ABLATIONS,
           change("query difference", -1, "drawn", "query cat"),
           {HOLDS: "The difference of the embeddings alone is worse.", FAILS: "The difference alone is better."}),
     Claim("RQ5", "Showing the transformer the whole triplet lowers the error", GRID, RIVAL, HEADLINE_RUN,
@@ -193,7 +194,7 @@ CLAIMS = (
           on_equal_terms(STARTER, "unseen", BOTH, 1),
           {HOLDS: "On unseen edits the error is smaller with a and a′ as tokens.",
            FAILS: "On unseen edits the error is larger with a and a′ as tokens."}),
-    Claim("RQ5", "CLIP and SigLIP both serve as the router's encoder", GRID, SIZE, "–", untestable,
+    Claim("RQ5", "CLIP and SigLIP both serve as the router's encoder", GRID, TEN, "–", untestable,
           {CANNOT: "Neither is here; the grid has tiny CLIP, EfficientNet, latents and pixels in their place."}),
 )  # fmt: skip
 

@@ -31,7 +31,7 @@ def told(value: Estimate, digits: int = 2) -> str:
 
 
 def labels_of(ordered: Sequence[Effect]) -> list[str]:
-    """The changes' names; with the number of seeds where another change has more, since its interval is wider."""
+    """The changes' names; with the number of seeds where there are only one or two, and another change has more."""
     most = max(len(x.gaps) for x in ordered)
     seeds = [len(x.gaps) for x in ordered]
     return [
@@ -54,6 +54,8 @@ def forest(found: Mapping[str, Effect], title: str, limit: float | None = None) 
     gaps = np.concatenate([list(x.gaps.values()) for x in ordered] + [[0.0]])
     if limit is not None:
         gaps = gaps[np.abs(gaps) <= limit]
+    if len(ordered) == 1:  # there its interval is what is looked at
+        gaps = np.append(gaps, [x for x in (ordered[0].estimate.low, ordered[0].estimate.high) if not math.isnan(x)])
     pad = 0.35 * max(float(np.ptp(gaps)), 0.02)
     xlim = (gaps.min() - pad, gaps.max() + pad)
     figure, axes = figure_of(8.6, max(1.7, 0.9 + 0.2 * len(ordered)))
@@ -93,48 +95,59 @@ def live_forest(
     Args:
         groups: group to its effects. names: group to what the list calls it.
         chosen: the group that is shown at first.
-        limit: half the length of the axis, which can be dragged.
+        limit: half the length of the axis; longer in a group where more than a tenth of the rows lie beyond. An arrow
+            stands for a mean that lies beyond.
     """
     traces, buttons, owner = list[dict[str, Any]](), list[dict[str, Any]](), list[str]()
     for group, found in groups.items():
         ordered = sorted(found.values(), key=lambda x: -x.estimate.value)
         rows = dict(zip([x.cell for x in ordered], labels_of(ordered), strict=True))
+        sizes = sorted(abs(x.estimate.value) for x in found.values())
+        half = max(limit, 1.1 * sizes[int(0.9 * (len(sizes) - 1))])
         for sign, look in VERDICT_LOOKS.items():
-            traces.append(_means([x for x in ordered if x.sign == sign], rows, VERDICTS[sign], look))
+            traces.append(_means([x for x in ordered if x.sign == sign], rows, VERDICTS[sign], look, half))
         dots = [(gap, rows[x.cell], f"{x.cell}<br>seed {s}: {gap:+.3f}") for x in ordered for s, gap in x.gaps.items()]
         places = {key: [dot[i] for dot in dots] for i, key in enumerate(("x", "y", "text"))}
         traces.append({**places, "name": "a seed", "marker": {"color": INK, "size": 5}})
         owner += [group] * (len(traces) - len(owner))
-        order = {"yaxis.categoryarray": list(rows.values())}
+        order = {"yaxis.categoryarray": list(rows.values()), "xaxis.range": [-half, half]}
         buttons.append({"label": names.get(group, group), "method": "update", "args": [group, order]})
     for button in buttons:
         button["args"][0] = {"visible": [group == button["args"][0] for group in owner]}
     shared = {"type": "scatter", "mode": "markers", "hovertemplate": "%{text}<extra></extra>"}
     active = list(groups).index(chosen)
     menu = {"buttons": buttons, "active": active, "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom"}
-    first = buttons[active]["args"][1]["yaxis.categoryarray"]
+    first = buttons[active]["args"][1]
     layout = {
         "width": 880,
         "height": 150 + 19 * max(len(found) for found in groups.values()),
         "margin": {"l": 250, "t": 60, "r": 20},
         "legend": {"x": 1, "y": 1, "xanchor": "right", "yanchor": "bottom", "orientation": "h"},
         "updatemenus": [menu | {"pad": {"b": 12}}],
-        "xaxis": {"title": {"text": DIFFERENCE}, "zeroline": True, "range": [-limit, limit]},
-        "yaxis": {"categoryorder": "array", "categoryarray": first, "tickfont": {"size": 11}},
+        "xaxis": {"title": {"text": DIFFERENCE}, "zeroline": True, "range": first["xaxis.range"]},
+        "yaxis": {"categoryorder": "array", "categoryarray": first["yaxis.categoryarray"], "tickfont": {"size": 11}},
     }
     visible = [{"visible": group == chosen} for group in owner]
     return {"data": [a | shared | b for a, b in zip(traces, visible, strict=True)], "layout": layout}
 
 
-def _means(own: Sequence[Effect], rows: Mapping[str, str], name: str, look: tuple[str, str]) -> dict[str, Any]:
-    """Means with their intervals as a trace of plotly.js."""
-    reach = [0 if math.isnan(x.estimate.low) else x.estimate.high - x.estimate.value for x in own]
+def _means(
+    own: Sequence[Effect], rows: Mapping[str, str], name: str, look: tuple[str, str], half: float
+) -> dict[str, Any]:
+    """Means with their intervals as a trace of plotly.js; an arrow at the end of the axis for those beyond."""
+    values = np.array([x.estimate.value for x in own])
+    beyond = np.abs(values) > half
+    reach = [
+        0 if out or math.isnan(x.estimate.low) else x.estimate.high - x.estimate.value
+        for x, out in zip(own, beyond, strict=True)
+    ]
+    arrows = np.where(values > 0, "triangle-right", "triangle-left")
     return {
-        "x": [x.estimate.value for x in own],
+        "x": np.where(beyond, 0.98 * half * np.sign(values), values).tolist(),
         "y": [rows[x.cell] for x in own],
         "text": [f"{x.cell}<br>{told(x.estimate, 3)}<br>{name}" for x in own],
         "name": name,
-        "marker": {"color": look[0], "size": 10, "symbol": SYMBOLS[look[1]]},
+        "marker": {"color": look[0], "size": 10, "symbol": np.where(beyond, arrows, SYMBOLS[look[1]]).tolist()},
         "error_x": {"array": reach, "thickness": 1.6, "width": 0, "color": look[0]},
     }
 

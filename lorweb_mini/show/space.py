@@ -206,7 +206,7 @@ def live_or_still(live: Mapping[str, Any], still: Figure) -> dict[str, Any]:
     file = io.BytesIO()
     still.savefig(file, format="png", dpi=80)
     picture = base64.b64encode(file.getvalue()).decode()
-    return {"application/vnd.plotly.v1+json": dict(live), "image/png": picture, "text/plain": "a map"}
+    return {"application/vnd.plotly.v1+json": dict(live), "image/png": picture, "text/plain": "a figure"}
 
 
 # --- LoRAs and layers -----------------------------------------------------------------------------

@@ -29,6 +29,12 @@ def test_forest_has_a_row_a_change_and_a_dot_a_seed() -> None:
         forest({}, "nothing")
 
 
+def test_a_single_row_shows_its_whole_interval() -> None:
+    effect = Effect("one", {0: -0.03, 1: 0.02, 2: 0.03})
+    low, high = forest({"one": effect}, "alone").axes[0].get_xlim()
+    assert low < effect.estimate.low < effect.estimate.high < high
+
+
 def test_told_in_words() -> None:
     assert told(Estimate(0.123, -0.1, 0.3)) == "0.12 (-0.10 to 0.30)"
     assert told(Estimate(0.5, math.nan, math.nan)) == "0.50 (one seed)"
@@ -53,6 +59,18 @@ def test_a_difference_beyond_the_axis_is_a_number() -> None:
     assert axes.get_xlim()[1] < 0.3
     assert [t.get_text() for t in axes.texts] == ["+0.62 →"]
     assert [x.get_text() for x in axes.get_yticklabels()] == ["near", "far (2 seeds)"]
+
+
+def test_a_difference_beyond_the_live_axis_is_an_arrow() -> None:
+    near = {str(i): Effect(str(i), {0: 0.01 * i, 1: 0.01 * i + 0.02, 2: 0.01 * i + 0.01}) for i in range(20)}
+    far = {"far": Effect("far", {0: 0.9, 1: 0.91, 2: 0.92})}
+    live = live_forest({"one": near | far, "most": far}, "one", 0.4, {})
+    worse = next(t for t in live["data"] if t["name"] == "worse")
+    place, symbol = worse["x"][0], worse["marker"]["symbol"][0]
+    assert place == pytest.approx(0.392) and symbol == "triangle-right" and worse["error_x"]["array"][0] == 0
+    assert "0.910" in worse["text"][0] and set(worse["marker"]["symbol"][1:]) == {"triangle-up"}
+    ranges = [button["args"][1]["xaxis.range"] for button in live["layout"]["updatemenus"][0]["buttons"]]
+    assert ranges == [[-0.4, 0.4], pytest.approx([-1.001, 1.001])] and live["layout"]["xaxis"]["range"] == ranges[0]
 
 
 def test_live_forest_has_every_group_and_seed() -> None:
