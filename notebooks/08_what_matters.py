@@ -9,9 +9,9 @@
 #
 # In this notebook you learn to read such a figure, and which conclusions it does not support.
 #
-# Its rows: *both, layout tokens* is the basis whose transformer sees a and a′ beside b, *both, query cat* the same with
-# the paper's query, and *context only, r 119* one LoRA without a router whose transformer sees a and a′. All are
-# compared with the starter's recipe, whose transformer sees b alone.
+# The rows of the figure below: *both, layout tokens* is the basis whose transformer sees a and a′ beside b, *both,
+# query cat* the same with the paper's query, and *context only, r 119* one LoRA without a router whose transformer sees
+# a and a′. All are compared with the starter's recipe, whose transformer sees b alone.
 
 # %%
 # %matplotlib inline
@@ -68,35 +68,42 @@ display(forest(rivals, "unseen edits: five seeds of 19,200 samples") if rivals e
 # 1. read an ablation: effect, spread over seeds, interval, verdict;
 # 2. look for a conclusion that one seed suggests and the others refuse;
 # 3. name the controls and the rivals that a claim about a basis needs beside it;
-# 4. run one cell of the grid yourself and say whether it agrees with the published ones.
+# 4. train one recipe of the grid yourself and say whether it agrees with the published trainings.
 #
 # **You need** notebook 04; 07 helps, since the groups of edits are the same. **It takes** about forty minutes of yours;
-# the computer's share is a training of a minute or two and little else.
+# the computer's share is a training of two to five minutes and little else.
 #
 # ## The grid
 #
 # All trainings below have the starter's recipe cut to 5,760 samples. (The shipped starter had 28,096, so compare with
 # *as the starter* here and not with the README.) What matters in the first minutes need not matter in the end: the
-# starter and three rivals were also trained on 19,200 samples from five seeds, the study `headline`, which the first
-# figure shows. All are judged by the test panel of notebook 07 in one step. The menu chooses the group of edits; hover
-# over a dot for its seed.
+# starter and three other recipes were also trained on 19,200 samples from five seeds, the study `headline`, which the
+# first figure shows. All are judged by the test panel of notebook 07 in one step.
+#
+# The error of a group is the **median over its relations**. *Edits that could have been sampled*, for short *sampled
+# edits*, are 48 relations of one to three edits. *Unseen edits* are 19: nine strengths, four compositions, five kinds
+# outside the span and one between. Their errors lie far apart, from about .3 for strengths to about .9 outside, so that
+# a change can help in one group and hurt in another: look at the single groups before you trust the median of all.
+#
+# The menu chooses the group; hover over a dot for its seed. An arrow at the edge stands for a recipe beyond the axis.
+# A page without scripts shows the first group alone.
 
 # %%
-LIMIT = 0.3  # a single LoRA that sees b alone lies beyond
+LIMIT = 0.3  # the axis is longer where more than a tenth of the recipes lie beyond
 if found:
     live = live_forest(found, MAIN, LIMIT, NAMES)
     display(live_or_still(live, forest(found[MAIN], NAMES.get(MAIN, MAIN), LIMIT)), raw=True)
 else:
     display(lacking("ablations"))
-cells_here = list(dict.fromkeys(r["cell"] for r in ablations))
-trained_on = [len({r["seed"] for r in ablations if r["cell"] == cell}) for cell in cells_here]
-counts = ", ".join(f"{trained_on.count(k)} with {k} seed{'s'[: k > 1]}" for k in sorted(set(trained_on)))
+recipes = list(dict.fromkeys(r["cell"] for r in ablations))
+seeds_of = [len({r["seed"] for r in ablations if r["cell"] == name}) for name in recipes]
+counts = ", ".join(f"{seeds_of.count(k)} with {k} seed{'s'[: k > 1]}" for k in sorted(set(seeds_of)))
 trainings = {(r["cell"], r["seed"]): float(r["minutes"]) for r in ablations}
 minutes = f"The median training took {np.median(list(trainings.values())):.1f} minutes, beside other work. "
 display(
     Markdown(
-        (f"{len(cells_here)} recipes: {counts}. {minutes}" if ablations else "")
-        + ("**With one seed there is no interval, and no verdict but *undecided*.** " if 1 in trained_on else "")
+        (f"{len(recipes)} recipes: {counts}. {minutes}" if ablations else "")
+        + ("**With one seed there is no interval, and no verdict but *undecided*.** " if 1 in seeds_of else "")
         + f"`{command('ablations')}` trains what is missing; `--list` names all of them."
     )
 )
@@ -131,7 +138,8 @@ display(
 #   much as a move. (It is not.)
 #
 # A single LoRA has the coefficient 1 and a basis coefficients that sum to 1, so that the rate was chosen anew for one:
-# a fifth of the starter's. *Context only, r 64, the basis's rate* has the starter's.
+# a fifth of the starter's. *Context only, r 64, the basis's rate* has the starter's, and is not told apart from the
+# other on sampled or on unseen edits. The pair adapter's LoRA has the coefficient 1/16 and the starter's rate.
 #
 # ## Reading one ablation
 #
@@ -165,8 +173,8 @@ else:
 # %% [markdown]
 # ### Two intervals that are not the same
 #
-# Every training also has an interval over **analogies**: how exactly its error was measured. It is in the file. It says
-# nothing about *another* training of the same recipe.
+# Every training also has an interval over **analogies**: how exactly its error was measured (`error_low` and
+# `error_high` in `data/results/ablations.csv`). It says nothing about *another* training of the same recipe.
 
 # %%
 own = [r for r in ablations if (r["cell"], r["group"], r["method"]) == (STARTER, MAIN, "LoRWeB")]
@@ -198,13 +206,13 @@ if len(own) > 2:
     )
     display(Markdown(f"The mean over {len(own)} seeds is {told(spread, 3)}."))
 else:
-    display(Markdown("This needs the starter's cell from three seeds at least. " + lacking("ablations").data))
+    display(Markdown("This needs the starter's recipe from three seeds at least. " + lacking("ablations").data))
 
 # %% [markdown]
 # ## One seed's tempting conclusion
 #
-# Suppose that there had been time for one training of each cell. Somewhere in the grid a seed says one thing and the
-# others say the opposite. The search below takes, over all cells and the rivals above, the seed that contradicts all
+# Suppose that there had been time for one training of each recipe. Somewhere in the grid a seed says one thing and the
+# others say the opposite. The search below takes, over the grid and the longer trainings, the seed that contradicts all
 # others most.
 
 # %%
@@ -235,8 +243,8 @@ if candidates:
     display(
         Markdown(
             f"**Seed {seed}** says that `{effect.cell}` {claim} the error on {NAMES.get(group, group)} by "
-            f"**{abs(gap):.3f}** (the error itself is {float(row['error']):.3f}, measured to {row['error_low']} to "
-            f"{row['error_high']} over analogies). The other seeds {truth} it, by "
+            f"**{abs(gap):.3f}** (the error itself is {float(row['error']):.3f}, with an interval over analogies of "
+            f"{float(row['error_low']):.3f} to {float(row['error_high']):.3f}). The other seeds {truth} it, by "
             + " and ".join(f"{abs(x):.3f} (seed {s})" for s, x in rest.items())
             + f". Together: {told(effect.estimate, 3)}, **{VERDICTS[effect.sign]}**.\n\n"
             + f"Nothing was wrong with that training. In {odd} of the {three} recipes with three seeds or more one "
@@ -246,7 +254,7 @@ if candidates:
         )
     )
 else:
-    display(Markdown("In no cell with three seeds or more does one seed contradict all others here."))
+    display(Markdown("In no recipe with three seeds or more does one seed contradict all others here."))
 rows_here = sum(not np.isnan(e.estimate.low) for e in found.get(MAIN, {}).values())
 display(
     Markdown(
@@ -269,14 +277,16 @@ display(
 # - *shuffled examples*: every question gets the example pair of another relation;
 # - *best single LoRA*: told the relation, it uses the one LoRA that is best for it on validation concepts.
 #
-# Three rivals stand beside them, which are no controls: the **memoriser** of notebook 07, and two that read **words**.
-# *Words alone* tells the bare base what the edit is, *mixture and words* tells it as well as mixing. The released code
-# of the paper takes a prompt beside the pictures, so that what it makes cannot be credited to the pictures alone; the
-# basis here is trained without any.
+# Three methods stand beside them, which are no controls: the **memoriser** of notebook 07, and two that read **words**.
+# *Words alone* tells the bare base what the edit is (07 and the README call it *oracle instruction*), *mixture and
+# words* tells it as well as mixing. The released code of the paper takes a prompt beside the pictures, so that what it
+# makes cannot be credited to the pictures alone; the basis here is trained without any.
 
 # %%
 from lorweb_mini.analysis.bootstrap import Estimate
+from lorweb_mini.models.weights import weights_dir
 from lorweb_mini.show.unseen import by_group
+from lorweb_mini.training.log import read_log
 
 CONTROLS = ("bare base", "mean mixture", "uniform mixture", "untrained router", "shuffled examples", "best single LoRA")
 panel_of: dict[str, dict[str, Estimate]] = {}
@@ -302,9 +312,16 @@ display(by_group(shown, "error (copying b = 1)", top=1.6) if shown else lacking(
 # These intervals are over analogies, of one training. Where two of them do not overlap, the difference is beyond the
 # noise of the test analogies *for these weights*; another training may differ.
 #
-# Without the right example pair or without the right mixture the basis makes nothing of use, so that both matter. The
-# memoriser shows how far its training's own edits go: it is nearly exact on edits that could have been sampled, and on
-# unseen ones no worse than the starter.
+# The figure leaves out the bare base, which copies b, the uniform mixture, which is much like the untrained router, and
+# the one relation *between*.
+#
+# On edits that could have been sampled, on unseen strengths and on compositions every control is far behind, so that
+# the pair and the mixture matter there. On kinds **outside** the span the routed mixture is no better than a wrong one.
+# The memoriser is nearly exact on edits that could have been sampled; on unseen ones neither it nor the starter is
+# clearly ahead.
+#
+# Words alone are clearly better than the mixture on unseen edits, mostly on strengths, and not on sampled ones. Words
+# *beside* the mixture make no clear difference on either group as a whole.
 
 # %%
 WORDS = {1: "yes", -1: "no", 0: "undecided"}
@@ -317,6 +334,11 @@ def answer(question: str, samples: int, seeds: str, drawn: tuple[int, str] | Non
     ANSWERS.append(f"| {question} | {samples:,} | {seeds} | {' | '.join(said)} |")
 
 
+def samples_of(weights: str) -> int:
+    """Samples of the last training of shipped weights, by its log."""
+    return int(read_log(weights_dir() / weights / "log.csv")[-1]["samples"])
+
+
 def apart(control: str, group: str) -> tuple[int, str]:
     """1 where LoRWeB's interval lies below the control's, -1 above, 0 where they overlap; and both errors."""
     own, other = panel_of[group]["LoRWeB"], panel_of[group][control]
@@ -324,15 +346,18 @@ def apart(control: str, group: str) -> tuple[int, str]:
 
 
 for control in ("mean mixture", "shuffled examples", "best single LoRA", "memoriser") if panel_of else ():
-    answer(f"Shipped starter: better than *{control}*?", 28_096, "1", apart(control, "drawn"), apart(control, "unseen"))
+    both = apart(control, "drawn"), apart(control, "unseen")
+    answer(f"Shipped starter: better than *{control}*?", samples_of("starter"), "1", *both)
 
 # %% [markdown]
 # ## A rival on equal terms
 #
 # Is a basis with a router better than **one LoRA**? That depends on what is held equal. One LoRA without a router must
-# see a and a′ itself, which takes three times the tokens to read. So the grid has it with three ranks; the fourth rival
-# below is a pair-conditioned adapter. *Both* is the basis whose transformer sees a and a′ as well, as the paper's does
-# in a grid of pictures; it reads as many tokens as one LoRA.
+# see a and a′ itself, which takes three times the tokens to read. And which LoRA is as large as a basis? The grid has
+# three ranks: 119 has the parameters of the starter's LoRAs and router, 64 those of its LoRAs, and 4 is the rank of
+# each of them. The fourth rival below is a pair-conditioned adapter with the parameters of LoRAs and router. *Both* is
+# the basis whose transformer sees a and a′ as well, as the paper's does in a grid of pictures; it reads as many tokens
+# as one LoRA.
 #
 # The table compares four bases with them: the transformer sees b alone (*as the starter*, *query cat*) or a, a′ and b
 # (*both, …*), and the router reads the encoder of the pair (*as the starter*, *both, layout tokens*) or the paper's
@@ -347,7 +372,7 @@ LONG = {r["cell"] for r in headline}  # trained on 19,200 samples from five seed
 def versus(basis: str, rival: str, longer: bool) -> str:
     """A row of the table: for both groups of edits the errors of the two, and the difference over the seeds of both."""
     rows, samples = (headline, 19_200) if longer else (ablations, 5_760)
-    cells, answers, seeds = [], [], ""
+    cells, signs, seeds = [], [], ""
     for group in ("drawn", "unseen"):
         effect = effects(rows, group, rival).get(basis)
         if effect is None:
@@ -357,9 +382,9 @@ def versus(basis: str, rival: str, longer: bool) -> str:
         values = [np.mean([x for s, x in one.items() if s in effect.gaps]) for one in of_both]
         seeds = str(len(effect.gaps))
         cells += [f"{values[0]:.3f}, {values[1]:.3f}", f"{told(effect.estimate, 3)} **{VERDICTS[effect.sign]}**"]
-        answers.append((effect.sign, told(effect.estimate)))
-    if len(answers) == 2 and (rival == RIVALS[0] or (basis == STARTER and rival == RIVALS[3])):
-        answer(f"Is *{basis}* better than *{rival}*?", samples, seeds, *answers)
+        signs.append((effect.sign, told(effect.estimate, 3)))
+    if len(signs) == 2 and (rival == RIVALS[0] or (basis == STARTER and rival == RIVALS[3])):
+        answer(f"Is *{basis}* better than *{rival}*?", samples, seeds, *signs)
     return f"| {basis} | {rival} | {samples:,} | {seeds} | {' | '.join(cells)} |"
 
 
@@ -368,12 +393,44 @@ rows = [versus(basis, RIVALS[0], True) for basis in BASES if {basis, RIVALS[0]} 
 rows += [versus(basis, r, False) for basis in BASES for r in RIVALS if basis == STARTER or r in RIVALS[:2]]
 display(
     Markdown(
-        "| basis | rival | samples | seeds | sampled edits: both errors | basis minus rival "
-        "| unseen edits: both errors | basis minus rival |\n|:--|:--|--:|--:|--:|:--|--:|:--|\n" + "\n".join(rows)
+        "| basis | rival | samples | seeds | sampled edits: errors of basis, rival | basis minus rival "
+        "| unseen edits: errors of basis, rival | basis minus rival |\n|:--|:--|--:|--:|--:|:--|--:|:--|\n"
+        + "\n".join(rows)
     )
 )
 
 # %% [markdown]
+# The long trainings say: on sampled edits both bases with the encoder of the pair beat one LoRA, and with the paper's
+# query there is no difference. On unseen edits the starter's recipe and the paper's query are worse, and *both, layout
+# tokens* is undecided. Here are the same five seeds by group of edits:
+
+# %%
+SPLIT = ("drawn edit", "drawn", "unseen", "strength", "composition", "outside")
+
+
+def split_row(recipe: str, reference: str) -> str:
+    """A row of the table: in each group the recipe's error minus the reference's, over the seeds of both."""
+    gaps = [effects(headline, g, reference).get(recipe) for g in SPLIT]
+    cells = [f"{told(e.estimate, 3)} **{VERDICTS[e.sign]}**" if e else "–" for e in gaps]
+    return f"| {recipe} | {reference} | {' | '.join(cells)} |"
+
+
+rows = [split_row(recipe, RIVALS[0]) for recipe in BASES if {recipe, RIVALS[0]} <= LONG]
+rows += [split_row(recipe, STARTER) for recipe in BASES[1:] if {recipe, STARTER} <= LONG]
+display(
+    Markdown(
+        f"| basis | minus | {' | '.join(NAMES[g] for g in SPLIT)} |\n|:--|:--|{'--:|' * len(SPLIT)}\n" + "\n".join(rows)
+    )
+    if rows else lacking("headline")
+)  # fmt: skip
+effect = effects(headline, "unseen", STARTER).get(EXAMPLE)
+if effect is not None:
+    gains = [(e.sign, told(e.estimate, 3)) for e in (effects(headline, "drawn", STARTER)[EXAMPLE], effect)]
+    answer("Does seeing a and a′ as tokens help the basis?", 19_200, str(len(effect.gaps)), *gains)
+
+# %% [markdown]
+# A recipe that is better over all unseen edits need not be so in each group: the last rows of the table have examples.
+#
 # What is *not* equal here either: the rate of learning was chosen for the starter, and for one LoRA only roughly. And
 # the starter, the pair adapter and *both, layout tokens* read the encoder of the pair: 1.6 million frozen weights that
 # were trained to name edits and strengths, which *context only* cannot read. *Query cat* and *both, query cat* do not
@@ -419,6 +476,10 @@ display(
 
 # %% [markdown]
 # ## Ten questions to the grid
+#
+# Each is asked of trainings of 5,760 samples. Of other image encoders than TinyCLIP the questions name EfficientNet
+# alone; the grid above has two more, and on unseen edits the autoencoder's latents and raw pixels are better than
+# TinyCLIP with the paper's query.
 
 # %%
 QUESTIONS = {
@@ -464,8 +525,9 @@ display(
 # ## A style that nobody was trained on
 #
 # Another thing that may matter is who drew the pictures. Autoencoder, base, encoders and bases were all trained on six
-# styles, and so far every test picture was of one of them. Fluent Emoji in high contrast is a seventh, which none of
-# them was shown: black shapes with white lines cut out. Below, the full basis answers in one step.
+# styles, and in this notebook every test picture so far was of one of them. Fluent Emoji in high contrast is a seventh,
+# which none of them was shown: black shapes with white lines cut out. Below, the full basis answers in one step. The
+# eight edits were fixed, and the pictures taken from the sheet at equal distances, before any answer was made.
 
 # %%
 from lorweb_mini.analysis.generalisation import judge
@@ -476,7 +538,6 @@ from lorweb_mini.show.pictures import relation_label, triplets
 
 foreign = rows_of("foreign")
 strange = foreign_pictures()
-# Of ten concepts evenly spaced in the sheet, each edit takes its a and its b; no answer was looked at.
 SAMPLED = ("edit/background=280", "edit/flip_horizontal", "edit/invert", "edit/rotate=40")
 UNSEEN = ("edit/background=110", "edit/tint=66", "compose/edit/invert+edit/move=18,-4", "edit/ripple=5")
 spaced = list(strange)[:: len(strange) // 10][:10]
@@ -501,9 +562,10 @@ triplets(
 # Backgrounds, inversion, flip and tint are made, also at the two unseen strengths; the turn, the move and the ripple
 # are not.
 #
-# The same edits were asked of the same test concepts in a trained style of black lines on white (OpenMoji black), in a
-# trained style of flat colours, and in this one; of the pair and of b alike, or of one of them only. Edits that do not
-# show on a black drawing, such as a change of hue, are left out everywhere.
+# For the table, the edits of the test panel were asked of the same test concepts in a trained style of black lines on
+# white (OpenMoji black), in a trained style of flat colours, and in this one; of the pair and of b alike, or of one of
+# them only. Edits that do not show on a black drawing, such as a change of hue, are left out everywhere. Each basis is
+# asked the kinds of edit that it was trained for and the unseen ones near them, so compare within a basis.
 
 # %%
 LINES = "pair: line drawings, b: line drawings"
@@ -523,16 +585,17 @@ for r in sorted(of_basis, key=lambda r: (r["weights"], r["group"])):
     error = told(Estimate(*(float(r["error" + end]) for end in ("", "_low", "_high"))))
     sign, gap = gap_to_lines(r)
     verdict = "– | –" if r["cell"] == LINES else f"{gap} | {HARDER[sign]}"
-    rows.append(f"| {r['weights']} | {NAMES[r['group']]} | {pair} | {asked_of} | {error} | {verdict} |")
-for weights, samples in (("full", 1_176_576), ("starter", 28_096)):
+    edits = f"{NAMES[r['group']]} ({r['relations']})"
+    rows.append(f"| {r['weights']} | {edits} | {pair} | {asked_of} | {error} | {verdict} |")
+for weights in ("full", "starter"):
     cell = {r["group"]: gap_to_lines(r) for r in of_basis
             if r["weights"] == weights and r["cell"] == "pair: foreign drawings, b: foreign drawings"}  # fmt: skip
     if cell:
-        answer(f"Shipped {weights} basis: are foreign drawings harder than a trained style of lines?", samples, "1",
-               cell["drawn"], cell["unseen"])  # fmt: skip
+        question = f"Shipped {weights} basis: are foreign drawings harder than a trained style of lines?"
+        answer(question, samples_of(weights), "1", cell["drawn"], cell["unseen"])
 display(
     Markdown(
-        "| basis | edits | a and a′ | b | error | minus that of line drawings | it is |\n"
+        "| basis | edits (relations) | a and a′ | b | error | minus that of line drawings | it is |\n"
         "|:--|:--|:--|:--|--:|--:|:--|\n" + "\n".join(rows)
     )
     if rows else lacking("foreign")
@@ -540,11 +603,12 @@ display(
 
 # %% [markdown]
 # On unseen edits the full basis is slightly better on foreign drawings than on line drawings, and the starter is worse
-# there, so that these numbers do not say that a foreign style is harder or easier in general. The trained style of flat
-# colours is harder than line drawings for both of them. Intervals resample the concepts that b shows, of one basis. The
-# file `data/results/foreign.csv` also has the base told in words, and what the autoencoder loses on each style.
+# there, so that these numbers do not say that a foreign style is harder or easier in general. Also on unseen edits, the
+# trained style of flat colours is harder than line drawings for both of them; on sampled edits it is undecided.
+# Intervals resample the concepts that b shows, of one basis. The file `data/results/foreign.csv` also has the base told
+# in words, and what the autoencoder loses on each style.
 #
-# ## One cell, live
+# ## One training, live
 #
 # Does the grid hold on *your* machine? The recipe *as the starter* was trained from five seeds. You train a sixth, from
 # a seed that is not among them. Where should it land? Not in the interval of the mean, which is about the mean: the
@@ -608,10 +672,11 @@ display(
 )  # fmt: skip
 
 # %% [markdown]
-# If it landed outside: five seeds know the spread only roughly, and there are two groups, so that this happens more
-# often than once in twenty. Change `SEED` to 6, 7, … and run the cells again. Everybody who keeps 5 gets the same
-# training up to rounding, so that it counts once. A processor with bf16 multiplies in it (`precision auto`), a small
-# change of recipe.
+# If it landed outside: the interval allows for a spread that only five seeds tell, but there are two groups, and
+# spreads need not be normal, so that this happens somewhat more often than once in twenty. Change `SEED` to 6, 7, … and
+# run the cells again; all are compared with the same five trainings, so their results are not independent. Everybody
+# who keeps 5 gets the same training up to rounding, so that it counts once. A processor with bf16 multiplies in it
+# (`precision auto`), a small change of recipe.
 
 # %% [markdown]
 # ## Exercise 1: an effect by hand
@@ -788,11 +853,11 @@ plain = [c for c in ordered if p_values[c] <= 0.05]
 display(
     Markdown(
         f"In the grid above, on {NAMES.get(MAIN, MAIN)}: {len(plain)} of {len(ordered)} rows have p ≤ 0.05; after "
-        f"Holm's correction {len(kept)} remain: {', '.join(kept) or 'none'}. With three seeds the first of "
+        f"Holm's correction {', '.join(kept) or 'none'} remains. With three seeds the first of "
         f"{len(ordered)} rows needs a |t| of {stats.t.ppf(1 - 0.025 / len(ordered), 2):.0f}, so that the correction "
         "can keep hardly any; that does not show that nothing matters."
         if p_values
-        else "p-values need two seeds of a cell at least. " + lacking("ablations").data
+        else "p-values need two seeds of a recipe at least. " + lacking("ablations").data
     )
 )
 
@@ -805,7 +870,8 @@ display(
         "| question | samples | seeds | edits that could have been sampled | unseen edits |\n|:--|--:|--:|:--|:--|\n"
         + "\n".join(ANSWERS)
         + "\n\nNumbers are errors or differences of errors, in brackets 95 % intervals: over seeds where there are "
-        "several, else over analogies. *Undecided* means that these trainings do not decide it."
+        "several, else over analogies; in the last row the interval for one more training. *No* means that the "
+        "opposite is decided, *undecided* that these trainings do not decide it."
     )
 )
 
@@ -816,7 +882,7 @@ display(
 #   analogies answer another question.
 # - A single seed can point the other way; the section above looks for the worst case in this grid.
 # - A claim about a basis needs controls (is it the router, the pair, the mixing?) and rivals on equal terms. *Equal*
-#   has several meanings, and the table names each of them.
+#   has several meanings: in trained parameters, in rank, in samples, in what is read.
 # - Publish numbers that others can check by running the code.
 #
 # **Next: 09, To the real FLUX.**
@@ -824,11 +890,11 @@ display(
 # ## Where it is in the paper, and elsewhere
 #
 # - LoRWeB ([arXiv 2602.15727](https://arxiv.org/abs/2602.15727)) varies the size of the basis and the rank, and the
-#   encoder; here cells have up to five seeds, at a size where that is affordable. `figures/claims.md` goes through its
-#   claims one by one.
+#   encoder; here a recipe has three to five seeds, at a size where that is affordable. `figures/claims.md` goes through
+#   its claims one by one.
 # - RelationAdapter is the kind of rival that `benchmarks/pair_adapter.py` re-implements at this size.
-# - In this repository: `benchmarks/cells.py` (what each cell changes), `benchmarks/studies.py` (trains and judges),
-#   `data/results/` (one row a cell, group and method), `lorweb_mini/analysis/results.py` (effects and intervals).
+# - In this repository: `benchmarks/cells.py` (what each recipe changes), `benchmarks/studies.py` (trains and judges),
+#   `data/results/` (one row a training, group and method), `lorweb_mini/analysis/results.py` (effects and intervals).
 
 # %%
 folder.cleanup()

@@ -648,6 +648,8 @@ import json
 
 import plotly.graph_objects as go
 
+from lorweb_mini.show.space import live_or_still
+
 
 def strip(pictures: torch.Tensor) -> str:
     """k pictures side by side as a data URI."""
@@ -675,11 +677,7 @@ for axis, R in zip(axes, few, strict=True):
     axis.imshow(to_pil(torch.cat(list(strips[R]), 2)))
     axis.set(xticks=[], yticks=[])
     axis.set_ylabel(f"rank {R}", rotation=0, ha="right", va="center")
-still = io.BytesIO()
-figure.savefig(still, format="png", dpi=85)
-fallback = base64.b64encode(still.getvalue()).decode()
-bundle = {"application/vnd.plotly.v1+json": json.loads(live.to_json()), "image/png": fallback, "text/plain": "strips"}
-display(bundle, raw=True)
+display(live_or_still(json.loads(live.to_json()), figure), raw=True)
 
 # %% [markdown]
 # ## Exercise 2: the smallest file that is good enough
