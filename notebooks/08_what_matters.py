@@ -82,8 +82,9 @@ display(forest(rivals, "unseen edits: five seeds of 19,200 samples") if rivals e
 #
 # The error of a group is the **median over its relations**. *Edits that could have been sampled*, for short *sampled
 # edits*, are 48 relations of one to three edits. *Unseen edits* are 19: nine strengths, four compositions, five kinds
-# outside the span and one between. Their errors lie far apart, from about .3 for strengths to about .9 outside, so that
-# a change can help in one group and hurt in another: look at the single groups before you trust the median of all.
+# outside the span and one between. Their errors lie far apart, from about 0.3 to 0.5 for strengths and compositions to
+# about 0.9 outside, so that a change can help in one group and hurt in another: look at the single groups before you
+# trust the median of all.
 #
 # The menu chooses the group; hover over a dot for its seed. An arrow at the edge stands for a recipe beyond the axis.
 # A page without scripts shows the first group alone.

@@ -135,6 +135,7 @@ def _means(
     own: Sequence[Effect], rows: Mapping[str, str], name: str, look: tuple[str, str], half: float
 ) -> dict[str, Any]:
     """Means with their intervals as a trace of plotly.js; an arrow at the end of the axis for those beyond."""
+    own = sorted(own, key=lambda x: abs(x.estimate.value) > half)  # the legend shows the first one's symbol
     values = np.array([x.estimate.value for x in own])
     beyond = np.abs(values) > half
     reach = [
