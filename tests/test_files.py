@@ -17,7 +17,15 @@ from lorweb_mini.emoji import latents
 from lorweb_mini.emoji.latents import encoded
 from lorweb_mini.emoji.sheets import load_emoji
 from lorweb_mini.errors import InputError
-from lorweb_mini.files import cache_dir, read_json, read_text, tolerant_console, whole_file, write_atomically
+from lorweb_mini.files import (
+    cache_dir,
+    read_json,
+    read_text,
+    tolerant_console,
+    whole_file,
+    writable_folder,
+    write_atomically,
+)
 from lorweb_mini.models.autoencoder import MiniAutoencoder
 
 
@@ -143,3 +151,11 @@ def test_consoles_that_lack_characters(monkeypatch: pytest.MonkeyPatch, encoding
     print(said, flush=True)
     shown = console.buffer.getvalue().decode(encoding).strip()
     assert "result" in shown and "done" in shown and (shown == said) is (encoding == "utf-8")
+
+
+def test_a_folder_to_write_to_is_tried(tmp_path: Path) -> None:
+    assert writable_folder(tmp_path / "new") == tmp_path / "new" and not list((tmp_path / "new").iterdir())
+    (tmp_path / "file").write_text("")
+    for wrong in (Path("/proc/self/new"), Path("/proc/self"), tmp_path / ("x" * 300), tmp_path / "file" / "new"):
+        with pytest.raises(InputError, match="expected a folder"):
+            writable_folder(wrong)

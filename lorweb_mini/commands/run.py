@@ -22,11 +22,11 @@ from ..analysis.unseen import panel
 from ..core.editor import BasisConfig, Editor, load
 from ..emoji.relations import Analogy, analogies
 from ..errors import InputError
-from ..files import made_folder, read_json, tolerant_console, write_atomically
+from ..files import read_json, tolerant_console, writable_folder, write_atomically
 from ..models.encoders import EFFICIENTNET, Judge
 from ..models.weights import WEIGHTS, load_config, weights_dir
 from ..training.config import TrainingConfig
-from ..training.log import LOG
+from ..training.log import LOG, read_log
 from ..training.loop import train
 from ..training.state import STATE
 from .results import SEEN, draw_figures, report_of, space_report
@@ -101,7 +101,7 @@ def finished(folder: Path, config: TrainingConfig, basis: BasisConfig | None = N
     ours = shape | json.loads(json.dumps(asdict(config)))
     if changed := {k: v for k, v in stored.items() if ours.get(k) != v}:
         raise InputError(f"{folder} holds a finished run of other settings ({changed} there): {remedy}")
-    if not (folder / LOG).is_file():
+    if not (folder / LOG).is_file() or not read_log(folder / LOG):
         raise InputError(f"expected {LOG} beside the finished weights in {folder}, found none: {remedy}")
     return True
 
@@ -222,7 +222,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"expected a --folder of another name, since {folder.name} is written beside it, got {folder}")
     config = training_config(profile, options)
     # What can fail without a training fails before it.
-    made_folder(output)
+    writable_folder(folder)
+    writable_folder(output)
     baseline_folder, baseline = folder.parent / "one_lora", replace(config, learning_rate=ONE_LORA_RATE)
     if options.train_baseline and not options.fresh:
         finished(baseline_folder, baseline, one_lora_config())

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from ..emoji.relations import Relation, get_relation
 from ..errors import InputError, whole_number
 from ..files import made_folder, read_json, tolerant_console, write_atomically
 from ..models.miniature import QUERIES, BasisConfig
-from ..models.weights import weights_dir
+from ..models.weights import fingerprint, weights_dir
 from ..training.analogies import Listed, artists_relations
 from ..training.autoencoder import AutoencoderRecipe
 from ..training.base import BaseRecipe
@@ -28,7 +30,7 @@ from ..training.config import TrainingConfig
 from ..training.encoder import EncoderRecipe
 from ..training.loop import LOGS, Recipe, check_folder, train, write_configuration
 from ..training.pair_encoder import PairRecipe
-from ..training.state import PART, STATE, has_state, read_progress
+from ..training.state import PART, STATE, check_settings, has_state, read_progress
 
 DEFAULTS = {
     "autoencoder": TrainingConfig(minutes=25, batch_size=32, learning_rate=2e-3, weight_decay=1e-3, ema_decay=0.998),
@@ -105,13 +107,19 @@ def recipe_of(part: str, basis: BasisConfig | None = None, seed: int = 0, **opti
     return BasisRecipe(basis or BASES[part], relations_of(part), seed=seed, fresh=fresh, **options)
 
 
-def branch(source: Path, folder: Path, config: TrainingConfig, samples: int) -> TrainingConfig:
+def branch(
+    source: Path, folder: Path, config: TrainingConfig, samples: int, settings: Mapping[str, Any] = MappingProxyType({})
+) -> TrainingConfig:
     """Starts the decay of an unfinished run in a folder of its own: its state, and a plan that ends ``samples`` later.
 
     A branch that was started goes on by its own plan, whatever has become of the source.
 
+    Args:
+        settings: those of the recipe; the source's have to be the same.
+
     Raises:
-        InputError: the source has no unfinished run, or the folder has one already of another length.
+        InputError: the source has no unfinished run, or one of other settings, or the folder has one already of another
+            length. The folder is left as it was.
     """
     if has_state(folder):
         plan = read_json(folder / "training.json", ["samples", "decay_samples"])
@@ -120,6 +128,9 @@ def branch(source: Path, folder: Path, config: TrainingConfig, samples: int) -> 
         return replace(config, samples=plan["samples"], decay_samples=samples)
     if not (source / STATE).is_file():
         raise InputError(f"expected an unfinished run in {source}, found none")
+    progress = read_progress(source / STATE)
+    ours, found = json.loads(json.dumps({**asdict(config), **settings})), progress["config"]
+    check_settings(ours if settings else {**found, **ours}, found, source)
     # Copied first and named last: the logs may go on beyond it, where a resumed run cuts them, and a kill before it has
     # its name leaves nothing that looks like a branch.
     part = made_folder(folder) / PART
@@ -127,7 +138,7 @@ def branch(source: Path, folder: Path, config: TrainingConfig, samples: int) -> 
     for name in LOGS:
         if (source / name).is_file():
             write_atomically(folder / name, (source / name).read_bytes())
-    done = read_progress(part)["step"] * config.batch_size
+    done = progress["step"] * config.batch_size
     config = replace(config, samples=done + samples, decay_samples=samples)
     write_configuration(folder, config)
     os.replace(part, folder / STATE)
@@ -222,8 +233,9 @@ def main(arguments: list[str] | None = None) -> None:
     # The new decoder takes the place of the one it starts from.
     over = options.from_weights is not None or (part == "decoder" and target.resolve() == folder.resolve())
     check_folder(target, over or options.fresh)
-    if options.branch_from is not None:
-        config = branch(options.branch_from, target, config, options.samples)
+    whole_number(options.num_workers, "num_workers", least=0)
+    if options.from_weights is not None and not any(options.from_weights.glob("*.safetensors")):
+        raise InputError(f"expected a folder with finished weights, got {options.from_weights}")
     basis, more = None, given(options, *OPTIONS.get(part, ()))
     only_drawn: dict[str, Any] = {}
     if part in BASES:
@@ -233,10 +245,11 @@ def main(arguments: list[str] | None = None) -> None:
     if more.get("change_floor") == 0:
         more["change_floor"] = None
     recipe = recipe_of(part, basis, options.seed, **more)
-    if options.from_weights is not None:
-        recipe.start_from(options.from_weights)
-    elif part == "decoder":
-        recipe.start_from(folder)
+    if (start := options.from_weights or (folder if part == "decoder" else None)) is not None:
+        recipe.start_from(start)
+        recipe.began_with = fingerprint(start)
+    if options.branch_from is not None:
+        config = branch(options.branch_from, target, config, options.samples, recipe.settings())
     make = partial(recipe_of, part, basis, options.seed, **more, **only_drawn)
     summary = train(recipe, config, target, options.fresh, options.num_workers, make, over)
     print({k: round(v, 4) for k, v in summary.items()})

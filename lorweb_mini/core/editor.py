@@ -269,13 +269,24 @@ class Editor:
         return path
 
     def save(self, folder: str | Path, **notes: Any) -> None:
-        """Writes the basis, the router and their configuration; ``notes`` are kept in config.json."""
+        """Writes the basis, the router and their configuration, and an encoder of the pair that is not the shipped one.
+
+        ``notes`` are kept in config.json; InputError for one that is named as a part of the configuration.
+        """
+        if taken := sorted(notes.keys() & {*asdict(self.config), "frozen"}):
+            raise InputError(f"expected notes of other names than the configuration's, got {', '.join(taken)}")
         state = {f"basis.{k}": v for k, v in self.basis.state_dict().items()}
         if self.router is not None:
             state |= {f"router.{k}": v for k, v in self.router.state_dict().items()}
-        if self.pair_encoder is not None and notes.get("tuned_pair_encoder"):
+        if self.pair_encoder is not None and not _is_shipped(self.pair_encoder):
             state |= {f"pair_encoder.{k}": v for k, v in self.pair_encoder.state_dict().items()}
         save_weights(folder, {**asdict(self.config), **notes, "frozen": frozen_fingerprint(self.config)}, state)
+
+
+def _is_shipped(encoder: PairEncoder) -> bool:
+    own, shipped = encoder.state_dict(), PairEncoder.load(weights_dir() / "pair_encoder").state_dict()
+    same = own.keys() == shipped.keys() and all(own[k].shape == shipped[k].shape for k in own)
+    return same and all(torch.equal(own[k].cpu(), shipped[k]) for k in own)
 
 
 def new_editor(config: BasisConfig, seed: int = 0) -> Editor:

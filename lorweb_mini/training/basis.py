@@ -18,8 +18,9 @@ from ..core.editor import LATER, BasisConfig, Editor, new_editor
 from ..emoji.distributions import Distribution
 from ..emoji.latents import PictureSource
 from ..emoji.relations import Relation
-from ..errors import InputError, finite_number
-from ..models.weights import load_weights
+from ..errors import InputError, finite_number, naming
+from ..models.miniature import frozen_fingerprint
+from ..models.weights import load_state, load_weights
 from .analogies import FreshAnalogies, LatentBank, Listed
 from .flow import EXACT_SHIFT, NUMBERS_OF_EDITS, SHIFT, FlowRecipe, training_sample, validation_sample
 from .log import routing_statistics
@@ -66,7 +67,7 @@ class BasisRecipe(FlowRecipe):
         finite_number(artists_share, "artists_share", most=1)
         self.balance, self.pair_rate = finite_number(balance, "balance"), finite_number(pair_rate, "pair_rate")
         self.exact_shift = finite_number(exact_shift, "exact_shift", -LARGEST_SHIFT, LARGEST_SHIFT)
-        self.settings = {"balance": balance, "exact_shift": exact_shift, "emphasis": dict(emphasis)}
+        self.options = {"balance": balance, "exact_shift": exact_shift, "emphasis": dict(emphasis)}
         self.editor = editor if editor is not None else new_editor(config, seed)
         self.transformer, self.router = self.editor.base.transformer, self.editor.router
         self.notes: dict[str, Any] = {"relations": [r.name for r in chosen]}
@@ -113,7 +114,8 @@ class BasisRecipe(FlowRecipe):
         return groups
 
     def configuration(self) -> dict[str, Any]:
-        return {"basis": asdict(self.editor.config), **self.notes, **self.settings}
+        config = self.editor.config
+        return {"basis": asdict(config), "frozen": frozen_fingerprint(config), **self.notes, **self.options}
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         a, a_prime, b, b_prime, exact = self.analogies.draw(rng, size)
@@ -175,5 +177,8 @@ class BasisRecipe(FlowRecipe):
         fixed = {} if self.router is None else {f"router.{k}": v for k, v in self.router.named_buffers()}
         for name in ("basis", "router", "pair_encoder"):
             own = {k.removeprefix(f"{name}."): v for k, v in {**state, **fixed}.items() if k.startswith(f"{name}.")}
-            if own:
-                getattr(self.editor, name).load_state_dict(own)
+            if own and name == "basis":
+                with naming(folder):
+                    self.editor.basis.load_state_dict(own)
+            elif own:
+                load_state(getattr(self.editor, name), own, folder)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..emoji.latents import encoded
 from ..emoji.relations import training_pictures
 from ..emoji.sheets import load_emoji
+from ..errors import InputError, whole_number
 from ..models.autoencoder import MiniAutoencoder
 from ..models.text import vectors_of
 from ..models.tiny_clip import TinyCLIP
@@ -37,7 +38,7 @@ class EncoderRecipe(Recipe):
         self.encoder = TinyCLIP()
         known = known_relations()
         autoencoder = MiniAutoencoder.load(weights_dir() / "autoencoder")
-        self.edited_pairs = edited_pairs
+        self.edited_pairs = whole_number(edited_pairs, "edited_pairs")
         self.bank = LatentBank(autoencoder, known, edited_pairs)
         self.weights = self.bank.weights(least=1)
         # Relations that are asked for in the same words are one class.
@@ -64,6 +65,8 @@ class EncoderRecipe(Recipe):
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         half = size // 2
+        if half > len(self.concepts):
+            raise InputError(f"expected a batch of at most {2 * len(self.concepts)}, two a concept, got {size}")
         drawn = []
         for i in rng.choice(len(self.concepts), half, replace=False):
             members = self.concepts[i]

@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..errors import InputError, whole_number
-from ..files import as_path, made_folder, write_atomically
+from ..files import as_path, writable_folder, write_atomically
 from . import sharding
 from .config import TrainingConfig, autocasts, learning_rate_factor, optimizers_of
 from .log import LOG, VALIDATION, append_log, cut_log
@@ -46,9 +46,11 @@ class Recipe(nn.Module):
 
     Attributes:
         accumulate: forward passes that share a step's batch equally, for less memory at once.
+        began_with: fingerprint of the finished weights that the training started from; empty without any.
     """
 
     accumulate = 1
+    began_with = ""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups of trainable parameters; ``scale`` (default 1) multiplies the learning rate of a group."""
@@ -68,6 +70,10 @@ class Recipe(nn.Module):
     def configuration(self) -> dict[str, Any]:
         """What is trained, as JSON; a killed run resumes only where this is the same."""
         return {}
+
+    def settings(self) -> dict[str, Any]:
+        """The configuration, and which weights the training began with where it began with some."""
+        return self.configuration() | ({"from_weights": self.began_with} if self.began_with else {})
 
     def shard_units(self) -> list[nn.Module]:
         """What FSDP gathers and lets go together: inner modules before those that hold them."""
@@ -173,8 +179,9 @@ def train(
 
     Raises:
         InputError: another training is at work in the folder, it holds an unfinished run of another configuration or
-            finished weights that may not be replaced, or its state file is damaged.
-        FloatingPointError: the loss is NaN or infinite.
+            finished weights that may not be replaced, its state file is damaged, or the plan is over before that of the
+            unfinished run would be.
+        FloatingPointError: the loss is NaN or infinite, or the weights at the end are.
     """
     if whole_number(num_workers, "num_workers", least=0) and make is None:
         raise InputError("expected what makes the recipe in each of the processes that draw batches, got none")
@@ -199,7 +206,7 @@ def train(
 
 def check_folder(folder: str | Path, replace: bool = False) -> None:
     """InputError for a file, or, unless they may be replaced, finished weights: a typing slip would cost a training."""
-    made = made_folder(as_path(folder))
+    made = writable_folder(as_path(folder))
     if not replace and not has_state(made) and any(made.glob("*.safetensors")):
         raise InputError(f"expected a folder without finished weights, got {folder}: choose another, or train --fresh")
 
@@ -208,7 +215,7 @@ def check_folder(folder: str | Path, replace: bool = False) -> None:
 def _alone_in(folder: Path) -> Iterator[None]:
     """InputError where another training is at work in a folder: each would write over state and log of the other."""
     # The system lets go of it when its process ends, however it ends.
-    lock = FileLock(made_folder(folder) / LOCK, timeout=0)
+    lock = FileLock(writable_folder(folder) / LOCK, timeout=0)
     try:
         if os.environ.get("RANK", "0") == "0":  # the first of the processes of one training
             lock.acquire()
@@ -250,7 +257,7 @@ class _Run:
         if config.ema_decay is not None:
             # torch's joint copy knows no sharded tensors.
             ema = EMAModel(parameters, decay=config.ema_decay, use_ema_warmup=True, power=2 / 3, foreach=not sharded)
-        settings = json.loads(json.dumps({**asdict(config), **recipe.configuration()}))
+        settings = json.loads(json.dumps({**asdict(config), **recipe.settings()}))
         self.state = TrainingState(parameters, optimizers_of(config, groups), ema, settings, sharded)
         self._start(fresh)
         self.model: nn.Module = recipe
@@ -266,18 +273,33 @@ class _Run:
         """Restores an unfinished run, or leaves the folder as it is until there is something to put in its place."""
         self.new = fresh or not has_state(self.folder)
         if not self.new:
-            self.state.load(self.folder)
+            self._check_plan(self.state.load(self.folder))
             if self.is_main:
                 for name in LOGS:
                     cut_log(self.folder / name, self.state.step)
 
-    def _write_log(self) -> None:
-        """Appends the rows since the last checkpoint; the first time, what an earlier training left goes."""
+    def _check_plan(self, found: dict[str, Any]) -> None:
+        """InputError where another plan is over already: a typing slip would end a run before its rate has fallen."""
+        plans = [{k: s.get(k) for k in ("steps", "samples", "minutes")} for s in (self.state.settings, found)]
+        if self.progress >= 1 and plans[0] != plans[1]:
+            done = f"{self.summary()['samples']:,} samples, {self.state.elapsed / 60:.1f} minutes"
+            raise InputError(
+                f"expected a plan beyond the {done} of the unfinished run in {self.folder}, got {plans[0]}"
+            )
+
+    def _write(self, save: Callable[[], None], kept: Path | None = None) -> None:
+        """Saves state or weights, and appends the rows since the last checkpoint to the log.
+
+        Of a run that goes on, first the rows: a resume cuts those beyond its state. Of a new one, first what is saved:
+        where this fails, as on a full disk, what an earlier training left is still there; then all of it goes.
+        """
+        if not self.new and self.is_main:
+            append_log(self.folder / LOG, self.rows)
+        save()
         if self.new and self.is_main:
             for name in LOGS:
                 (self.folder / name).unlink(missing_ok=True)
-            remove_state(self.folder)
-        if self.is_main:
+            remove_state(self.folder, kept)
             append_log(self.folder / LOG, self.rows)
         self.new, self.rows = False, []
 
@@ -368,8 +390,7 @@ class _Run:
 
     def _checkpoint(self) -> None:
         self.saved = self.state.elapsed
-        self._write_log()
-        self.state.save(self.folder, self.is_main)
+        self._write(lambda: self.state.save(self.folder, self.is_main), self.state.path(self.folder))
         if self.is_main:
             write_configuration(self.folder, self.config)
         if self.is_main and not self.state.sharded:
@@ -395,10 +416,16 @@ class _Run:
             self.state.ema.copy_to(self.state.parameters)
         if self.state.sharded:
             sharding.gather(self.recipe)
-        self._write_log()
+        self.recipe.eval()
+        self._write(self._save_weights)
         if self.is_main:
-            self.recipe.eval()
-            self.recipe.save(self.folder)
             write_configuration(self.folder, self.config)
             remove_state(self.folder)
         self.accelerator.wait_for_everyone()
+
+    def _save_weights(self) -> None:
+        if not self.is_main:
+            return
+        if not all(torch.isfinite(p).all() for p in self.recipe.parameters()):
+            raise FloatingPointError(f"the weights are not finite at step {self.state.step}: lower the learning rate")
+        self.recipe.save(self.folder)

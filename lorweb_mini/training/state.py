@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,10 @@ class TrainingState:
                     tensors[f"optimizer/{i}/{key}"] = value.contiguous()
         return tensors
 
+    def path(self, folder: Path) -> Path:
+        """Where :meth:`save` writes."""
+        return folder / (f"state-{self.step:08d}" if self.sharded else STATE)
+
     def save(self, folder: Path, is_main: bool) -> None:
         """Replaces the folder's state whole or not at all; with FSDP all processes call it together."""
         progress = {"step": self.step, "elapsed": self.elapsed, "recent": self.recent, "config": self.settings}
@@ -70,13 +75,13 @@ class TrainingState:
             part = folder / PART
             try:
                 save_file(self.tensors(), part, metadata={"progress": json.dumps(progress)})
-                os.replace(part, folder / STATE)
+                os.replace(part, self.path(folder))
             finally:
                 part.unlink(missing_ok=True)  # on a full disk
 
     def _save_sharded(self, folder: Path, progress: dict[str, Any]) -> None:
         """The folder gets its name once it is whole, so that a kill leaves the old state or the new one."""
-        target = folder / f"state-{self.step:08d}"
+        target = self.path(folder)
         part = target.with_name(target.name + ".part")
         main = dist.get_rank() == 0
         if main:
@@ -88,12 +93,11 @@ class TrainingState:
         dist.barrier()
         if main:
             os.replace(part, target)
-            for old in sharded_states(folder)[:-1]:
-                shutil.rmtree(old)
+            remove_state(folder, kept=target)
         dist.barrier()
 
-    def load(self, folder: Path) -> None:
-        """Restores what :meth:`save` wrote, with FSDP on any number of processes.
+    def load(self, folder: Path) -> dict[str, Any]:
+        """Restores what :meth:`save` wrote, with FSDP on any number of processes; the settings it was written with.
 
         InputError where the state is damaged, or of other settings, another model, or the other kind.
         """
@@ -103,7 +107,7 @@ class TrainingState:
             said = f"expected the state of a run {expected} FSDP in {folder}, got that of one {got} it: {REMEDY}"
             raise InputError(said)
         progress = read_progress(states[-1] / PROGRESS if self.sharded else folder / STATE)
-        self._check_settings(folder, progress["config"])
+        check_settings(self.settings, progress["config"], folder)
         if self.sharded:
             self._fill_sharded(states[-1])
         else:
@@ -111,15 +115,7 @@ class TrainingState:
         self.step, self.elapsed, self.recent = progress["step"], progress["elapsed"], progress["recent"]
         if self.ema is not None:
             self.ema.optimization_step = self.step
-
-    def _check_settings(self, folder: Path, found: dict[str, Any]) -> None:
-        keys = sorted((self.settings.keys() | found.keys()) - set(PLAN))
-        ours, theirs = ({k: s.get(k) for k in keys} for s in (self.settings, found))
-        if changed := [k for k in keys if ours[k] != theirs[k]]:
-            raise InputError(
-                f"expected an unfinished run with { ({k: ours[k] for k in changed}) } in {folder}, "
-                f"got one with { ({k: theirs[k] for k in changed}) }: {REMEDY}"
-            )
+        return progress["config"]
 
     def _owner(self, parameter: Tensor) -> torch.optim.Optimizer:
         return next(o for o in self.optimizers for g in o.param_groups if any(p is parameter for p in g["params"]))
@@ -153,6 +149,17 @@ class TrainingState:
             raise InputError(said) from None
 
 
+def check_settings(settings: Mapping[str, Any], found: Mapping[str, Any], folder: Path) -> None:
+    """InputError where an unfinished run in a folder has other settings than these; the plan may be another."""
+    keys = sorted((settings.keys() | found.keys()) - set(PLAN))
+    ours, theirs = ({k: s.get(k) for k in keys} for s in (settings, found))
+    if changed := [k for k in keys if ours[k] != theirs[k]]:
+        raise InputError(
+            f"expected an unfinished run with { ({k: ours[k] for k in changed}) } in {folder}, "
+            f"got one with { ({k: theirs[k] for k in changed}) }: {REMEDY}"
+        )
+
+
 def sharded_states(folder: Path, name: str = r"state-\d{8,}") -> list[Path]:
     """Whole states with FSDP in a folder, the newest last: names that the trainer writes, and no other."""
     return sorted(x for x in folder.glob("state-*") if re.fullmatch(name, x.name) and x.is_dir())
@@ -163,12 +170,14 @@ def has_state(folder: Path) -> bool:
     return (folder / STATE).exists() or bool(sharded_states(folder))
 
 
-def remove_state(folder: Path) -> None:
-    """Removes the state of an unfinished run, of either kind, and what a killed write left behind."""
-    for name in (STATE, PART):
-        (folder / name).unlink(missing_ok=True)
+def remove_state(folder: Path, kept: Path | None = None) -> None:
+    """Removes the states of unfinished runs, of either kind, and what a killed write left behind, but for one."""
+    for path in (folder / STATE, folder / PART):
+        if path != kept:
+            path.unlink(missing_ok=True)
     for path in sharded_states(folder, r"state-\d{8,}(\.part)?"):
-        shutil.rmtree(path)
+        if path != kept:
+            shutil.rmtree(path)
 
 
 def read_progress(path: Path) -> dict[str, Any]:

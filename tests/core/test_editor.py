@@ -372,6 +372,9 @@ def test_save_and_load(simple: lw.Editor, tmp_path: Path, monkeypatch: pytest.Mo
     again = lw.load(tmp_path / "mine")
     assert torch.equal(again.edit(*triplet, steps=2).pictures, loaded.edit(*triplet, steps=2).pictures)
     assert '"note": "kept"' in (tmp_path / "mine" / "config.json").read_text()
+    with pytest.raises(lw.InputError, match="expected notes of other names than the configuration's, got frozen, rank"):
+        loaded.save(tmp_path / "other", rank=3, frozen="mine", note="kept")
+    assert not (tmp_path / "other").exists()
 
 
 def test_basis_of_other_frozen_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

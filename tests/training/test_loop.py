@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import socket
 import time
@@ -204,6 +205,62 @@ def test_resume_with_another_configuration(tmp_path: Path, changes: dict[str, An
         train(Curve(), replace(CONFIG, **changes), tmp_path)
     assert next(iter(changes)) in str(caught.value)
     assert (tmp_path / STATE).exists() and json.loads((tmp_path / "training.json").read_text())["steps"] == 120
+
+
+@pytest.mark.parametrize("shorter", [{"steps": 20}, {"steps": None, "minutes": 1e-6}], ids=str)
+def test_a_shorter_plan_does_not_end_a_run_unnoticed(tmp_path: Path, shorter: dict[str, Any]) -> None:
+    _stopped(tmp_path, at=30)
+    before = (tmp_path / STATE).read_bytes()
+    with pytest.raises(InputError, match="expected a plan beyond the 240 samples"):
+        train(Curve(), replace(CONFIG, **shorter), tmp_path)
+    assert (tmp_path / STATE).read_bytes() == before and not (tmp_path / "model.safetensors").exists()
+
+
+def test_weights_that_a_training_began_with_are_asked_for_again(tmp_path: Path) -> None:
+    first, other = Curve(stop_at=5), Curve()
+    first.began_with, other.began_with = "one", "another"
+    with pytest.raises(KeyboardInterrupt):
+        train(first, CONFIG, tmp_path)
+    for recipe in (other, Curve()):
+        with pytest.raises(InputError, match="from_weights"):
+            train(recipe, CONFIG, tmp_path)
+    again = Curve(stop_at=3)
+    again.began_with = "one"
+    with pytest.raises(KeyboardInterrupt):
+        train(again, CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_full_disk_costs_nothing_of_an_earlier_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    """The first checkpoint of a new training fails: log, state and weights are those of the one before."""
+    if finished:
+        train(Curve(), replace(CONFIG, steps=9), tmp_path)
+    else:
+        _stopped(tmp_path, at=30)
+    before = {x.name: x.read_bytes() for x in tmp_path.iterdir()}
+
+    def full(*given: Any, **options: Any) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "save_file", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(Curve(), replace(CONFIG, seed=1), tmp_path, fresh=True)
+    assert {x.name: x.read_bytes() for x in tmp_path.iterdir()} == before
+
+
+def test_weights_that_are_not_finite_replace_none(tmp_path: Path) -> None:
+    class Broken(Curve):
+        def observe(self, step: int, folder: Path, is_main: bool) -> None:
+            if step == 9:
+                self.first.weight.data[0, 0] = math.nan
+
+    plan = replace(CONFIG, steps=9, ema_decay=None, checkpoint_minutes=60)
+    with pytest.raises(FloatingPointError, match="not finite at step 9"):
+        train(Broken(), plan, tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_old_weights_keep_their_configuration_until_the_new_training_has_a_state(tmp_path: Path) -> None:
@@ -563,6 +620,22 @@ def test_branch_decays_a_copy(tmp_path: Path) -> None:
     assert (tmp_path / "long" / STATE).read_bytes() == before
     with pytest.raises(InputError, match="unfinished run"):
         branch(tmp_path / "nothing", tmp_path / "other", constant, 160)
+
+
+def test_a_refused_branch_leaves_nothing(tmp_path: Path) -> None:
+    constant, long = replace(SAMPLES, samples=10**6, decay_samples=160), tmp_path / "long"
+    with pytest.raises(KeyboardInterrupt):
+        train(Curve(stop_at=20), constant, long)
+    for config, settings in ((replace(constant, batch_size=16), {}), (constant, {"problem": "cosine"})):
+        with pytest.raises(InputError, match=r"batch_size|problem"):
+            branch(long, tmp_path / "branch", config, 160, settings)
+    content = (long / STATE).read_bytes()
+    (long / STATE).write_bytes(content[:100])
+    with pytest.raises(InputError, match=re.escape(str(long / STATE))):
+        branch(long, tmp_path / "branch", constant, 160)
+    assert not (tmp_path / "branch").exists()
+    (long / STATE).write_bytes(content)
+    assert branch(long, tmp_path / "branch", constant, 160, Curve().settings()).samples == 320
 
 
 def test_a_branch_goes_on_without_its_source(tmp_path: Path) -> None:

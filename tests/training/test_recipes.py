@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_models import tiny_base, tiny_editor, tiny_pair_encoder
 
 from lorweb_mini.core.editor import Editor, Miniature
@@ -20,6 +22,7 @@ from lorweb_mini.emoji.sheets import load_emoji
 from lorweb_mini.emoji.words import chain_vectors
 from lorweb_mini.errors import InputError
 from lorweb_mini.models.pair_encoder import PairEncoder
+from lorweb_mini.models.weights import weights_dir
 from lorweb_mini.training import basis
 from lorweb_mini.training.analogies import FreshAnalogies
 from lorweb_mini.training.autoencoder import AutoencoderRecipe
@@ -144,6 +147,17 @@ def test_basis_recipe_trains_basis_router_and_pair_encoder_only(
     assert all(p.grad is not None for p in editor.basis.parameters())
     assert editor.pair_encoder is not None and editor.pair_encoder.stem[0].weight.grad is not None
     assert set(recipe.validation()) >= {"edit", "two edits", "three edits"}
+
+
+def test_an_encoder_of_the_pair_is_saved_where_it_is_not_the_shipped_one(tmp_path: Path) -> None:
+    editor = with_pairs()
+    editor.save(tmp_path / "tuned")
+    saved = load_file(tmp_path / "tuned" / "model.safetensors")
+    for name, tensor in editor.pair_encoder.state_dict().items():
+        torch.testing.assert_close(saved[f"pair_encoder.{name}"], tensor.half())
+    editor.pair_encoder = PairEncoder.load(weights_dir() / "pair_encoder")
+    editor.save(tmp_path / "shipped")
+    assert not any(k.startswith("pair_encoder") for k in load_file(tmp_path / "shipped" / "model.safetensors"))
 
 
 @pytest.mark.parametrize(
