@@ -7,10 +7,12 @@ the comments beside them.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,16 +25,17 @@ from safetensors.torch import save_file
 
 from ..algebra import fold
 from ..errors import InputError, check_seed, check_steps, finite_number, whole_number
-from ..files import made_folder, safetensors_path, tolerant_console
+from ..files import safetensors_path, tolerant_console, writable_folder
 from ..flux import inspect as measures
 from ..flux import load
 from ..flux.checkpoint import PAPER, ReleasedFile, open_released
-from ..flux.estimate import table
+from ..flux.estimate import models_of, table
 from ..flux.lora_file import DTYPES, write_plain_lora
 from ..flux.picture_encoder import CLIP_L, PictureEncoder, check_side, read_triplets, scaled_grid
-from ..flux.shards import LatentShards, ShardSettings, write_shards
-from ..flux.train import TRAINING, FluxConfig, FluxRecipe
+from ..flux.shards import LatentShards, ShardSettings, read_set, write_shards
+from ..flux.train import TRAINING, FluxConfig, FluxRecipe, start_of
 from ..images import to_pil
+from ..models.weights import fingerprint
 from ..training import loop, sharding
 from ..training.config import TrainingConfig
 
@@ -67,13 +70,17 @@ class Inspect:
     encoder: str | None = None  # folder or hub name of CLIP; default: what the checkpoint names, or CLIP ViT-L/14
 
     def run(self) -> None:
+        if self.encoder is not None and self.analogies is None:
+            raise InputError("expected --analogies beside --encoder, which is for them alone, got none")
+        writable_folder(self.out)
+        names, triplets = measures.read_analogies(self.analogies) if self.analogies is not None else ([], [])
         file = open_released(load.downloaded(self.checkpoint))
+        # Before the measuring, which takes minutes, so that a wrong encoder is found first.
+        coefficients = measures.route_pictures(file, _encoder(self.encoder, file), *triplets) if triplets else None
         measured = measures.inspect_released(file, progress=True)
         written = measured.save(self.out)
         print(measured)
-        if self.analogies is not None:
-            names, triplets = measures.read_analogies(self.analogies)
-            coefficients = measures.route_pictures(file, _encoder(self.encoder, file), *triplets)
+        if coefficients is not None:
             rows = measures.routing_table(names, coefficients)
             written += [self.out / "routing.csv", self.out / "routing.safetensors"]
             measures.write_csv(written[-2], rows)
@@ -154,7 +161,7 @@ class Export(Analogy):
 
     def run(self) -> None:
         check_side(self.side)
-        safetensors_path(self.out)
+        _check_file(safetensors_path(self.out))
         if self.rank is not None:
             whole_number(self.rank, "a rank")
         if self.grid is not None:
@@ -185,8 +192,13 @@ class Precompute:
 
     def run(self) -> None:
         device, base = load.device_of(self.device), load.readable(self.base)
-        pipeline = FluxKontextPipeline.from_pretrained(base, transformer=None, dtype=DTYPES[self.dtype]).to(device)
+        writable_folder(self.out)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # write_shards reads it again, and warns of what it skips
+            read_set(self.data, self.splits)
+        models_of(base, ("text_encoder", "text_encoder_2", "vae"))
         encoder, names = PictureEncoder.load(self.encoder).to(device), {"base": self.base, "encoder": self.encoder}
+        pipeline = FluxKontextPipeline.from_pretrained(base, transformer=None, dtype=DTYPES[self.dtype]).to(device)
         shards = write_shards(pipeline, encoder, self.data, self.out, self.settings, self.splits, device, names)
         counts = ", ".join(f"{part} {shards.count(part):,}" for part in shards.categories)
         print(f"written: {self.out}, analogies: {counts}; prompts: {len(shards.captions):,}")
@@ -211,18 +223,23 @@ class Train:
     def run(self) -> None:
         over = self.from_weights is not None
         loop.check_folder(self.out, over or self.fresh)
+        if self.plan.batch_size % whole_number(self.accumulate, "accumulate"):
+            size = self.plan.batch_size
+            raise InputError(f"expected a batch size divisible by accumulate, got {size} and {self.accumulate}")
         shards, dtype = LatentShards(self.data), DTYPES[self.dtype]
         if self.quantize and sharding.asked():
             raise InputError("expected a base in floating point with FSDP, whose slices quantised weights do not take")
         quantization, _ = load.quantisation(self.quantize, dtype)
+        base = load.readable(self.base)
+        transformer = models_of(base, ("transformer", "vae"))["transformer"]
+        start = start_of(self.from_weights, self.sizes, shards, transformer) if self.from_weights is not None else None
         absent = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-        pipeline = FluxKontextPipeline.from_pretrained(
-            load.readable(self.base), dtype=dtype, quantization_config=quantization, **absent
-        )
+        pipeline = FluxKontextPipeline.from_pretrained(base, dtype=dtype, quantization_config=quantization, **absent)
         torch.manual_seed(self.plan.seed)  # every process starts from the same weights
         recipe = FluxRecipe(pipeline, shards, self.sizes, self.accumulate, self.checkpointing)
-        if self.from_weights is not None:
-            recipe.start_from(self.from_weights)
+        if start is not None:
+            start.load_into(recipe.basis, recipe.router)
+            recipe.began_with = fingerprint(start.path)
         summary = loop.train(recipe, self.plan, self.out, self.fresh, replace=over)
         if PartialState().is_main_process:
             print({k: round(v, 4) for k, v in summary.items()})
@@ -250,10 +267,19 @@ def _encoder(name: str | None, file: ReleasedFile) -> PictureEncoder:
 
 
 def _check_picture(out: Path) -> None:
-    """Before anything is drawn: whether a picture of this name can be written; its folder is made."""
-    if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
-        raise InputError(f"expected a picture file to write, such as {out.stem}.png, got {out.name!r}")
-    made_folder(out.parent)
+    """Before anything is drawn: whether an RGB picture of this name can be written; its folder is made."""
+    try:  # a format may be registered and yet take no RGB picture, or need another program
+        Image.new("RGB", (1, 1)).save(BytesIO(), Image.registered_extensions()[out.suffix.lower()])
+    except Exception:  # Pillow's writers raise many kinds
+        raise InputError(f"expected a picture file to write, such as {out.stem}.png, got {out.name!r}") from None
+    _check_file(out)
+
+
+def _check_file(out: Path) -> None:
+    """InputError where a file cannot be written; its folder is made."""
+    writable_folder(out.parent)
+    if out.is_dir() or (out.exists() and not os.access(out, os.W_OK)):
+        raise InputError(f"expected a file to write, got {out}, {'a folder' if out.is_dir() else 'which is read-only'}")
 
 
 def _peak_gib() -> float | None:

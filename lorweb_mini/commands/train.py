@@ -247,7 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
     recipe = recipe_of(part, basis, options.seed, **more)
     if (start := options.from_weights or (folder if part == "decoder" else None)) is not None:
         recipe.start_from(start)
-        recipe.began_with = fingerprint(start)
+        recipe.began_with = fingerprint(start, without=(STATE,))
     if options.branch_from is not None:
         config = branch(options.branch_from, target, config, options.samples, recipe.settings())
     make = partial(recipe_of, part, basis, options.seed, **more, **only_drawn)

@@ -26,7 +26,7 @@ import torch
 import yaml
 from diffusers import FluxTransformer2DModel
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..adapter import adapted_linears
@@ -34,6 +34,7 @@ from ..core.basis import Basis
 from ..core.router import Router
 from ..errors import InputError
 from ..files import whole_file, write_atomically
+from ..models.weights import check_finite, load_tensors
 from .dataset import some
 
 PREFIX = "transformer."
@@ -134,19 +135,21 @@ class ReleasedFile:
         return sum(torch.Size(x).numel() for x in released_shapes(self.config, self.modules).values())
 
     def layer(self, name: str) -> ReleasedLayer:
-        """Reads one layer; InputError for another name."""
+        """Reads one layer; InputError for another name, and for NaN or infinity in it."""
         if name not in self.modules:
             raise InputError(f"expected one of the {len(self.modules)} layers of {self.path}, got {name!r}")
         # Opened anew for each layer: a mapped file counts as the process's memory until it is closed.
         with safe_open(self.path, framework="pt") as file:
-            return ReleasedLayer(name, *(file.get_tensor(f"{PREFIX}{name}.{part}") for part in PARTS))
+            tensors = {key: file.get_tensor(key) for key in (f"{PREFIX}{name}.{part}" for part in PARTS)}
+        check_finite(tensors.items(), self.path)
+        return ReleasedLayer(name, *tensors.values())
 
     def __iter__(self) -> Iterator[ReleasedLayer]:
         return map(self.layer, self.modules)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors under their own keys, at once."""
-        return load_file(self.path)
+        """All tensors under their own keys, at once; InputError for NaN or infinity in one."""
+        return load_tensors(self.path)
 
     @torch.no_grad()
     def load_into(self, basis: Basis, router: Router) -> None:

@@ -15,7 +15,7 @@ Kernels and fragmentation move these numbers by some ten per cent; 1 GiB is adde
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -71,10 +71,11 @@ class MemoryEstimate:
         return "\n".join(f"{name:<18}{x:7.2f} GiB" for name, x in {**rows, "on the device": self.device}.items())
 
 
-def models_of(base: str | Path) -> dict[str, Any]:
+def models_of(base: str | Path, parts: Iterable[str] = tuple(MODELS)) -> dict[str, Any]:
     """A pipeline's models without weights, from the configuration files of a folder or of the hub.
 
-    InputError for another pipeline than Kontext's, or one that lacks a configuration file.
+    ``parts`` are those that are needed, by default all. InputError for another pipeline than Kontext's, or one that
+    lacks a configuration file.
     """
     try:
         if (kind := DiffusionPipeline.load_config(base).get("_class_name")) != "FluxKontextPipeline":
@@ -82,9 +83,9 @@ def models_of(base: str | Path) -> dict[str, Any]:
         with torch.device("meta"):
             return {
                 part: model(AutoConfig.from_pretrained(base, subfolder=part))
-                if issubclass(model, PreTrainedModel)
+                if issubclass(model := MODELS[part], PreTrainedModel)
                 else model.from_config(model.load_config(base, subfolder=part))
-                for part, model in MODELS.items()
+                for part in parts
             }
     except OSError as error:
         detail = " ".join(str(error).split())[:300]

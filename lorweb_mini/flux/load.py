@@ -63,6 +63,7 @@ def load_flux(
         require(estimate(models, file.config, dtype, quantised, offload, side), device)
     with torch.device("cpu"):  # whatever default another library has set
         tower = PictureEncoder.load(encoder or file.config.encoder or CLIP_L)
+        tower.check_width(file.config.query_dim)
         pipeline = FluxKontextPipeline.from_pretrained(base, dtype=dtype, quantization_config=quantization)
         if not offload:
             pipeline.to(device)

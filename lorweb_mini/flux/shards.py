@@ -61,6 +61,15 @@ class ShardSettings:
             object.__setattr__(self, name, whole_number(getattr(self, name), name, least))
 
 
+def read_set(
+    data: str | Path, splits: str | Path | None = None
+) -> tuple[dict[str, list[PicturePair]], dict[str, list[str]]]:
+    """The pairs of each category of a folder, and which categories are train, val and test; InputError as there."""
+    relations = dataset.read_relations(data)
+    names = list(relations)
+    return relations, dataset.read_splits(splits, names) if splits else dataset.split_categories(names)
+
+
 def write_shards(
     pipeline: FluxKontextPipeline,
     encoder: PictureEncoder,
@@ -84,9 +93,7 @@ def write_shards(
     """
     out, settings = Path(out), settings or ShardSettings()
     made_folder(out)
-    relations = dataset.read_relations(data)
-    categories = list(relations)
-    parts = dataset.read_splits(splits, categories) if splits else dataset.split_categories(categories)
+    relations, parts = read_set(data, splits)
     content = {**asdict(settings), **_models_used(pipeline, encoder), **(names or {})}
     _claim(out, {SETTINGS: content, SPLITS: parts, DATA: dataset.check_pictures(relations)})
     captions = sorted({pair.caption for pairs in relations.values() for pair in pairs})

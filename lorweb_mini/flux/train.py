@@ -34,7 +34,7 @@ from ..training.config import TrainingConfig
 from ..training.flow import flow_sample, random_times
 from ..training.log import routing_statistics
 from ..training.loop import Recipe, torch_generator
-from .checkpoint import open_released, released_tensors, write_released
+from .checkpoint import ReleasedFile, modules_of, open_released, released_tensors, write_released
 from .editor import run_pipeline
 from .shards import LatentShards
 
@@ -75,6 +75,19 @@ class FluxConfig:
             object.__setattr__(self, name, whole_number(getattr(self, name), name, number))
         finite_number(self.caption_dropout, "caption_dropout", most=1)
         finite_number(self.guidance, "guidance")
+
+
+def start_of(path: str | Path, config: FluxConfig, shards: LatentShards, transformer: nn.Module) -> ReleasedFile:
+    """A checkpoint that a training starts from; InputError for one of other sizes or of another transformer.
+
+    The transformer may be on the ``meta`` device, so that this is known before one is loaded.
+    """
+    file = open_released(path, modules_of(transformer))
+    found = (file.config.n_loras, file.config.rank, file.config.keys_dim, file.config.query_dim)
+    asked = (config.n_loras, config.rank, config.keys_dim, 3 * shards.settings["embedding_dim"])
+    if found != asked:
+        raise InputError(f"expected weights with (N, r, d, query width) = {asked} to start from, got {found} in {path}")
+    return file
 
 
 class FluxRecipe(Recipe):

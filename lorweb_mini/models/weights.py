@@ -101,11 +101,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"expected a whole safetensors file, got a damaged or foreign one: {path} ({error})") from None
-    _check_finite(tensors.items(), path)
+    check_finite(tensors.items(), path)
     return tensors
 
 
-def _check_finite(tensors: Iterable[tuple[str, Tensor]], path: str | Path) -> None:
+def check_finite(tensors: Iterable[tuple[str, Tensor]], path: str | Path) -> None:
     """Safetensors has no checksum: a flipped bit may well make a number that is none, and every picture with it."""
     for name, tensor in tensors:
         if not torch.isfinite(tensor).all():
@@ -142,7 +142,7 @@ def load_pretrained(kind: Any, folder: str | Path) -> Any:
         if names := [str(name) for name in report[problem]]:
             some = ", ".join(names[:3])
             raise InputError(f"expected {expected}, got {len(names)} {problem.replace('_', ' ')}, among them {some}")
-    _check_finite(model.state_dict().items(), folder)
+    check_finite(model.state_dict().items(), folder)
     return aligned(model).eval().requires_grad_(False)
 
 
@@ -168,11 +168,15 @@ def load_state(module: torch.nn.Module, state: dict[str, Tensor], folder: str | 
         raise InputError(f"expected weights of {kind} in {folder}, got others: {one_line(error)}") from None
 
 
-def fingerprint(folder: str | Path) -> str:
-    """Sixteen hex digits that change with any weights file of a folder, its subfolders left out."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        digest.update(path.read_bytes())
+def fingerprint(weights: str | Path, without: Sequence[str] = ()) -> str:
+    """Sixteen hex digits that change with a weights file, or any of a folder.
+
+    Of a folder, its subfolders are left out, and files of the names ``without``.
+    """
+    path, digest = Path(weights), hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(path.glob("*.safetensors")):
+        if file.name not in without:
+            digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 

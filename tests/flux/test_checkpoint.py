@@ -267,6 +267,19 @@ def test_says_exactly_what_differs(
     assert len(str(raised.value)) < 1500
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("part", ["lora_A", "lora_keys"])
+def test_numbers_that_are_none_are_named(
+    transformer: FluxTransformer2DModel, tensors: dict[str, Tensor], tmp_path: Path, part: str, value: float
+) -> None:
+    tensors[f"{LAYER}.{part}"][1, 0] = value
+    file = open_released(write_released(tmp_path / "x.safetensors", tensors))
+    basis, router = Basis(copy.deepcopy(transformer), N, RANK), Router(20, N, EMBEDDING, KEYS_DIM)
+    for read in (file.tensors, lambda: list(file), lambda: file.load_into(basis, router)):
+        with pytest.raises(InputError, match=rf"finite weights in .*x\.safetensors, got NaN .* in {LAYER}\.{part}"):
+            read()
+
+
 def test_basis_of_another_size_is_refused(transformer: FluxTransformer2DModel, tmp_path: Path) -> None:
     file = open_released(tiny_released(tmp_path, transformer))
     basis = Basis(copy.deepcopy(transformer), N + 1, RANK)

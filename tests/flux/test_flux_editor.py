@@ -654,6 +654,41 @@ def test_edit_command(
     assert asked == {"prompt": "", "steps": STEPS, "seed": 0, "guidance": 4.0}
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "name", "says"),
+    [
+        *[("edit", "--out", x, "expected a picture file to write") for x in ("b.xbm", "b.wmf", "b.psd", "b")],
+        ("edit", "--out", "folder.png", "expected a file to write"),
+        ("edit", "--out", "/proc/b.png", "expected a folder to write to, got /proc"),
+        ("edit", "--out", "a.png/b.png", "where a file is in the way"),
+        ("export", "--grid", "grid.msp", "expected a picture file to write"),
+        ("export", "--grid", "folder.png", "expected a file to write"),
+        ("export", "--out", "folder.safetensors", "expected a file to write"),
+        ("export", "--out", "/proc/x.safetensors", "expected a folder to write to, got /proc"),
+    ],
+)
+def test_places_that_take_no_file_are_told_before_anything_is_loaded(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    option: str,
+    name: str,
+    says: str,
+) -> None:
+    if name.startswith("/proc") and not sys.platform.startswith("linux"):
+        pytest.skip("expected a folder that takes no file on this system")
+    monkeypatch.chdir(tmp_path)
+    for suffix in (".png", ".safetensors"):
+        (tmp_path / f"folder{suffix}").mkdir()
+    to_pil(squares(1)[0]).save("a.png")
+    monkeypatch.setattr(flux, "load_flux", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr(flux, "downloaded", lambda *_: pytest.fail("weights were read"))
+    with pytest.raises(SystemExit):
+        main([command, "a.png", "a.png", "a.png", option, name])
+    assert says in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("key_format", ["diffusers", "single-file"])
 def test_export_command_needs_no_flux(folder: Path, tmp_path: Path, editor: FluxEditor, key_format: str) -> None:
     pictures = []

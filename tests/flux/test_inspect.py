@@ -25,6 +25,7 @@ from lorweb_mini.commands.flux import main
 from lorweb_mini.core.basis import Basis
 from lorweb_mini.core.router import Router
 from lorweb_mini.errors import InputError
+from lorweb_mini.flux import inspect as measures
 from lorweb_mini.flux.checkpoint import ReleasedConfig, ReleasedFile, modules_of, open_released, write_released
 from lorweb_mini.flux.inspect import inspect_released, read_analogies, route_pictures, route_released, routing_table
 from lorweb_mini.flux.picture_encoder import PictureEncoder
@@ -153,6 +154,41 @@ def test_inspect_command(file: ReleasedFile, clip: Path, tmp_path: Path, capsys:
     with pytest.raises(SystemExit) as ended:
         main(["inspect", str(tmp_path / "nothing.safetensors")])
     assert ended.value.code == 2 and "error: expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--analogies", "{out}/none"], "expected a folder of folders"),
+        (["--analogies", "{pairs}", "--encoder", "{pairs}"], "expected the folder or hub name of a CLIP or SigLIP"),
+        (["--encoder", "{clip}"], "expected --analogies beside --encoder"),
+        (["--out", "{clip}/config.json"], "where a file is in the way"),
+    ],
+)
+def test_inspect_command_refuses_before_measuring(
+    file: ReleasedFile,
+    clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    says: str,
+) -> None:
+    places = {"out": tmp_path / "out", "clip": clip, "pairs": _analogies(tmp_path / "pairs", 1)}
+    monkeypatch.setattr(measures, "inspect_released", lambda *_, **__: pytest.fail("it was measured"))
+    with pytest.raises(SystemExit):
+        main(["inspect", str(file.path), "--out", str(places["out"]), *(x.format(**places) for x in options)])
+    assert says in capsys.readouterr().err
+
+
+def test_inspect_command_names_numbers_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tensors = tiny_tensors(tiny_transformer())
+    name = list(tensors)[-4]
+    tensors[name][0] = float("nan")
+    path = write_released(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(SystemExit):
+        main(["inspect", str(path), "--out", str(tmp_path / "out")])
+    assert f"expected finite weights in {path}, got NaN or infinity in {name}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp932", "utf-8"])

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_flux import KEYS_DIM, RANK, SIDE, N, drawn_grids, folders, squares, tiny_pipeline
+from tiny_flux import KEYS_DIM, RANK, SIDE, N, drawn_grids, folders, squares, tiny_pipeline, tiny_released
 
 from lorweb_mini import flux
+from lorweb_mini.commands import flux as commands
 from lorweb_mini.commands.flux import main
 from lorweb_mini.errors import InputError
 from lorweb_mini.flux.checkpoint import modules_of, open_released
@@ -460,3 +462,81 @@ def test_quantised_base_with_fsdp(
     with pytest.raises(SystemExit):
         main(_command(made, tmp_path, "--quantize", "4bit"))
     assert "expected a base in floating point with FSDP" in capsys.readouterr().err
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
+    """What a command says that ends with status 2 before it loads a pipeline."""
+
+    def said(command: list[str]) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    monkeypatch.setattr(commands.FluxKontextPipeline, "from_pretrained", lambda *_, **__: pytest.fail("it was loaded"))
+    return said
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--base", "{clip}"], "expected a FluxKontextPipeline in"),
+        (["--accumulate", "0"], "expected accumulate as a whole number of at least 1, got 0"),
+        (["--accumulate", "3"], "expected a batch size divisible by accumulate, got 4 and 3"),
+        (["--from-weights", "{out}/none"], "expected a checkpoint"),
+        (["--from-weights", "{clip}"], "expected a LoRWeB checkpoint"),
+        (["--from-weights", "{weights}", "--rank", "3"], f"expected weights with (N, r, d, query width) = ({N}, 3, "),
+    ],
+)
+def test_train_refuses_before_loading(made, tmp_path: Path, refused, options: list[str], says: str) -> None:
+    weights = tiny_released(tmp_path / "weights", tiny_pipeline().transformer)
+    places = {"clip": made[1], "out": tmp_path, "weights": weights}
+    assert says in refused(_command(made, tmp_path / "run", *(x.format(**places) for x in options)))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["{set}", "--base", "{clip}"], "expected a FluxKontextPipeline in"),
+        (["{set}/none"], "expected a folder of categories"),
+        (["{clip}"], "expected folders with control/ and target/"),
+        (["{set}", "--splits", "{set}/none.json"], "expected a text in"),
+        (["{set}", "--encoder", "{base}"], "expected the folder or hub name of a CLIP or SigLIP model"),
+        (["{set}", "--out", "{clip}/config.json"], "where a file is in the way"),
+    ],
+)
+def test_precompute_refuses_before_loading(made, tmp_path: Path, refused, options: list[str], says: str) -> None:
+    places = {"base": made[0], "clip": made[1], "set": folders(tmp_path / "set", {"hats": 2, "blur": 2, "snow": 2})}
+    usual = ["--out", str(tmp_path / "out"), "--base", str(made[0]), "--encoder", str(made[1]), "--device", "cpu"]
+    given = [x.format(**places) for x in options]
+    assert says in refused(["precompute", given[0], *usual, *given[1:]])
+
+
+def test_a_run_resumes_with_the_weights_it_began_with_only(
+    made, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def observe(self, step: int, folder: Path, is_main: bool) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    command = _command(made, tmp_path, "--sample-every", "0")
+    began = [*command, "--from-weights", str(alone)]
+    with monkeypatch.context() as patch:
+        patch.setattr(FluxRecipe, "observe", observe)
+        with pytest.raises(KeyboardInterrupt):
+            main(began)
+    before = (tmp_path / STATE).read_bytes()
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "from_weights" in capsys.readouterr().err and (tmp_path / STATE).read_bytes() == before
+    main(began)
+    assert (tmp_path / WEIGHTS).exists()
+
+
+def test_training_from_weights_starts_there(made, alone: Path, tmp_path: Path) -> None:
+    """With a rate of next to nothing the weights stay as they were."""
+    main(_command(made, tmp_path, "--from-weights", str(alone), "--learning-rate", "1e-12", "--sample-every", "0"))
+    start, end = (load_file(folder / WEIGHTS) for folder in (alone, tmp_path))
+    for name, tensor in end.items():
+        torch.testing.assert_close(tensor, start[name], atol=1e-3, rtol=1e-3)

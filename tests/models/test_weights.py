@@ -246,3 +246,11 @@ def test_no_pickle_is_opened(data: Path) -> None:
     torch.save(load_file(path), path.with_suffix(".bin"))
     path.unlink()
     _refused("base", data / "base", "a pickle alone")
+
+
+def test_fingerprint_of_a_file_and_of_a_folder_without_some(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    alone = fingerprint(tmp_path)
+    (tmp_path / "state.safetensors").write_bytes(b"a state")
+    assert fingerprint(tmp_path, without=("state.safetensors",)) == alone != fingerprint(tmp_path)
+    assert fingerprint(tmp_path / "model.safetensors") == alone
