@@ -216,6 +216,7 @@ class _Bank:
 def recipe(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> basis.BasisRecipe:
     monkeypatch.setattr(basis, "LatentBank", _Bank)
     monkeypatch.setattr(_Bank, "shift", 0.0)
+    monkeypatch.setattr(basis, "STANDARDISED", 64)
     editor = tiny_editor(request.param)
     made = basis.BasisRecipe(editor.config, [types.SimpleNamespace(name="edit/mirror")], editor=editor)
     made.parameter_groups()

@@ -22,7 +22,10 @@ from lorweb_mini.training.loop import Recipe
 CONFIG = BasisConfig(n_loras=16, rank=4, layout="b", query="cat+pair")
 
 
-def test_weights_on_other_frozen_parts_are_taken_and_standardised_anew(tmp_path: Path) -> None:
+def test_weights_on_other_frozen_parts_are_taken_and_standardised_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(basis, "STANDARDISED", 64)
     shipped = weights_dir() / "starter"
     config = json.loads((shipped / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(json.dumps({**config, "frozen": "other"}), encoding="utf-8")
@@ -39,7 +42,8 @@ def test_weights_on_other_frozen_parts_are_taken_and_standardised_anew(tmp_path:
         torch.testing.assert_close(value, stored[f"basis.{name}"].float())
 
 
-def test_weights_of_another_shape_are_refused() -> None:
+def test_weights_of_another_shape_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(basis, "STANDARDISED", 64)
     recipe = recipe_of("starter", CONFIG)
     with pytest.raises(InputError, match="shape"):
         recipe.start_from(weights_dir() / "full")
