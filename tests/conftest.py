@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
 # Before anything imports a library that reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -45,3 +48,15 @@ def offline_environment() -> dict[str, str]:
         "LORWEB_PROFILE": "smoke",
         "PYTHONPATH": str(ROOT / "tests" / "offline"),
     }
+
+
+@pytest.fixture
+def locked_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders called ``locked`` take no new file, for root as well, whom permissions do not hold back."""
+
+    def opened(dir: Path) -> Any:
+        if dir.name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(dir))
+        return TemporaryFile(dir=dir)
+
+    monkeypatch.setattr("lorweb_mini.files.TemporaryFile", opened)

@@ -153,9 +153,9 @@ def test_consoles_that_lack_characters(monkeypatch: pytest.MonkeyPatch, encoding
     assert "result" in shown and "done" in shown and (shown == said) is (encoding == "utf-8")
 
 
-def test_a_folder_to_write_to_is_tried(tmp_path: Path) -> None:
+def test_a_folder_to_write_to_is_tried(tmp_path: Path, locked_folders: None) -> None:
     assert writable_folder(tmp_path / "new") == tmp_path / "new" and not list((tmp_path / "new").iterdir())
     (tmp_path / "file").write_text("")
-    for wrong in (Path("/proc/self/new"), Path("/proc/self"), tmp_path / ("x" * 300), tmp_path / "file" / "new"):
+    for wrong in (tmp_path / "locked", tmp_path / ("x" * 300), tmp_path / "file" / "new"):
         with pytest.raises(InputError, match="expected a folder"):
             writable_folder(wrong)

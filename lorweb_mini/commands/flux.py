@@ -238,7 +238,7 @@ class Train:
         torch.manual_seed(self.plan.seed)  # every process starts from the same weights
         recipe = FluxRecipe(pipeline, shards, self.sizes, self.accumulate, self.checkpointing)
         if start is not None:
-            start.load_into(recipe.basis, recipe.router)
+            recipe.start_from(start.path)
             recipe.began_with = fingerprint(start.path)
         summary = loop.train(recipe, self.plan, self.out, self.fresh, replace=over)
         if PartialState().is_main_process:

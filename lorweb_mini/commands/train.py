@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -108,7 +107,7 @@ def recipe_of(part: str, basis: BasisConfig | None = None, seed: int = 0, **opti
 
 
 def branch(
-    source: Path, folder: Path, config: TrainingConfig, samples: int, settings: Mapping[str, Any] = MappingProxyType({})
+    source: Path, folder: Path, config: TrainingConfig, samples: int, settings: Mapping[str, Any]
 ) -> TrainingConfig:
     """Starts the decay of an unfinished run in a folder of its own: its state, and a plan that ends ``samples`` later.
 
@@ -129,8 +128,7 @@ def branch(
     if not (source / STATE).is_file():
         raise InputError(f"expected an unfinished run in {source}, found none")
     progress = read_progress(source / STATE)
-    ours, found = json.loads(json.dumps({**asdict(config), **settings})), progress["config"]
-    check_settings(ours if settings else {**found, **ours}, found, source)
+    check_settings(json.loads(json.dumps({**asdict(config), **settings})), progress["config"], source)
     # Copied first and named last: the logs may go on beyond it, where a resumed run cuts them, and a kill before it has
     # its name leaves nothing that looks like a branch.
     part = made_folder(folder) / PART

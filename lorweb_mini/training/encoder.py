@@ -35,10 +35,10 @@ class EncoderRecipe(Recipe):
 
     def __init__(self, edited_pairs: int = 1200) -> None:
         super().__init__()
+        self.edited_pairs = whole_number(edited_pairs, "edited_pairs")
         self.encoder = TinyCLIP()
         known = known_relations()
         autoencoder = MiniAutoencoder.load(weights_dir() / "autoencoder")
-        self.edited_pairs = whole_number(edited_pairs, "edited_pairs")
         self.bank = LatentBank(autoencoder, known, edited_pairs)
         self.weights = self.bank.weights(least=1)
         # Relations that are asked for in the same words are one class.

@@ -44,6 +44,8 @@ CONFIG = TrainingConfig(
     checkpoint_minutes=EACH_STEP,
 )
 
+SINE = {"problem": "sine"}  # the configuration of the recipe below
+
 
 class Curve(Recipe):
     """A small network that learns a sine; its second layer learns at a tenth of the rate."""
@@ -59,7 +61,7 @@ class Curve(Recipe):
         return [{"params": list(self.first.parameters())}, {"params": list(self.last.parameters()), "scale": 0.1}]
 
     def configuration(self) -> dict[str, Any]:
-        return {"problem": "sine"}
+        return dict(SINE)
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         if self.drawn == self.stop_at:
@@ -612,46 +614,46 @@ def test_branch_decays_a_copy(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(Curve(stop_at=20), constant, tmp_path / "long")
     before = (tmp_path / "long" / STATE).read_bytes()
-    plan = branch(tmp_path / "long", tmp_path / "branch", constant, 160)
+    plan = branch(tmp_path / "long", tmp_path / "branch", constant, 160, SINE)
     assert (plan.samples, plan.decay_samples) == (320, 160)
     train(Curve(), plan, tmp_path / "branch")
     train(Curve(), SAMPLES, tmp_path / "whole")
     _same_weights(tmp_path / "whole", tmp_path / "branch")
     assert (tmp_path / "long" / STATE).read_bytes() == before
     with pytest.raises(InputError, match="unfinished run"):
-        branch(tmp_path / "nothing", tmp_path / "other", constant, 160)
+        branch(tmp_path / "nothing", tmp_path / "other", constant, 160, SINE)
 
 
 def test_a_refused_branch_leaves_nothing(tmp_path: Path) -> None:
     constant, long = replace(SAMPLES, samples=10**6, decay_samples=160), tmp_path / "long"
     with pytest.raises(KeyboardInterrupt):
         train(Curve(stop_at=20), constant, long)
-    for config, settings in ((replace(constant, batch_size=16), {}), (constant, {"problem": "cosine"})):
+    for config, settings in ((replace(constant, batch_size=16), SINE), (constant, {"problem": "cosine"})):
         with pytest.raises(InputError, match=r"batch_size|problem"):
             branch(long, tmp_path / "branch", config, 160, settings)
     content = (long / STATE).read_bytes()
     (long / STATE).write_bytes(content[:100])
     with pytest.raises(InputError, match=re.escape(str(long / STATE))):
-        branch(long, tmp_path / "branch", constant, 160)
+        branch(long, tmp_path / "branch", constant, 160, SINE)
     assert not (tmp_path / "branch").exists()
     (long / STATE).write_bytes(content)
-    assert branch(long, tmp_path / "branch", constant, 160, Curve().settings()).samples == 320
+    assert branch(long, tmp_path / "branch", constant, 160, SINE).samples == 320
 
 
 def test_a_branch_goes_on_without_its_source(tmp_path: Path) -> None:
     constant, long, short = replace(SAMPLES, samples=10**6, decay_samples=160), tmp_path / "long", tmp_path / "branch"
     with pytest.raises(KeyboardInterrupt):
         train(Checked(stop_at=20), replace(constant, log_every=1), long)
-    plan = branch(long, short, constant, 160)
+    plan = branch(long, short, constant, 160, SINE)
     with pytest.raises(KeyboardInterrupt):
         train(Curve(stop_at=25), constant, long)  # the source goes on, and then is gone
-    assert branch(long, short, constant, 160) == plan
+    assert branch(long, short, constant, 160, SINE) == plan
     with pytest.raises(KeyboardInterrupt):
         train(Checked(stop_at=5), plan, short)
     shutil.rmtree(long)
-    assert branch(long, short, constant, 160) == plan
+    assert branch(long, short, constant, 160, SINE) == plan
     with pytest.raises(InputError, match="expected a decay over 80 samples"):
-        branch(long, short, constant, 80)
+        branch(long, short, constant, 80, SINE)
     train(Checked(), plan, short)
     train(Curve(), SAMPLES, tmp_path / "whole")
     _same_weights(tmp_path / "whole", short)
@@ -684,7 +686,7 @@ def test_a_branch_is_copied_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
             patch.setattr(os, "replace", killed(replaced, moment, count))
             patch.setattr(shutil, "copyfile", killed(copied, moment, count))
             try:
-                branch(long, folder, constant, 160)
+                branch(long, folder, constant, 160, SINE)
             except Killed:
                 assert not state.has_state(folder)
             else:
