@@ -559,21 +559,29 @@ def by_degree(part: str, count: int, seed: int = 0) -> dict[str, dict[str, list[
     return {degree: data for degree, data in analogies_of.items() if data}
 
 
+@dataclass(frozen=True)
+class Exemplified:
+    """What a basis does by example, in one step and in ten.
+
+    Attributes:
+        errors: normalised errors by degree of generalisation.
+        sharpness: as in :class:`Instructed`.
+    """
+
+    errors: Evaluation
+    sharpness: dict[str, dict[str, Estimate]]
+
+
 def measure_basis(
     editor: Editor, degrees: Mapping[str, Mapping[str, Sequence[Analogy]]], resamples: int = RESAMPLES, seed: int = 0
-) -> Evaluation:
+) -> Exemplified:
     """LoRWeB on unseen emoji, beside the frozen base that is told the relation in words."""
-    methods = {n: m for n, m in methods_of(editor, seed=seed).items() if n in ("oracle instruction", "LoRWeB")}
-    return evaluate(
-        methods,
-        {name: items for data in degrees.values() for name, items in data.items()},
-        editor.autoencoder,
-        {DEGREE_NAMES[degree]: list(data) for degree, data in degrees.items()},
-        retrieval_limit=0,
-        resamples=resamples,
-        seed=seed,
-        report=lambda line: say(f"  {line}"),
-    )
+    once, often = (methods_of(editor, steps=steps, seed=seed) for steps in (1, STEPS))
+    methods = {name: once[name] for name in ("oracle instruction", "LoRWeB")}
+    methods |= {f"{name}, {STEPS} steps": often[name] for name in methods}
+    data = {name: items for some in degrees.values() for name, items in some.items()}
+    groups = {DEGREE_NAMES[degree]: list(some) for degree, some in degrees.items()}
+    return Exemplified(*evaluate_with_sharpness(methods, data, editor.autoencoder, groups, resamples, seed))
 
 
 # --- weights --------------------------------------------------------------------------------------
@@ -786,9 +794,9 @@ def show_base(measured: Mapping[str, Any], analogies: int) -> str:
 
 
 def show_basis(measured: Mapping[str, Any], analogies: int) -> str:
-    """Errors by degree of generalisation, with the spread over relations."""
-    evaluation = Evaluation.from_json(measured)
-    rows = []
+    """Errors by degree of generalisation, with the spread over relations, and sharpness."""
+    evaluation, sharpness = Evaluation.from_json(measured["errors"]), measured["sharpness"]
+    head, rows = ["", *evaluation.groups], []
     for method in evaluation.seconds:
         cells = []
         for names in evaluation.members.values():
@@ -797,11 +805,14 @@ def show_basis(measured: Mapping[str, Any], analogies: int) -> str:
         rows.append([method, *cells])
     return "\n\n".join(
         (
-            "Normalised error at 8 steps against the autoencoder's reconstructions, the median over relations (their "
-            f"number in brackets; {sum(evaluation.analogies.values()):,} analogies, at most {analogies} a relation):",
+            "Normalised error of one step, or as many as are named, against the autoencoder's reconstructions, the "
+            f"median over relations (their number in brackets; {sum(evaluation.analogies.values()):,} analogies, at "
+            f"most {analogies} a relation):",
             table(evaluation),
             "The middle half of the relations lies between:",
-            markdown(["", *evaluation.groups], rows),
+            markdown(head, rows),
+            "Sharpness, 1 is as sharp as the truth:",
+            markdown(head, [[m, *(str(estimate(sharpness[g][m])) for g in head[1:])] for m in evaluation.seconds]),
         )
     )
 
@@ -853,7 +864,7 @@ def report_on(part: str, folder: Path, count: int, seed: int = 0) -> dict[str, A
     model, weights = weigh(part, folder / part)
     own = folder / "autoencoder"
     autoencoder = MiniAutoencoder.load(own if own.is_dir() else weights_dir() / "autoencoder")
-    measures: Reconstruction | Retrieval | PairReading | Instructed | Evaluation
+    measures: Reconstruction | Retrieval | PairReading | Instructed | Exemplified
     if part == "autoencoder":
         measures = measure_autoencoder(model, seed=seed)
     elif part == "encoder":

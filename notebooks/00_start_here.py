@@ -24,8 +24,6 @@ from lorweb_mini.emoji.relations import as_batch
 from lorweb_mini.show.pictures import relation_label, triplets
 from lorweb_mini.show.style import COLOURS, figure_of
 
-STEPS = 1  # sampling steps a picture; notebook 02 says why one is enough for exact edits
-
 editor = lw.load("starter")
 SHOWN = ("tone/yellow>dark", "tone/dark>light", "edit/hue=120", "edit/grey", "edit/invert", "edit/background=280",
          "edit/tint=150", "edit/darken=0.3", "edit/flip_horizontal", "edit/shrink=0.6")  # fmt: skip
@@ -37,7 +35,7 @@ def shows(x: lw.Analogy) -> float:
 
 
 questions = [max(lw.analogies("test", name, seed=5), key=shows) for name in SHOWN]  # no answer was looked at
-answers = editor.edit(*[list(pictures) for pictures in as_batch(questions)[:3]], steps=STEPS)
+answers = editor.edit(*[list(pictures) for pictures in as_batch(questions)[:3]])
 FIRST_ANSWER = time.perf_counter() - START
 triplets(questions, answers.pictures, title="a is to a′ as b is to …")
 
@@ -97,7 +95,7 @@ covered = torch.full((3, 64, 64), 0.8)
 triplets([replace(question, b_prime=covered)], covered[None], labels=["what was done here?"], size=1.1)
 
 # %%
-result = editor.edit(question.a, question.a_prime, question.b, steps=STEPS, seed=0)
+result = editor.edit(question.a, question.a_prime, question.b, seed=0)
 triplets([question], result.pictures, size=1.1)
 
 # %% [markdown]
@@ -199,7 +197,7 @@ for name in OTHERS:
     truth = lw.relations()[name].apply_edits(question.b[None])[0]
     swapped.append(replace(pair, b=question.b, b_prime=truth))
 a, a_prime, b, _ = as_batch(swapped)
-others = editor.edit(list(a), list(a_prime), list(b), steps=STEPS)
+others = editor.edit(list(a), list(a_prime), list(b))
 triplets(swapped, others.pictures, columns=1, size=0.95)
 
 # %%
@@ -232,7 +230,6 @@ figure
 from lorweb_mini.widgets.explorer import Explorer
 
 explorer = Explorer(editor, relations=SHOWN)
-explorer.set(steps=STEPS)
 explorer.nearest()
 explorer
 
@@ -257,7 +254,7 @@ explorer
 # %%
 from lorweb_mini.widgets.pads import Pads
 
-pads = Pads(editor, [question, *swapped], question.b, steps=STEPS)
+pads = Pads(editor, [question, *swapped], question.b)
 pads
 
 # %% [markdown]
@@ -274,7 +271,7 @@ def check_nothing(mixture: torch.Tensor | None) -> str:
     """Whether a mixture [layers, N] gives b back: error against b, in units of this question's edit."""
     if mixture is None:
         return "Not yet: `nothing` is still None."
-    drawn = editor.generate(question.b, mixture, context=(question.a, question.a_prime), steps=STEPS).pictures
+    drawn = editor.generate(question.b, mixture, context=(question.a, question.a_prime)).pictures
     b, b_prime = (reconstruct(editor.autoencoder, x[None]) for x in (question.b, question.b_prime))
     left = float(squared(drawn, b)[0] / squared(b, b_prime)[0])
     return f"{'✓ Right' if left < 0.25 else 'Not yet'}: {left:.2f} of the edit is left (below 0.25 counts as nothing)."
@@ -323,7 +320,7 @@ def check_half(mixture: torch.Tensor | None) -> str:
     if not torch.allclose(mixture, ends.mean(0), atol=1e-5):
         return f"Not yet: the rows sum to {mixture.sum(-1).mean():.2f}; as far from one end as from the other?"
     path = torch.stack([ends[0], mixture, ends[1]])
-    drawn = editor.generate(question.b, path, context=(question.a, question.a_prime), steps=STEPS)
+    drawn = editor.generate(question.b, path, context=(question.a, question.a_prime))
     figure, axes = figure_of(5, 1.9, ncols=3)
     for axis, picture, title in zip(axes, drawn.images, ("one edit", "half way", "the other"), strict=True):
         axis.imshow(picture.resize((256, 256)))

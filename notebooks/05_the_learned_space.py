@@ -494,7 +494,6 @@ from lorweb_mini.analysis.evaluation import reconstruct, squared
 from lorweb_mini.emoji.relations import SPLITS, concept_sides
 from lorweb_mini.show.pictures import picture_rows
 
-STEPS = 1 if SMOKE else 4
 SHOWN = ("octopus", "fire engine", "pineapple", "tram", "pizza", "peacock")
 assert all(concept_sides()[emoji.find(name)] == SPLITS.index("test") for name in SHOWN)
 b = torch.cat([emoji.tensor(emoji.find(name), i % 3) for i, name in enumerate(SHOWN[: 2 if SMOKE else 6])])
@@ -503,7 +502,7 @@ one = torch.eye(N)[:, None].expand(N, layers, N)
 usual = one * torch.quantile(cloud.coefficients, 0.9, dim=0)
 doses = {"usual dose": usual, "three times that": 3 * usual, "everything": one}
 alone = {  # dose to pictures [N, emoji, 3, 64, 64]
-    dose: torch.stack([editor.generate(x, c, steps=STEPS).pictures for x in b], 1) for dose, c in doses.items()
+    dose: torch.stack([editor.generate(x, c).pictures for x in b], 1) for dose, c in doses.items()
 }
 rows, shown = {}, by_use[:12]
 for i, name in enumerate(SHOWN[:2]):
@@ -569,7 +568,7 @@ routed = coefficients_of(editor, items)
 def missed(mixtures: torch.Tensor) -> np.ndarray:
     """‖result − b′‖² of every analogy under its mixture, by relation: [relations, analogies]."""
     parts = zip(asked_b.split(64), mixtures.split(64), strict=True)
-    drawn = torch.cat([editor.generate(some, c, steps=STEPS).pictures for some, c in parts])
+    drawn = torch.cat([editor.generate(some, c).pictures for some, c in parts])
     return squared(drawn, truth).reshape(len(tasks), EACH)
 
 

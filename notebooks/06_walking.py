@@ -28,7 +28,6 @@ from lorweb_mini.show.pictures import picture_rows, relation_label
 from lorweb_mini.show.style import STYLE
 
 SMOKE = os.environ.get("LORWEB_PROFILE") == "smoke"
-STEPS = 1 if SMOKE else 4  # Euler steps a picture; half of the usual, since there are thousands here
 matplotlib.rcParams.update({**STYLE, "figure.dpi": 80})  # many pictures: keeps the file small
 
 # %%
@@ -37,7 +36,7 @@ found_b = ladders(SCALES[HUE], 8 if SMOKE else 32)
 shown = max(found_b, key=lambda x: float((x.rungs[0] - x.rungs[-1]).pow(2).sum()))  # a colourful one
 ts = tuple(np.linspace(0, 1, 5 if SMOKE else 9).tolist())
 truth = Truth([shown], ts, starter.autoencoder)
-way = walk(starter, [shown], "coefficients", ts, STEPS)
+way = walk(starter, [shown], "coefficients", ts)
 errors = truth.trace(way).error[0] / truth.length[0]
 TITLE = "From one analogy to another: the hue by 120°, then by ever more, up to 240°"
 rows, captions = {"the walk": way[0], "the truth": truth.pictures[0]}, {"the truth": [f"error {x:.2f}" for x in errors]}
@@ -83,7 +82,7 @@ routed = {name: starter.route(a, get_relation(name).apply_edits(a), b) for name 
 
 pairs = list(combinations(names, 2))[:: 9 if SMOKE else 1]
 middles = torch.stack([(routed[one] + routed[other]) / 2 for one, other in pairs], 1)
-halves = render(starter, b, middles, STEPS)  # [pictures, pairs, 3, 64, 64]
+halves = render(starter, b, middles)  # [pictures, pairs, 3, 64, 64]
 
 
 def stacked(pictures: list[torch.Tensor]) -> torch.Tensor:
@@ -226,7 +225,7 @@ display(
 # %%
 PATHS = ("coefficients", "logits", "example", "latent", "pixel")
 quarters = (0.0, 0.25, 0.5, 0.75, 1.0)
-strips = {path: walk(starter, [shown], path, quarters, STEPS)[0] for path in PATHS}
+strips = {path: walk(starter, [shown], path, quarters)[0] for path in PATHS}
 along = {path: truth.trace(x[None], quarters).error[0] / truth.length[0] for path, x in strips.items()}
 rows = {f"{path}\nerror {along[path][2]:.2f} at ½": x for path, x in strips.items()}
 rows["truth"] = truth.pictures[0, [truth.known.index(t) for t in quarters]]
@@ -296,7 +295,7 @@ N_LADDERS, WALKED = 2 if SMOKE else 20, (*PATHS, "asked")
 def on_ladders(editor, scale, paths: tuple[str, ...]) -> tuple[dict, dict]:
     """Traces of every path on the ladders of a scale, and the sharpness at t = 1/2 (the truth's is 1)."""
     places = sorted(GRID + BEYOND) if scale.dial else GRID
-    return measure(editor, ladders(scale, N_LADDERS), paths, tuple(places), STEPS)
+    return measure(editor, ladders(scale, N_LADDERS), paths, tuple(places))
 
 
 some_scales = list(SCALES.items())[:: 5 if SMOKE else 1]
@@ -379,7 +378,7 @@ display(
 GHOSTS = ["tone: light → dark", "clock: + 1 h → + 3 h", "arrow: 90° → 180°", "shrink: 0.75 → 0.35"]
 GHOSTS = [*GHOSTS, "shift: 8 → 24 pixels"][: 1 if SMOKE else None]
 seen = [ladders(SCALES[name], 4)[1] for name in GHOSTS]
-halfway = {path: torch.cat([walk(full, [item], path, [0.5], STEPS)[0] for item in seen]) for path in PATHS}
+halfway = {path: torch.cat([walk(full, [item], path, [0.5])[0] for item in seen]) for path in PATHS}
 rungs = {"first end": 0.0, "true middle": 0.5, "last end": 1.0}
 rows = {name: [x.rungs[int(t * (len(x.rungs) - 1))] for x in seen] for name, t in rungs.items()}
 rows, columns = {"b": [x.b for x in seen], **rows, **halfway}, [name.partition(":")[0] for name in GHOSTS]
@@ -444,7 +443,7 @@ c_far = 2 * c_1 - c_0  # t = 2
 broken = c_far.clone()
 broken[0, 0] = float("nan")
 print(f"least coefficient at t = 2: {c_far.min():.2f}; a row's sum: {c_far.sum(-1).mean():.3f}")
-print(f"drawn: a picture of {starter.generate(shown.b, c_far, steps=STEPS).image.size}")
+print(f"drawn: a picture of {starter.generate(shown.b, c_far).image.size}")
 try:
     starter.generate(shown.b, broken)
 except lw.InputError as error:
@@ -453,7 +452,7 @@ except lw.InputError as error:
 # %%
 far = (-1.0, -0.5, -0.25, 0.0, 0.5, 1.0, 1.25, 1.5, 2.0)
 wide = Truth([shown], far, starter.autoencoder)
-past = {path: walk(starter, [shown], path, far, STEPS)[0] for path in ("coefficients", "logits", "pixel")}
+past = {path: walk(starter, [shown], path, far)[0] for path in ("coefficients", "logits", "pixel")}
 true = dict(zip(wide.known, wide.pictures[0], strict=True))
 rows, captions = {**past, "truth": [true.get(t) for t in far]}, {"truth": [f"hue {120 + 120 * t:.0f}°" for t in far]}
 TITLE = "Before the first analogy and past the second: hue 120° and 240° are the ends"
@@ -504,7 +503,7 @@ from lorweb_mini.widgets.walk import Walk
 
 MENU = (HUE, "tone: light → dark", "darken: 0.65 → 0.25", "shrink: 0.75 → 0.35", "blur: 1 → 4 pixels")
 walks = {HUE: shown, **{name: ladders(SCALES[name], 4)[1] for name in MENU[1:]}}
-walker = Walk(full, walks, t=0.5, steps=2 if SMOKE else 4)
+walker = Walk(full, walks, t=0.5)
 walker
 
 # %% [markdown]
@@ -549,8 +548,8 @@ for name, table in held.items():  # from the group that one edit uses most, to t
 walks, alone = {}, {}
 for name, (m, n) in most_used.items():
     path = torch.stack([torch.lerp(corners[name][m], corners[name][n], t) for t in quarters])
-    walks[f"{name}:\n{m} → {n}"] = render(starter, shown.b[None], path[None], STEPS)[0]
-    alone[name] = render(starter, shown.b[None], corners[name][None], STEPS)[0]
+    walks[f"{name}:\n{m} → {n}"] = render(starter, shown.b[None], path[None])[0]
+    alone[name] = render(starter, shown.b[None], corners[name][None])[0]
 
 # %%
 start = reconstruct(starter.autoencoder, shown.b[None])
@@ -600,7 +599,7 @@ for axis in (0, 1):
     steps_out = plane.points[:, axis].std() * np.outer(SIGMAS, plane.axes[axis])
     raw = torch.from_numpy(plane.centre + steps_out).float().unflatten(1, (layers, count))
     projected, off = onto_simplex(raw), max(off, float((raw.sum(-1) - 1).abs().max()))
-    drawn = [render(starter, shown.b[None], c[None], STEPS)[0] for c in (raw, projected)]
+    drawn = [render(starter, shown.b[None], c[None])[0] for c in (raw, projected)]
     change, negative = squared(*drawn) / size, raw.clamp(max=0).sum(-1).abs().mean(-1)
     by_name = {x: plane.points[[y.relation == x for y in cloud], axis].mean() for x in splits()["starter"]["seen"]}
     low, high = (relation_label(pick(by_name, key=by_name.get)) for pick in (min, max))
@@ -657,7 +656,7 @@ few, n = slice(None, None, 8 if SMOKE else 1), 2 if SMOKE else 8
 def sums_of(editor, relations: list[str], seen: list[str], n: int):
     """All recipes on n compositions of each of some relations; the centre is the mean of relations seen in training."""
     cloud = lw.analogies("test", seen, seed=1, n=2)
-    return added(editor, lw.analogies("test", relations, seed=7, n=n), coefficients_of(editor, cloud).mean(0), STEPS)
+    return added(editor, lw.analogies("test", relations, seed=7, n=n), coefficients_of(editor, cloud).mean(0))
 
 
 SIMPLE = "edit + edit\n(starter)"
@@ -717,7 +716,7 @@ picture_rows(rows, columns=columns, title="Two edits at once (starter)", size=0.
 # %%
 from lorweb_mini.analysis.combining import NOTHING_SUBTRACTED, subtracted
 
-left = subtracted(starter, part.items, centre, STEPS)
+left = subtracted(starter, part.items, centre)
 remains = {name: left.error(name) for name in left.errors}
 best = min((name for name in remains if name.startswith("c₁₂")), key=lambda name: remains[name].value)
 verdict, saved = left.better(best, NOTHING_SUBTRACTED), left.gap(best, NOTHING_SUBTRACTED)
@@ -764,7 +763,7 @@ shots = {
     "full, seen relations": (full, spread_out(seen_names, several)),
     "full, unseen": (full, spread_out(unseen, several)),
 }
-shots = {label: averaged(editor, names, each, KS, STEPS) for label, (editor, names) in shots.items()}
+shots = {label: averaged(editor, names, each, KS) for label, (editor, names) in shots.items()}
 WAYS = ("space", "embedding", "pictures")
 example_panels(
     {

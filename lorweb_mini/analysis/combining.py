@@ -16,6 +16,7 @@ from torch import Tensor
 from ..core.editor import Editor
 from ..emoji.relations import Analogy, analogies, as_batch, composition_parts, get_relation
 from ..errors import InputError, whole_number
+from ..models.base import STEPS
 from . import fitting
 from .generalisation import Judged, judged
 from .space import concepts_of
@@ -78,7 +79,7 @@ def _drawn(editor: Editor, b: Tensor, mixtures: Mapping[str, Tensor], steps: int
     return {name: render(editor, b, c[:, None], steps)[:, 0] for name, c in mixtures.items()}
 
 
-def added(editor: Editor, items: Sequence[Analogy], centre: Tensor, steps: int = 4) -> Judged:
+def added(editor: Editor, items: Sequence[Analogy], centre: Tensor, steps: int = STEPS) -> Judged:
     """Compositions answered from one pair of each part (:func:`pairs_of_parts`), by :data:`RECIPES` and without adding.
 
     ``one after the other`` draws the first part and routes the second on the result; ``composed pair`` is shown a pair
@@ -95,7 +96,7 @@ def added(editor: Editor, items: Sequence[Analogy], centre: Tensor, steps: int =
     return judged(drawn, items, editor.autoencoder)
 
 
-def subtracted(editor: Editor, items: Sequence[Analogy], centre: Tensor, steps: int = 4) -> Judged:
+def subtracted(editor: Editor, items: Sequence[Analogy], centre: Tensor, steps: int = STEPS) -> Judged:
     """What is left of k compositions of edits when the second part is subtracted, against the first edit alone.
 
     Returns:
@@ -131,7 +132,7 @@ def _routed(editor: Editor, a: Tensor, a_prime: Tensor, b: Tensor) -> Tensor:
     return flat.unflatten(0, a.shape[:2])
 
 
-def averaged(editor: Editor, relations: Sequence[str], n: int, counts: Sequence[int], steps: int = 4) -> Judged:
+def averaged(editor: Editor, relations: Sequence[str], n: int, counts: Sequence[int], steps: int = STEPS) -> Judged:
     """The first n test analogies of each relation, answered from several numbers K of example pairs, from 1 on.
 
     Those with too few pairs on other concepts are left out; InputError where none remains.
@@ -175,7 +176,7 @@ def few_shot(
     counts: Sequence[int] = (1, 2, 4),
     questions: int = 2,
     fit_steps: int = 30,
-    steps: int = 8,
+    steps: int = STEPS,
 ) -> Shots:
     """Shows K pairs of a relation before asking about one more b; the pairs come from other analogies of the relation.
 

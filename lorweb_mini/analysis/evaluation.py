@@ -73,24 +73,35 @@ def nearest(result: Tensor, candidates: Tensor) -> int:
     return int((candidates - result).pow(2).sum((1, 2, 3)).argmin())
 
 
-def answers(analogy: Analogy, relations: Sequence[Relation]) -> Tensor:
-    """True answers of the K relations that apply to an analogy's b, [K, 3, 64, 64], the analogy's own b' first.
+def answers(items: Sequence[Analogy], relations: Sequence[Relation]) -> list[Tensor]:
+    """True answers of the relations that apply to each analogy's b, [K, 3, 64, 64], the analogy's own b' first.
 
     A relation applies where it has a partner for b that looks different from b. Of relations whose answers look the
     same on this b only the first stays, so the own one always does.
     """
-    key, style = analogy.keys[2].rsplit("@", 1)
-    drawing = (load_emoji().index[key], STYLES.index(style))
-    kept = [analogy.b_prime]
+    keys = [x.keys[2].rsplit("@", 1) for x in items]
+    drawings = np.array([load_emoji().index[key] * len(STYLES) + STYLES.index(style) for key, style in keys])
+    found = [[x.b, x.b_prime] for x in items]
     for relation in relations:
-        partners = relation.all_pairs[(relation.all_pairs[:, :2] == drawing).all(1)]
-        if relation.name == analogy.relation or len(partners) == 0:
-            continue
-        answer = relation.pictures(partners[:1])[1][0]
-        others = torch.stack([analogy.b, *kept])
-        if bool(differ(answer.expand_as(others), others).all()):
-            kept.append(answer)
-    return torch.stack(kept)
+        others = np.array([x.relation != relation.name for x in items])
+        first_pictures = relation.all_pairs[:, 0] * len(STYLES) + relation.all_pairs[:, 1]
+        known, positions = np.unique(first_pictures, return_index=True)
+        chosen = np.flatnonzero(np.isin(drawings, known) & others)
+        if len(chosen):  # all at once: a picture at a time takes several times as long
+            pairs = relation.all_pairs[positions[np.searchsorted(known, drawings[chosen])]]
+            for i, answer in zip(chosen, relation.pictures(pairs)[1], strict=True):
+                found[i].append(answer)
+    return [_without_repeats(torch.stack(pictures))[1:] for pictures in found]
+
+
+def _without_repeats(pictures: Tensor) -> Tensor:
+    """The pictures [K, 3, 64, 64] that look different from all that stay before them; the first two always stay."""
+    kept, count = pictures.clone(), 2
+    for picture in pictures[2:]:
+        if bool(differ(picture.expand_as(kept[:count]), kept[:count]).all()):
+            kept[count] = picture
+            count += 1
+    return kept[:count]
 
 
 def by_relation(items: Sequence[Analogy]) -> dict[str, list[Analogy]]:
@@ -136,8 +147,8 @@ class Truth:
         self.judge = judge if self.chosen else None
         self.features = self.judge.features(self.b_prime[self.chosen]) if self.judge else None
         relations = [get_relation(name) for name in data] if self.chosen else []
-        true = {i: answers(self.items[i], relations) for i in self.chosen}
-        self.candidates = {i: reconstruct(autoencoder, x) for i, x in true.items() if len(x) > 1}
+        true = zip(self.chosen, answers([self.items[i] for i in self.chosen], relations), strict=True)
+        self.candidates = {i: reconstruct(autoencoder, x) for i, x in true if len(x) > 1}
 
     def sums(self, result: Tensor) -> dict[str, Sums]:
         """Every measure's numerators and denominators."""

@@ -22,7 +22,7 @@ from ..core.editor import Editor
 from ..core.layout import pack
 from ..emoji.relations import Analogy, as_batch
 from ..errors import InputError, whole_number
-from ..models.base import Base, noise_for
+from ..models.base import STEPS, Base, noise_for
 from ..training.flow import EXACT_SHIFT, flow_sample, random_times
 from .generalisation import WORKS, Judged, judged
 
@@ -88,7 +88,7 @@ def fit_loras(editor: Editor, a: Any, a_prime: Any, *, steps: int = 60, seed: in
     return _fitted(editor, basis, clean, shown, lambda: own, optimizer, steps, seed, lambda: 0.0)
 
 
-def render(editor: Editor, fit: Fit, b: Tensor, steps: int = 8) -> Tensor:
+def render(editor: Editor, fit: Fit, b: Tensor, steps: int = STEPS) -> Tensor:
     """Draws pictures b [G, 3, 64, 64], each under the coefficients of its example, to pictures.
 
     Unlike :meth:`~lorweb_mini.core.editor.Editor.generate` it draws with the basis that was fitted.
@@ -174,7 +174,9 @@ def on_itself(item: Analogy) -> Analogy:
     return replace(item, b=item.a, b_prime=item.a_prime, keys=(*item.keys[:2], *item.keys[:2]))
 
 
-def fit_curves(editor: Editor, items: Sequence[Analogy], marks: Sequence[int] = (10, 30, 60), steps: int = 8) -> Curves:
+def fit_curves(
+    editor: Editor, items: Sequence[Analogy], marks: Sequence[int] = (10, 30, 60), steps: int = STEPS
+) -> Curves:
     """Fits mixing logits and LoRAs to the pairs (a, a') of G ≥ 1 analogies, anew for each number of Adam steps."""
     if not items:
         raise InputError("expected at least one analogy, got none")

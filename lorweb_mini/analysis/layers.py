@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..core.basis import ADAPTER, Basis
 from ..core.editor import Editor
 from ..errors import InputError
+from ..models.base import STEPS
 from .evaluation import CHUNK
 from .space import update_gram
 
@@ -147,7 +148,7 @@ def layer_changes(
     other: Tensor,
     kind: str,
     context: tuple[Any, Any] | None = None,
-    steps: int = 4,
+    steps: int = STEPS,
     seed: int = 0,
 ) -> np.ndarray:
     """How much the picture changes (:func:`difference`) when one layer's mixture is replaced, for each layer: [layers].

@@ -22,6 +22,7 @@ from ..emoji.words import relation_vectors
 from ..errors import InputError
 from ..files import data_dir, read_json
 from ..models.autoencoder import MiniAutoencoder
+from ..models.base import STEPS
 from .evaluation import Method, reconstruct
 from .generalisation import judge
 from .space import coefficients_of
@@ -30,7 +31,7 @@ MEMORISED = 10_000  # relations that the memoriser knows
 CONTROLS = ("bare base", "mean mixture", "uniform mixture", "untrained router", "shuffled examples", "best single LoRA")
 
 
-def methods_of(editor: Editor, one_lora: Editor | None = None, steps: int = 8, seed: int = 0) -> dict[str, Method]:
+def methods_of(editor: Editor, one_lora: Editor | None = None, steps: int = STEPS, seed: int = 0) -> dict[str, Method]:
     """LoRWeB and its baselines, all drawing through the same autoencoder.
 
     ``one_lora`` has no router and sees a and a' as context. The oracle, the editor's frozen base, is told the relation
@@ -57,7 +58,7 @@ def methods_of(editor: Editor, one_lora: Editor | None = None, steps: int = 8, s
     return methods
 
 
-def told_in_words(editor: Editor, steps: int = 8, seed: int = 0, routed: bool = False) -> Method:
+def told_in_words(editor: Editor, steps: int = STEPS, seed: int = 0, routed: bool = False) -> Method:
     """The frozen base, told the relation in words; with ``routed`` the router's mixture is in it as well.
 
     ``routed`` needs the layout ``b``.
@@ -142,7 +143,7 @@ def controls_of(
     training: Sequence[Analogy],
     items: Sequence[Analogy],
     chosen_on: Mapping[str, Sequence[Analogy]],
-    steps: int = 8,
+    steps: int = STEPS,
 ) -> dict[str, Method]:
     """The methods of :data:`CONTROLS`, in that order.
 
@@ -202,7 +203,7 @@ def shuffled(items: Sequence[Analogy], seed: int = 0) -> dict[tuple[str, tuple[s
     return {(x.relation, x.keys): items[rng.choice(np.flatnonzero(relations != x.relation))] for x in items}
 
 
-def best_single(editor: Editor, chosen_on: Mapping[str, Sequence[Analogy]], steps: int = 8) -> dict[str, int]:
+def best_single(editor: Editor, chosen_on: Mapping[str, Sequence[Analogy]], steps: int = STEPS) -> dict[str, int]:
     """For each relation the index n of the LoRA that draws its analogies best when it alone is used, c_n = 1.
 
     The name "" stands for all relations together, by the sum of their normalised errors.

@@ -21,7 +21,7 @@ from ..algebra import svd_of_product
 from ..core.basis import Basis
 from ..core.editor import Editor, Miniature
 from ..errors import InputError, whole_number
-from ..models.base import Base
+from ..models.base import STEPS, Base
 from .evaluation import reconstruct, squared
 
 
@@ -75,7 +75,7 @@ def kept(basis: Basis, rank: int, strength: float = 1.0) -> Tensor:
 
 
 def render(
-    editor: Editor, b: Tensor, b_prime: Tensor, coefficients: Tensor, steps: int = 4, seed: int = 0
+    editor: Editor, b: Tensor, b_prime: Tensor, coefficients: Tensor, steps: int = STEPS, seed: int = 0
 ) -> tuple[Tensor, list[float]]:
     """One b [3, 64, 64] under k mixtures [k, layers, N]: pictures [k, 3, 64, 64] and their normalised errors."""
     drawn = editor.generate(b, coefficients, steps=steps, seed=seed).pictures

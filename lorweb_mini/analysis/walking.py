@@ -24,6 +24,7 @@ from torch import Tensor
 from ..core.editor import Editor
 from ..errors import InputError
 from ..models.autoencoder import MiniAutoencoder
+from ..models.base import STEPS
 from .bootstrap import Estimate, interval, over_concepts, ratio
 from .evaluation import CHUNK, gradient_energy, reconstruct, squared
 from .ladders import SAME_PLACE, Ladder
@@ -45,7 +46,7 @@ def geometric(first: Tensor, last: Tensor, ts: Sequence[float]) -> Tensor:
     return line(first, last, ts).softmax(-1)
 
 
-def render(editor: Editor, b: Tensor, mixtures: Tensor, steps: int = 4, seed: int = 0) -> Tensor:
+def render(editor: Editor, b: Tensor, mixtures: Tensor, steps: int = STEPS, seed: int = 0) -> Tensor:
     """Every b [k, 3, 64, 64] under S mixtures of its own [k, S, layers, N]: pictures [k, S, 3, 64, 64]."""
     k, s = mixtures.shape[:2]
     parts = zip(b.repeat_interleave(s, 0).split(CHUNK), mixtures.flatten(0, 1).split(CHUNK), strict=True)
@@ -92,7 +93,7 @@ def mixtures(editor: Editor, items: Sequence[Ladder], path: str, ts: Sequence[fl
 
 
 def walk(
-    editor: Editor, items: Sequence[Ladder], path: str, ts: Sequence[float], steps: int = 4, seed: int = 0
+    editor: Editor, items: Sequence[Ladder], path: str, ts: Sequence[float], steps: int = STEPS, seed: int = 0
 ) -> Tensor:
     """The pictures of k ladders at the fractions ts of one of :data:`PATHS`, [k, S, 3, 64, 64], with layout ``b``."""
     if path not in PATHS:
@@ -206,7 +207,7 @@ class Truth:
 
 
 def measure(
-    editor: Editor, items: Sequence[Ladder], paths: Sequence[str], ts: Sequence[float], steps: int = 4
+    editor: Editor, items: Sequence[Ladder], paths: Sequence[str], ts: Sequence[float], steps: int = STEPS
 ) -> tuple[dict[str, Trace], dict[str, float]]:
     """Walks k ladders of one scale along several paths.
 

@@ -28,7 +28,7 @@ from ..models.weights import WEIGHTS, load_config, weights_dir
 from ..training.config import TrainingConfig
 from ..training.log import LOG, read_log
 from ..training.loop import train
-from ..training.state import STATE
+from ..training.state import STATE, check_settings, read_progress
 from .results import SEEN, draw_figures, report_of, space_report
 from .train import BASES, DEFAULTS, STARTER_KINDS, STARTER_TONES, recipe_of
 
@@ -225,8 +225,11 @@ def main(arguments: list[str] | None = None) -> None:
     writable_folder(folder)
     writable_folder(output)
     baseline_folder, baseline = folder.parent / "one_lora", replace(config, learning_rate=ONE_LORA_RATE)
-    if options.train_baseline and not options.fresh:
-        finished(baseline_folder, baseline, one_lora_config())
+    if options.train_baseline and not options.fresh and not finished(baseline_folder, baseline, one_lora_config()):
+        if (baseline_folder / STATE).exists():
+            ours = asdict(baseline) | recipe_of("starter", one_lora_config(), baseline.seed).settings()
+            found = read_progress(baseline_folder / STATE)["config"]
+            check_settings(json.loads(json.dumps(ours)), found, baseline_folder)
     one_lora = None if options.train_baseline else shipped_baseline()
 
     length = f"{config.steps} steps" if config.minutes is None else f"{config.minutes:g} minutes"

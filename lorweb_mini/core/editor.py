@@ -104,7 +104,7 @@ def _alone(method: Callable[Concatenate[Editor, P], R]) -> Callable[Concatenate[
 class Editor:
     """A trained basis and router on the frozen models of a backend. All public parts are plain modules.
 
-    Options of a drawing are ``steps`` (Euler steps from noise to picture; the miniature's default is 8, FLUX's 28),
+    Options of a drawing are ``steps`` (Euler steps from noise to picture; the miniature's default is 1, FLUX's 28),
     ``seed`` (of the starting noise, the same for each item of a batch, so that an item gives the picture it gives
     alone), and what the backend's ``draw`` takes besides: FLUX's ``prompt`` and ``guidance``.
 

@@ -36,7 +36,7 @@ from ..errors import InputError, whole_number
 from ..files import made_folder, read_json, write_atomically
 from . import dataset
 from .dataset import PARTS, SPLITS, PicturePair, some
-from .picture_encoder import PictureEncoder, fit_pictures, read_picture, scaled_grid
+from .picture_encoder import PictureEncoder, check_side, fit_pictures, read_picture, scaled_grid
 
 SETTINGS, DATA, INDEX = "settings.json", "data.json", "index.json"
 PROMPTS_A_FILE = 64
@@ -55,8 +55,9 @@ class ShardSettings:
     samples: int = 500  # in one file
 
     def __post_init__(self) -> None:
-        """InputError for numbers that are not whole or too small."""
-        for name, least in (("side", 16), ("text_tokens", 1), ("each", 0), ("seed", 0), ("samples", 1)):
+        """InputError for numbers that are not whole or too small, and a side that is no multiple of 16."""
+        object.__setattr__(self, "side", check_side(self.side))
+        for name, least in (("text_tokens", 1), ("each", 0), ("seed", 0), ("samples", 1)):
             # As Python's own numbers, which JSON can write.
             object.__setattr__(self, name, whole_number(getattr(self, name), name, least))
 

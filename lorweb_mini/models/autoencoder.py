@@ -148,7 +148,7 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
     @classmethod
     def load(cls, folder: str | Path) -> MiniAutoencoder:
         """Reads what :meth:`save` wrote, in single precision, for inference."""
-        return load_pretrained(cls, folder)
+        return load_pretrained(cls, folder).to(memory_format=torch.channels_last)  # a fifth faster on a CPU
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:

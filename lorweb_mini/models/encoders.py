@@ -22,7 +22,7 @@ from .weights import weights_dir
 TINY_CLIP = "tiny-clip"
 EFFICIENTNET = "efficientnet-lite0"
 SIDE = 16  # of the small picture, in pixels
-CHUNK = 64
+CHUNK = 8  # what a processor's cache holds of a large picture's features: with 64 a picture takes twice as long
 
 
 class Latents:
@@ -105,7 +105,7 @@ class Judge:
         # The library's own from_pretrained does the same and prints.
         self.network = EfficientNet.from_name(EFFICIENTNET)
         self.network.load_state_dict(torch.load(path, weights_only=True))
-        self.network.eval().requires_grad_(False)
+        self.network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # a quarter faster on a CPU
 
     def features(self, x: Tensor) -> Tensor:
         """Pictures [k, 3, 64, 64] in [-1, 1] to unit vectors [k, 1280]."""

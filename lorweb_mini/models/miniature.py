@@ -15,7 +15,7 @@ from ..core.router import MIXINGS
 from ..errors import InputError, finite_number, whole_number
 from ..images import read_images, read_triplet
 from .autoencoder import MiniAutoencoder
-from .base import Base, noise_for
+from .base import STEPS, Base, noise_for
 from .encoders import ENCODERS, TINY_CLIP, Encoder, encoder_of
 from .pair_encoder import PairEncoder
 from .weights import fingerprint, latent_fingerprint, weights_dir
@@ -89,7 +89,7 @@ class BasisConfig:
 class Miniature:
     """The backend of the miniature: 64×64 pictures, latents [B, 16, 8, 8], on the device of its base."""
 
-    steps = 8
+    steps = STEPS
     options: tuple[str, ...] = ()
     read = staticmethod(read_images)
     read_triplet = staticmethod(read_triplet)

@@ -20,6 +20,7 @@ from ..core.editor import Editor
 from ..emoji.relations import Analogy, analogies, get_relation, relations
 from ..errors import InputError, whole_number
 from ..images import read_image, to_pil
+from ..models.base import STEPS
 from ..show.figures import appearance
 from ..show.pictures import relation_label
 from .atlas_html import atlas_figure, card_html, legend_html, number, plane_svg
@@ -89,7 +90,7 @@ class Atlas(Widget):
         items: Sequence[Analogy] | None = None,
         b: Any = None,
         vectors: np.ndarray | None = None,
-        steps: int = 4,
+        steps: int = STEPS,
     ) -> None:
         if editor.router is None or editor.layout.needs_context:
             got = f"layout {editor.config.layout!r}{' without a router' if editor.router is None else ''}"

@@ -17,6 +17,7 @@ from ..emoji.relations import relations as all_relations
 from ..emoji.sheets import STYLES, load_emoji
 from ..errors import InputError, check_seed, check_steps
 from ..images import SIZE, read_image
+from ..models.base import STEPS
 from ..show.pictures import relation_label
 from .base import button, grouped_options_html
 from .browser import Results
@@ -77,7 +78,7 @@ class Explorer(Results):
         default = slots_of(analogies("test", FIRST, n=1)[0]) if len(given) < len(NAMES) else {}
         self._missing = [get_relation(name).name for name in (all_relations() if relations is None else relations)]
         super().__init__()
-        self.editor, self.steps, self.seed, self.relation, self.selected = editor, 8, 0, "", "b"
+        self.editor, self.steps, self.seed, self.relation, self.selected = editor, STEPS, 0, "", "b"
         self.slots: dict[str, Slot] = {**default, **given}
         self._all, self._means = len(self._missing), dict[str, np.ndarray]()
         self._turns, self._past = 0, list[dict[str, Slot]]()

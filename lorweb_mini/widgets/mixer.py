@@ -15,6 +15,7 @@ from ..analysis.layers import layer_label
 from ..analysis.mixtures import remix, shares, strongest
 from ..core.editor import Editor
 from ..images import read_image
+from ..models.base import STEPS
 from ..show.pictures import picture_rows
 from .base import bar_html, grouped_options_html
 from .controls import Panel, Slider
@@ -61,8 +62,7 @@ class Mixer(MixturePanel):
         coefficients: the mixture to start from, [layers, N] or [1, layers, N].
         context: (a, a_prime) for layouts whose transformer sees them.
         loras: which LoRAs come first; the four with the largest shares when None. The others are folded away.
-        steps: as in :meth:`Editor.generate`. Two take half as long as four, and on validation analogies their errors
-            are no larger (``benchmarks.mixer``).
+        steps: as in :meth:`Editor.generate`.
 
     Attributes:
         layer: the chosen one, None for all. loras: in the order of the sliders that come first.
@@ -81,7 +81,7 @@ class Mixer(MixturePanel):
         coefficients: Tensor,
         context: tuple[Any, Any] | None = None,
         loras: Sequence[int] | None = None,
-        steps: int = 2,
+        steps: int = STEPS,
     ) -> None:
         self.coefficients = one_mixture(editor, coefficients).detach()
         self.loras = strongest(self.coefficients) if loras is None else tuple(loras)

@@ -18,6 +18,7 @@ from ..core.editor import Editor
 from ..emoji.relations import Analogy
 from ..errors import InputError
 from ..images import read_image
+from ..models.base import STEPS
 from ..show.pictures import relation_label
 from ..show.style import PALE, Board
 from .base import bar_html, picture_tag
@@ -100,7 +101,9 @@ class Pads(MixturePanel):
     title = "Pad between analogies"
     back = "Back to the middle"
 
-    def __init__(self, editor: Editor, analogies: Sequence[Analogy | tuple[Any, Any]], b: Any, steps: int = 2) -> None:
+    def __init__(
+        self, editor: Editor, analogies: Sequence[Analogy | tuple[Any, Any]], b: Any, steps: int = STEPS
+    ) -> None:
         if editor.layout.needs_context:
             raise InputError(f"expected an editor with the layout 'b', got {editor.config.layout!r}")
         if len(analogies) not in (3, 4):

@@ -22,6 +22,7 @@ from ..emoji.relations import STYLE_NAMES, Analogy, analogies, differ, get_relat
 from ..emoji.sheets import STYLES, load_emoji
 from ..errors import InputError, finite_number
 from ..images import MAX_PIXELS, SIZE, read_image
+from ..models.base import STEPS
 
 NAMES = {"a": "a", "a_prime": "a′", "b": "b"}
 PEN_MAX, POINTS_MAX = 24.0, 10_000
@@ -157,7 +158,7 @@ class Answer:
     error: float = math.nan
 
 
-def solve(editor: Editor, slots: Mapping[str, Slot], steps: int = 8, seed: int = 0) -> Answer:
+def solve(editor: Editor, slots: Mapping[str, Slot], steps: int = STEPS, seed: int = 0) -> Answer:
     """Edits b for the slots a, a_prime and b, and measures the result where the truth is known."""
     a, a_prime, b = (slots[name].picture for name in NAMES)
     result = editor.edit(a, a_prime, b, steps=steps, seed=seed)

@@ -14,6 +14,7 @@ from ..analysis.one_lora import energy_kept, kept, render, strengths
 from ..core.editor import Editor
 from ..errors import InputError
 from ..images import read_image
+from ..models.base import STEPS
 from ..show.pictures import picture_rows
 from .base import figure_tag
 from .controls import Controls, Menu, Slider
@@ -36,7 +37,7 @@ class RankSlider(Controls):
     title = "Sliders for rank and strength of one LoRA"
     back = "Back to the whole LoRA"
 
-    def __init__(self, editor: Editor, pairs: Mapping[str, tuple[Any, Any]], steps: int = 4) -> None:
+    def __init__(self, editor: Editor, pairs: Mapping[str, tuple[Any, Any]], steps: int = STEPS) -> None:
         if not pairs:
             raise InputError("expected at least one pair (b, true b'), got none")
         if editor.layout.needs_context:

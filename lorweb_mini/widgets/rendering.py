@@ -20,7 +20,7 @@ from ..core.basis import ADAPTER, Basis
 from ..core.editor import Editor
 from ..errors import InputError, check_seed, check_steps
 from ..images import read_image
-from ..models.base import Base
+from ..models.base import STEPS, Base
 
 
 @contextmanager
@@ -85,7 +85,7 @@ class Renderer:
     """
 
     def __init__(
-        self, editor: Editor, b: Any, context: tuple[Any, Any] | None = None, steps: int = 4, seed: int = 0
+        self, editor: Editor, b: Any, context: tuple[Any, Any] | None = None, steps: int = STEPS, seed: int = 0
     ) -> None:
         self.editor, self.steps, self.seed = editor, check_steps(steps), check_seed(seed)
         pictures = [read_image(b, "b")]

@@ -14,6 +14,7 @@ from ..analysis.ladders import Ladder
 from ..analysis.walking import PATHS, Truth, walk
 from ..core.editor import Editor
 from ..errors import InputError
+from ..models.base import STEPS
 from ..show.pictures import picture_rows
 from .base import figure_tag
 from .controls import Controls, Menu, Slider
@@ -38,7 +39,7 @@ class Look:
     error: float
 
 
-def look(editor: Editor, truth: Truth, path: str, ts: Sequence[float], steps: int = 4) -> list[Look]:
+def look(editor: Editor, truth: Truth, path: str, ts: Sequence[float], steps: int = STEPS) -> list[Look]:
     """Renders and measures the one ladder of a :class:`Truth` at fractions ts of a path; InputError as `walk`."""
     pictures = walk(editor, truth.items, path, ts, steps=steps)
     errors = truth.trace(pictures, ts).error[0] / truth.length[0]
@@ -68,7 +69,7 @@ class Walk(Controls):
         items: Mapping[str, Ladder],
         path: str = "coefficients",
         t: float = 0.5,
-        steps: int = 4,
+        steps: int = STEPS,
     ) -> None:
         if not items:
             raise InputError("expected at least one ladder, got none")

@@ -366,8 +366,10 @@ def test_the_command_measures_every_part(at_home: Path, capsys: pytest.CaptureFi
     assert list(base["guidance"]["seconds"]) == [f"guidance {x:g}" for x in model_card.GUIDANCES]
     assert all(base["preserved"][k] is not None for k in ("value", "low", "high"))
     full = json.loads((weights / "full" / "report.json").read_text())["measured"]
-    assert set(full["groups"]) == set(model_card.DEGREE_NAMES.values())
-    assert all(set(methods) == {"oracle instruction", "LoRWeB"} for methods in full["groups"].values())
+    rows = {"oracle instruction", "LoRWeB", "oracle instruction, 10 steps", "LoRWeB, 10 steps"}
+    for values in (full["errors"]["groups"], full["sharpness"]):
+        assert set(values) == set(model_card.DEGREE_NAMES.values())
+        assert all(set(methods) == rows for methods in values.values())
     assert (at_home / "figures" / "training.png").stat().st_size > 10_000
 
 

@@ -77,7 +77,8 @@ def test_the_starters_sentences() -> None:
 
 def test_the_full_basis_sentences() -> None:
     measured = report("data", "weights", "full")["measured"]
-    seen, relations = measured["members"]["unseen emoji, seen relation"], measured["relations"]
+    errors, sharpness, group = measured["errors"], measured["sharpness"], "unseen emoji, seen relation"
+    seen, relations = errors["members"][group], errors["relations"]
     edits = [name for name in seen if name.startswith(("edit/", "compose/"))]
     artists = [name for name in seen if name not in edits]
 
@@ -89,13 +90,23 @@ def test_the_full_basis_sentences() -> None:
         middle(artists, "LoRWeB"),
         middle(artists, "oracle instruction"),
     )
-    assert numbers("# single edits less well (# against #)") == (
+    assert numbers("and # single edits less well (# against #)") == (
         len(edits),
         middle(edits, "LoRWeB"),
         middle(edits, "oracle instruction"),
     )
-    family = measured["groups"]["unseen family"]["LoRWeB"]["error"]["value"]
-    assert numbers("hardly better than copying (#)") == (round(family, 2),)
+    families = errors["groups"]["unseen family"]["LoRWeB"]["error"], sharpness["unseen family"]["LoRWeB"]
+    assert numbers("families have # of copying's error, and only # of the sharpness") == tuple(
+        round(x["value"], 2) for x in families
+    )
+    often, once = "LoRWeB, 10 steps", "LoRWeB"
+    values = (
+        *(sharpness[group][x] for x in (often, once)),
+        *(errors["groups"][group][x]["error"] for x in (often, once)),
+    )
+    assert numbers("(seen relations: sharpness # against #, error # against #)") == tuple(
+        round(x["value"], 2) for x in values
+    )
 
 
 def test_the_sentence_on_the_full_basis_and_unseen_edits() -> None:

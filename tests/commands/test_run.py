@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
+from safetensors.torch import save_file
 from tiny_models import tiny_base, tiny_editor, tiny_pair_encoder
 
 from benchmarks.readme import publish, readme_table
@@ -17,6 +19,7 @@ from lorweb_mini.errors import InputError
 from lorweb_mini.files import data_dir
 from lorweb_mini.models.weights import WEIGHTS, save_weights
 from lorweb_mini.training.log import LOG
+from lorweb_mini.training.state import STATE
 
 README = "# Title\n\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n"
 
@@ -163,6 +166,18 @@ def test_a_baseline_of_other_settings_is_found_before_the_training(
     (folder / "training.json").write_text("{}")
     monkeypatch.setattr(run, "trained", lambda *given, **options: pytest.fail("it was trained"))
     with pytest.raises(InputError, match=r"one_lora holds a finished run of other settings \({'n_loras': 2}"):
+        run.main(["--folder", str(folder.with_name("starter")), "--train-baseline"])
+
+
+def test_an_unfinished_baseline_of_other_settings_is_found_before_the_training(
+    at_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = at_home / "runs" / "unfinished" / "one_lora"
+    folder.mkdir(parents=True)
+    progress = {"step": 1, "elapsed": 2.0, "recent": [], "config": {"batch_size": 5}}
+    save_file({"parameter/0": torch.zeros(1)}, folder / STATE, metadata={"progress": json.dumps(progress)})
+    monkeypatch.setattr(run, "trained", lambda *given, **options: pytest.fail("it was trained"))
+    with pytest.raises(InputError, match=r"expected an unfinished run with .* in .*one_lora, got one with"):
         run.main(["--folder", str(folder.with_name("starter")), "--train-baseline"])
 
 

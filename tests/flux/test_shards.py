@@ -237,6 +237,7 @@ def test_other_configurations_are_refused(copied, tmp_path: Path, part: str, cha
         {"side": 0},
         {"side": -16},
         {"side": 256.0},
+        {"side": 17},
         {"text_tokens": 0},
         {"each": -1},
         {"each": None},
