@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 import lorweb_mini as lw
-from lorweb_mini.analysis.evaluation import by_relation, evaluate
+from lorweb_mini.analysis.evaluation import by_relation
 from lorweb_mini.core.editor import Editor
 from lorweb_mini.emoji.relations import Analogy, as_batch, select
 from lorweb_mini.images import to_pil
@@ -42,6 +42,7 @@ from lorweb_mini.widgets.mixer import GAIN_MAX, Mixer, MixturePanel
 from lorweb_mini.widgets.pads import Pads
 from lorweb_mini.widgets.rendering import Renderer
 
+from .model_card import evaluate_with_sharpness
 from .timing import conditions, interleaved, markdown, write
 
 TOLERANCE = 2e-3  # of a picture in [-1, 1]; a grey level is 8e-3
@@ -137,11 +138,13 @@ def errors_table(editor: Editor, names: Sequence[str], each: int, steps: Sequenc
     methods = {
         str(count): lambda part, count=count: editor.edit(*as_batch(part)[:3], steps=count).pictures for count in steps
     }
-    scores = evaluate(methods, by_relation(items), editor.autoencoder, retrieval_limit=0).groups["all"]
+    data = by_relation(items)
+    found, sharpness = evaluate_with_sharpness(methods, data, editor.autoencoder, {"all": list(data)})
     rows = [
-        [name, str(score.error), str(score.edited_error), str(score.preserved_error)] for name, score in scores.items()
+        [name, *map(str, (score.error, score.edited_error, score.preserved_error, sharpness["all"][name]))]
+        for name, score in found.groups["all"].items()
     ]
-    return markdown(["steps", "normalised error", "on edited pixels", "preserved, grey levels"], rows)
+    return markdown(["steps", "normalised error", "on edited pixels", "preserved, grey levels", "sharpness"], rows)
 
 
 # --- in a browser ---------------------------------------------------------------------------------
@@ -277,9 +280,10 @@ def report(weights: str, quick: bool, browser: bool) -> str:
         f"{editor.config.layout!r}; {conditions()}",
         "## One picture under a new mixture\n\n" + pictures_table(editor, one, mixtures, steps, rounds),
         f"The pictures agree to within {TOLERANCE:g} of [-1, 1].",
-        f"## Its parts, {mixer.steps} steps\n\n" + parts_table(mixer, rounds),
+        "## Its parts\n\n" + parts_table(mixer, rounds),
         "## In the kernel\n\n" + kernel_table(mixer, Pads(editor, items, one.b), count),
-        f"{mixer.steps} steps, from the page's message to the new picture in the page's model.",
+        f"Euler steps of a picture, here and below: {mixer.steps}. From the page's message to the new picture in the "
+        "page's model.",
     ]
     if browser:
         sections += [
@@ -293,7 +297,8 @@ def report(weights: str, quick: bool, browser: bool) -> str:
     sections += [
         "## What fewer steps cost\n\n"
         + errors_table(editor, names, 2 if quick else 4, steps if quick else (*steps, 16)),
-        "Validation analogies of the relations that the basis was trained on; copying b scores 1.",
+        "Validation analogies of the relations that the basis was trained on; copying b scores 1, the truth has a "
+        "sharpness of 1.",
     ]
     return "\n\n".join(sections)
 

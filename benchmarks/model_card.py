@@ -775,6 +775,7 @@ def show_base(measured: Mapping[str, Any], analogies: int) -> str:
     pixels = [[told, *(str(scores[told].pixel_error) for scores in steps.groups.values())]]
     errors = {name: values[told]["error"] for name, values in steps.relations.items()}
     worst = [f"`{name}` {error:.2f}" for name, error in errors.items() if error >= 1]
+    few = sum(values["1 step"]["error"] >= 1 for values in steps.relations.values())
     return "\n\n".join(
         (
             "Normalised error against the autoencoder's reconstructions, the median over relations (their number in "
@@ -788,7 +789,8 @@ def show_base(measured: Mapping[str, Any], analogies: int) -> str:
             table(guidance),
             f"Without an instruction, {told}: {estimate(measured['preserved'])} dB against the reconstruction of the "
             f"reference ({measured['drawings']:,} drawings of test concepts).",
-            f"Relations no better than copying b ({len(worst)} of {len(errors)}): {', '.join(worst) or 'none'}.",
+            f"Relations no better than copying b in {told} ({len(worst)} of {len(errors)}; {few} in one step): "
+            f"{', '.join(worst) or 'none'}.",
         )
     )
 

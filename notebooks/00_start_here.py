@@ -85,6 +85,9 @@ preflight()
 #
 # > **Predict before you run.** Look at the pair. What is the edit? Now imagine it on *b*: which pixels change, and
 # > which must stay exactly as they are?
+#
+# Where no `steps` are named, this course draws in one: from noise straight to the picture. Notebook 02 explains why
+# that is enough for exact edits, and what it blurs.
 
 # %%
 from dataclasses import replace

@@ -28,7 +28,6 @@ from lorweb_mini.show.pictures import relation_label, triplets
 from lorweb_mini.show.style import COLOURS, INK, LINE, PALE, STYLE, figure_of
 
 SMOKE = os.environ.get("LORWEB_PROFILE") == "smoke"
-STEPS = 2 if SMOKE else 8
 matplotlib.rcParams.update({**STYLE, "figure.dpi": 85})  # many pictures: keeps the file small
 
 editor = shipped = lw.load("starter")
@@ -66,7 +65,7 @@ def shows(x: lw.Analogy) -> float:
 
 ASKED = ("edit/hue=120", "edit/invert", "edit/flip_horizontal", "edit/background=220", "tone/yellow>dark")
 questions = [max(lw.analogies("test", name, 5), key=shows) for name in ASKED]  # of eight each; no answer was looked at
-tables(questions, editor.edit(*as_batch(questions)[:3], steps=STEPS))
+tables(questions, editor.edit(*as_batch(questions)[:3]))
 
 # %% [markdown]
 # ## What this notebook is for
@@ -992,9 +991,9 @@ here, one_lora = lw.load(FOLDER), lw.load(weights_dir() / "one_lora")
 editor, other = (here, shipped) if TRAIN_MINUTES else (shipped, here)
 router, basis = editor.router, editor.basis
 OTHER = "LoRWeB, shipped" if TRAIN_MINUTES else "LoRWeB, trained above"
-rivals = methods_of(editor, one_lora, STEPS)
+rivals = methods_of(editor, one_lora)
 methods = {name: rivals[name] for name in ("copy b", "one LoRA", "oracle instruction", "LoRWeB")}
-methods[OTHER] = methods_of(other, steps=STEPS)["LoRWeB"]
+methods[OTHER] = methods_of(other)["LoRWeB"]
 
 test = {name: lw.analogies("test", name, seed=3, n=2 if SMOKE else 16) for name in RELATIONS}
 first = [items[0] for items in test.values()][:10]
@@ -1124,7 +1123,7 @@ display(
 # %%
 TWICE = ("edit/hue=120", "edit/flip_horizontal", "tone/yellow>dark")
 twins = [item for name in TWICE for item in test[name][:2]]
-answers = editor.edit(*as_batch(twins)[:3], steps=STEPS)
+answers = editor.edit(*as_batch(twins)[:3])
 tables(twins, answers, columns=6)
 
 # %%
@@ -1199,14 +1198,14 @@ display(
 from lorweb_mini.widgets.mixer import Mixer
 
 routed = editor.route(question.a, question.a_prime, question.b)
-mixer = Mixer(editor, question.b, routed, context=(question.a, question.a_prime), steps=2 if SMOKE else 4)
+mixer = Mixer(editor, question.b, routed, context=(question.a, question.a_prime))
 mixer
 
 # %% [markdown]
 # The mixer changes all layers at once. The microscope shows the same question layer by layer: which LoRAs a layer
 # mixes, and how much the picture changes when that layer's mixture alone is replaced: by a uniform one, by another
 # question's, or by nothing. It also measures the gate at every sampling step, on the activations: the router runs once
-# per question, so all steps must have the same gate.
+# per question, so all steps must have the same gate. For this, it draws in four steps instead of one.
 #
 # > **Predict before you run.** In which layers does the mixture matter most: early or late, in attention or in the MLP?
 # > Does the edit survive when a single layer is switched off?
@@ -1356,6 +1355,7 @@ print(check_fold(fold))
 # finished picture.
 
 # %%
+STEPS = 2 if SMOKE else 8
 ATTENTION = basis.layers.index("single_transformer_blocks.0.attn.to_q")
 
 

@@ -139,7 +139,8 @@ display(
 # %% [markdown]
 # Look at the third line of the table. The mean of two pictures is a double exposure. No artist would draw it, and yet
 # its squared error is small, as notebook 02 showed for blur. So **whenever a blend of pixels wins below, check whether
-# it is right or only blurred**: the tables also have a measure of sharpness.
+# it is right or only blurred**: the tables also have a measure of sharpness. All pictures here are drawn in one step,
+# so a walk, too, may be the mean of several answers; read its sharpness as well.
 #
 # ## What a straight line is
 #

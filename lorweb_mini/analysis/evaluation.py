@@ -80,10 +80,10 @@ def answers(items: Sequence[Analogy], relations: Sequence[Relation]) -> list[Ten
     same on this b only the first stays, so the own one always does.
     """
     keys = [x.keys[2].rsplit("@", 1) for x in items]
-    drawings = np.array([load_emoji().index[key] * len(STYLES) + STYLES.index(style) for key, style in keys])
+    drawings = np.array([load_emoji().index[key] * len(STYLES) + STYLES.index(style) for key, style in keys], int)
     found = [[x.b, x.b_prime] for x in items]
     for relation in relations:
-        others = np.array([x.relation != relation.name for x in items])
+        others = np.array([x.relation != relation.name for x in items], bool)
         first_pictures = relation.all_pairs[:, 0] * len(STYLES) + relation.all_pairs[:, 1]
         known, positions = np.unique(first_pictures, return_index=True)
         chosen = np.flatnonzero(np.isin(drawings, known) & others)
@@ -91,12 +91,12 @@ def answers(items: Sequence[Analogy], relations: Sequence[Relation]) -> list[Ten
             pairs = relation.all_pairs[positions[np.searchsorted(known, drawings[chosen])]]
             for i, answer in zip(chosen, relation.pictures(pairs)[1], strict=True):
                 found[i].append(answer)
-    return [_without_repeats(torch.stack(pictures))[1:] for pictures in found]
+    return [_without_repeats(pictures)[1:] for pictures in found]
 
 
-def _without_repeats(pictures: Tensor) -> Tensor:
-    """The pictures [K, 3, 64, 64] that look different from all that stay before them; the first two always stay."""
-    kept, count = pictures.clone(), 2
+def _without_repeats(pictures: Sequence[Tensor]) -> Tensor:
+    """Of K pictures [3, 64, 64] those that look different from all that stay before them; the first two always stay."""
+    kept, count = torch.stack(pictures), 2
     for picture in pictures[2:]:
         if bool(differ(picture.expand_as(kept[:count]), kept[:count]).all()):
             kept[count] = picture
@@ -147,8 +147,11 @@ class Truth:
         self.judge = judge if self.chosen else None
         self.features = self.judge.features(self.b_prime[self.chosen]) if self.judge else None
         relations = [get_relation(name) for name in data] if self.chosen else []
-        true = zip(self.chosen, answers([self.items[i] for i in self.chosen], relations), strict=True)
-        self.candidates = {i: reconstruct(autoencoder, x) for i, x in true if len(x) > 1}
+        self.candidates: dict[int, Tensor] = {}
+        for part in (self.chosen[i : i + CHUNK] for i in range(0, len(self.chosen), CHUNK)):
+            for i, true in zip(part, answers([self.items[i] for i in part], relations), strict=True):
+                if len(true) > 1:
+                    self.candidates[i] = reconstruct(autoencoder, true)
 
     def sums(self, result: Tensor) -> dict[str, Sums]:
         """Every measure's numerators and denominators."""

@@ -56,6 +56,7 @@ class Profile:
         steps, minutes: length of the training, one of them.
         analogies: how many of each relation are judged.
         checked: analogies a relation that retrieval, the judge and the counterfactuals look at.
+        sampling_steps: Euler steps a picture.
         drawn: relations of the training distribution that are judged, of one edit and of two.
     """
 

@@ -24,8 +24,8 @@ from .weights import load_pretrained, save_pretrained
 
 TEXT_WIDTH = 384  # MiniLM
 TOKEN_WIDTH = 64  # 16 latent channels × 2 × 2
-# Euler steps where none are named. One has the least error on every group of relations and nine tenths of the sharpness
-# of ten (data/weights/CARD.md), but for styles and genders, where several pictures are right answers.
+# Euler steps where none are named. On validation relations one has the least error, nearly as sharp as eight
+# (benchmarks/results/mixer.md). Where several pictures are right answers, as for styles, more steps are sharper.
 STEPS = 1
 
 

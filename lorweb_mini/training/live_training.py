@@ -30,7 +30,6 @@ from .loop import Recipe
 from .state import STATE, read_progress
 
 FILM = "film.safetensors"
-DRAWING_STEPS = 4  # a look should cost little of the training's time
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ class Watched(Recipe):
     def look(self) -> None:
         """Draws the analogies with the weights of this moment, and adds that to the film."""
         started = time.perf_counter()
-        result = self.recipe.editor.edit(*self.triplets, steps=DRAWING_STEPS)
+        result = self.recipe.editor.edit(*self.triplets)
         perplexity = torch.special.entr(result.coefficients).sum(-1).exp().mean(0)
         loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
         frames = ((result.pictures + 1) * 127.5).round().byte()

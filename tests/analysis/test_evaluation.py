@@ -180,6 +180,7 @@ def editor() -> Editor:
 
 def test_answers_are_the_true_ones_and_differ(real: list[Analogy]) -> None:
     chosen = [get_relation(n) for n in by_relation(real)]
+    assert answers([], chosen) == []
     every = answers(real, chosen)
     for x, found in zip(real, every, strict=True):
         assert torch.equal(found[0], x.b_prime)

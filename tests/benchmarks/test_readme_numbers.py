@@ -85,28 +85,28 @@ def test_the_full_basis_sentences() -> None:
     def middle(names: list[str], method: str) -> float:
         return round(median(relations[n][method]["error"] for n in names), 2)
 
-    assert numbers("it makes # of the artists' relations") == (len(artists),)
-    assert numbers("told them in words (# of copying's error against #)") == (
+    assert numbers("it makes # of the artists' relations with # of copying's error") == (
+        len(artists),
         middle(artists, "LoRWeB"),
-        middle(artists, "oracle instruction"),
     )
-    assert numbers("and # single edits less well (# against #)") == (
+    assert numbers("(the base that is told them in words: #), # of them below 0.15") == (
+        middle(artists, "oracle instruction"),
+        sum(relations[n]["LoRWeB"]["error"] < WORKS for n in artists),
+    )
+    assert numbers("and # single edits with # (told in words #)") == (
         len(edits),
         middle(edits, "LoRWeB"),
         middle(edits, "oracle instruction"),
     )
-    families = errors["groups"]["unseen family"]["LoRWeB"]["error"], sharpness["unseen family"]["LoRWeB"]
-    assert numbers("families have # of copying's error, and only # of the sharpness") == tuple(
-        round(x["value"], 2) for x in families
-    )
-    often, once = "LoRWeB, 10 steps", "LoRWeB"
-    values = (
-        *(sharpness[group][x] for x in (often, once)),
-        *(errors["groups"][group][x]["error"] for x in (often, once)),
-    )
-    assert numbers("(seen relations: sharpness # against #, error # against #)") == tuple(
-        round(x["value"], 2) for x in values
-    )
+    unseen, often, once = "unseen family", "LoRWeB, 10 steps", "LoRWeB"
+
+    def both(degree: str) -> list[float]:
+        values = sharpness[degree], {x: score["error"] for x, score in errors["groups"][degree].items()}
+        return [round(value[steps]["value"], 2) for value in values for steps in (often, once)]
+
+    for degree, name in ((group, "(seen relations"), (unseen, "; unseen families")):
+        assert numbers(f"{name}: sharpness # against #, error # against #") == tuple(both(degree))
+    assert numbers("families have # of copying's error and # of the sharpness") == (both(unseen)[3], both(unseen)[1])
 
 
 def test_the_sentence_on_the_full_basis_and_unseen_edits() -> None:

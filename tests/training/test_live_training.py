@@ -19,7 +19,7 @@ from lorweb_mini.errors import InputError
 from lorweb_mini.show.figures import film_figure
 from lorweb_mini.training.config import TrainingConfig
 from lorweb_mini.training.flow import training_sample
-from lorweb_mini.training.live_training import DRAWING_STEPS, FILM, Film, Watched, read_film, unfinished
+from lorweb_mini.training.live_training import FILM, Film, Watched, read_film, unfinished
 from lorweb_mini.training.loop import Recipe, torch_generator, train
 from lorweb_mini.training.state import STATE
 
@@ -86,7 +86,7 @@ def _by_hand(editor: Editor, items: list[Analogy]) -> tuple[list[float], Tensor]
     routings = [editor.route(x.a, x.a_prime, x.b)[0].double().numpy() for x in items]
     layers = [np.mean([math.exp(-sum(c * math.log(c) for c in routing[i])) for routing in routings])
               for i in range(len(editor.basis.layers))]  # fmt: skip
-    drawn = torch.cat([editor.edit(x.a, x.a_prime, x.b, steps=DRAWING_STEPS).pictures for x in items])
+    drawn = torch.cat([editor.edit(x.a, x.a_prime, x.b).pictures for x in items])
     return layers, drawn
 
 
