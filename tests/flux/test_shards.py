@@ -237,7 +237,6 @@ def test_other_configurations_are_refused(copied, tmp_path: Path, part: str, cha
         {"side": 0},
         {"side": -16},
         {"side": 256.0},
-        {"side": 17},
         {"text_tokens": 0},
         {"each": -1},
         {"each": None},
@@ -250,6 +249,11 @@ def test_other_configurations_are_refused(copied, tmp_path: Path, part: str, cha
 def test_settings_that_cannot_be(wrong: dict) -> None:
     with pytest.raises(InputError, match=f"expected {next(iter(wrong))} as a whole number"):
         ShardSettings(**wrong)
+
+
+def test_a_side_of_no_whole_tokens_is_refused() -> None:
+    with pytest.raises(InputError, match="expected side as a multiple of 16 pixels, got 17"):
+        ShardSettings(side=17)
 
 
 def test_settings_in_numbers_of_numpy(copied) -> None:

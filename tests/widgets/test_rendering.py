@@ -68,7 +68,7 @@ def test_shipped_weights(name: str) -> None:
     routed = editor.route(*context, one.b)[0]
     for c in (routed, *mixtures(2, editor)):
         expected = editor.generate(one.b, c, context, steps=4).pictures[0]
-        found = Renderer(editor, one.b, context)(c[None])
+        found = Renderer(editor, one.b, context, steps=4)(c[None])
         torch.testing.assert_close(found, expected, atol=20 * ROUNDING, rtol=0)
 
 
