@@ -94,7 +94,7 @@ def answers(items: Sequence[Analogy], relations: Sequence[Relation]) -> list[Ten
     return [_without_repeats(pictures)[1:] for pictures in found]
 
 
-def _without_repeats(pictures: Sequence[Tensor]) -> Tensor:
+def _without_repeats(pictures: list[Tensor]) -> Tensor:
     """Of K pictures [3, 64, 64] those that look different from all that stay before them; the first two always stay."""
     kept, count = torch.stack(pictures), 2
     for picture in pictures[2:]:
