@@ -90,7 +90,7 @@ def main() -> None:
             log = read_log(folder / "log.csv")[-1]
             scores = evaluation.groups
             row = [folder.name, options.note, f"{int(log['samples']):,}", f"{log['seconds'] / 60:.0f}"]
-            row += [f"{log.get('entropy', float('nan')):.2f} / {log.get('usage', float('nan')):.2f}"]
+            row += [f"{log['entropy']:.2f} / {log['usage']:.2f}" if "entropy" in log else "–"]  # without a router
             for group in GROUPS:
                 s = scores.get(group)
                 cell = "–" if s is None else f"{s[f'{options.steps[0]} steps'].error.value:.2f}"
