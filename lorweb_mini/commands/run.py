@@ -229,8 +229,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.train_baseline and not options.fresh and not finished(baseline_folder, baseline, one_lora_config()):
         if (baseline_folder / STATE).exists():
             ours = asdict(baseline) | recipe_of("starter", one_lora_config(), baseline.seed).settings()
-            found = read_progress(baseline_folder / STATE)["config"]
-            check_settings(json.loads(json.dumps(ours)), found, baseline_folder)
+            check_settings(ours, read_progress(baseline_folder / STATE)["config"], baseline_folder)
     one_lora = None if options.train_baseline else shipped_baseline()
 
     length = f"{config.steps} steps" if config.minutes is None else f"{config.minutes:g} minutes"

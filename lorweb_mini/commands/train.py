@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -128,7 +127,7 @@ def branch(
     if not (source / STATE).is_file():
         raise InputError(f"expected an unfinished run in {source}, found none")
     progress = read_progress(source / STATE)
-    check_settings(json.loads(json.dumps({**asdict(config), **settings})), progress["config"], source)
+    check_settings({**asdict(config), **settings}, progress["config"], source)
     # Copied first and named last: the logs may go on beyond it, where a resumed run cuts them, and a kill before it has
     # its name leaves nothing that looks like a branch.
     part = made_folder(folder) / PART

@@ -152,7 +152,7 @@ class TrainingState:
 def check_settings(settings: Mapping[str, Any], found: Mapping[str, Any], folder: Path) -> None:
     """InputError where an unfinished run in a folder has other settings than these; the plan may be another."""
     keys = sorted((settings.keys() | found.keys()) - set(PLAN))
-    ours, theirs = ({k: s.get(k) for k in keys} for s in (settings, found))
+    ours, theirs = ({k: s.get(k) for k in keys} for s in (json.loads(json.dumps(settings)), found))  # as they are kept
     if changed := [k for k in keys if ours[k] != theirs[k]]:
         raise InputError(
             f"expected an unfinished run with { ({k: ours[k] for k in changed}) } in {folder}, "
